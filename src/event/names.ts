@@ -1,0 +1,42 @@
+/**
+ * Names that more than one side has to agree on: stream names, and Outrider's own keys in Redis.
+ * Every own key of a stream carries the stream key as its hash tag, so both live in one Cluster slot.
+ */
+
+/** What a row's `stream` must look like; the same rule stands as a constraint in `sql/001-outbox.sql`. */
+export const STREAM_NAME = /^(?!outrider)[A-Za-z0-9][A-Za-z0-9._-]{0,199}$/
+
+/** A header's name: a CloudEvents extension attribute. The same rule stands in `sql/001-outbox.sql`. */
+export const HEADER_NAME = /^[a-z0-9]{1,40}$/
+
+/** The attributes that Outrider writes itself; a header must not bear one of these names. */
+export const ATTRIBUTES: ReadonlySet<string> = new Set([
+  'specversion',
+  'id',
+  'source',
+  'type',
+  'subject',
+  'time',
+  'datacontenttype',
+  'dataschema',
+  'schemaversion',
+  'correlationid',
+  'causationid',
+  'sequence',
+  'data',
+  'deadreason',
+  'deaderror',
+  'deadattempts',
+  'deadtime',
+  'deadentry',
+])
+
+/** The Redis key of a stream: its name, with `:N` behind it where it is partitioned. */
+export const streamKey = (stream: string, partition?: number): string =>
+  partition === undefined ? stream : `${stream}:${partition}`
+
+/** The hash that holds the head of one lineage in one stream. */
+export const headKey = (streamKey: string, lineage: string): string => `outrider:{${streamKey}}:head:${lineage}`
+
+/** The string that holds the number of partitions of a partitioned stream, for consumers. */
+export const partitionsKey = (stream: string): string => `outrider:{${stream}}:partitions`

@@ -1,0 +1,41 @@
+/**
+ * Where a row stands in the order of commits: (timeline, LSN of the commit record, index of the row in its transaction).
+ * Postgres replays a transaction with the same positions, so a position names a row for ever.
+ *
+ * Written as fixed-width hexadecimal groups, `tttttttt-llllllllllllllll-iiiiiiii`: the text order is then the numeric
+ * order, in a bytewise collation. It is published as the CloudEvents extension `sequence`, and compared in publish.lua
+ * as four 32-bit numbers, because Lua compares strings by locale.
+ */
+export type Position = string
+
+/** Below every position: the start of a chain that has no head yet. */
+export const ZERO_POSITION: Position = '00000000-0000000000000000-00000000'
+
+export const POSITION = /^[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]{8}$/
+
+/** The part that all rows of one transaction share. */
+export const positionPrefix = (timeline: number, commitLsn: bigint): string =>
+  `${hex8(timeline)}-${commitLsn.toString(16).padStart(16, '0')}-`
+
+/** `prefix` from `positionPrefix`, `index` counted from 0. */
+export const positionOf = (prefix: string, index: number): Position => prefix + hex8(index)
+
+export interface PositionParts {
+  timeline: number
+  lsn: bigint
+  index: number
+}
+
+/** Takes a position apart. Throws on anything that is not one. */
+export function parsePosition(position: Position): PositionParts {
+  if (!POSITION.test(position)) {
+    throw new TypeError(`Expected a position such as ${ZERO_POSITION}, found ${JSON.stringify(position)}.`)
+  }
+  return {
+    timeline: Number.parseInt(position.slice(0, 8), 16),
+    lsn: BigInt(`0x${position.slice(9, 25)}`),
+    index: Number.parseInt(position.slice(26), 16),
+  }
+}
+
+const hex8 = (value: number): string => value.toString(16).padStart(8, '0')
