@@ -1,0 +1,213 @@
+import type pg from 'pg'
+import { Failure } from '../failure.js'
+import { inTransaction } from './transaction.js'
+
+export type IncidentKind = 'gap' | 'foreign' | 'rejected' | 'operator'
+
+/** What a person should know or decide: a row of `outrider.incident`. */
+export interface Incident {
+  id: string
+  lineage: string
+  kind: IncidentKind
+  reason: string
+  stream: string | null
+  eventId: string | null
+  position: string | null
+  detail: object
+  /** The whole row of a rejected event: column name to text as Postgres writes it. */
+  row: object | null
+  openedAt: Date
+  closedAt: Date | null
+  closedBy: string | null
+  resolution: string | null
+}
+
+export interface NewIncident {
+  lineage: string
+  kind: IncidentKind
+  reason: string
+  stream?: string
+  eventId?: string
+  /** Needed where `kind` is `rejected`. */
+  position?: string
+  detail?: object
+  row?: object
+}
+
+/**
+ * Opens an incident and returns its id, or the id of the one that stands for it: the open one with the same kind, reason
+ * and stream for a gap or a foreign server, the one at the same position, open or closed, for a rejected row.
+ */
+export async function openIncident(client: pg.Client, incident: NewIncident): Promise<string> {
+  const values = [incident.lineage, incident.kind, incident.reason, incident.stream ?? null, incident.position ?? null]
+  for (;;) {
+    const inserted = await client.query<{ id: string }>(
+      `insert into outrider.incident (lineage, kind, reason, stream, position, event_id, detail, row)
+       values ($1, $2, $3, $4, $5, $6, $7, $8)
+       on conflict do nothing
+       returning id`,
+      [...values, incident.eventId ?? null, JSON.stringify(incident.detail ?? {}), json(incident.row)],
+    )
+    if (inserted.rows[0]) return inserted.rows[0].id
+    const { rows } = await client.query<{ id: string }>(
+      `select id from outrider.incident
+       where lineage = $1 and kind = $2
+         and case when kind = 'rejected' then position = $5
+             else closed_at is null and reason = $3 and stream is not distinct from $4::text end`,
+      values,
+    )
+    if (rows[0]) return rows[0].id
+    // It was closed between the two statements: then this is a new one.
+  }
+}
+
+/** Opens many at once, in one statement; those that stand already are left as they are. */
+export async function openIncidents(
+  client: pg.Client,
+  lineage: string,
+  rejected: Omit<NewIncident, 'lineage' | 'kind'>[],
+): Promise<void> {
+  if (rejected.length === 0) return
+  const column = <T>(value: (incident: (typeof rejected)[number]) => T): T[] => rejected.map(value)
+  await client.query(
+    `insert into outrider.incident (lineage, kind, reason, stream, event_id, position, detail, row)
+     select $1, 'rejected', reason, stream, event_id, position, detail, "row"
+     from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::json[])
+       as incident (reason, stream, event_id, position, detail, "row")
+     on conflict do nothing`,
+    [
+      lineage,
+      column(({ reason }) => reason),
+      column(({ stream }) => stream ?? null),
+      column(({ eventId }) => eventId ?? null),
+      column(({ position }) => position ?? null),
+      column(({ detail }) => JSON.stringify(detail ?? {})),
+      column(({ row }) => json(row)),
+    ],
+  )
+}
+
+/** The incidents, newest first: the open ones, or with `closed` all of them. */
+export async function listIncidents(
+  client: pg.Client,
+  options: { closed?: boolean; limit?: number } = {},
+): Promise<Incident[]> {
+  const { rows } = await client.query<IncidentRow>(
+    `select ${COLUMNS} from outrider.incident where $1 or closed_at is null order by id desc limit $2`,
+    [options.closed ?? false, options.limit ?? 1000],
+  )
+  return rows.map(fromRow)
+}
+
+export async function getIncident(client: pg.Client, id: string): Promise<Incident | undefined> {
+  const { rows } = await client.query<IncidentRow>(`select ${COLUMNS} from outrider.incident where id = $1`, [id])
+  return rows[0] && fromRow(rows[0])
+}
+
+/**
+ * Closes an incident and does what closing means: the relay goes on as if what the incident says were accepted.
+ * Throws a Failure, and changes nothing, where closing cannot make it right.
+ */
+export async function closeIncident(client: pg.Client, id: string, note?: string): Promise<Incident> {
+  return inTransaction(client, async () => {
+    const { rows } = await client.query<IncidentRow>(
+      `select ${COLUMNS} from outrider.incident where id = $1 for update`,
+      [id],
+    )
+    const incident = rows[0] && fromRow(rows[0])
+    if (!incident) throw new Failure(`Found no incident ${id}. See \`outrider incidents list --all\`.`)
+    if (incident.closedAt) {
+      throw new Failure(
+        `Incident ${id} was closed at ${incident.closedAt.toISOString()} by ${incident.closedBy} (${incident.resolution}).`,
+      )
+    }
+    if (incident.kind === 'gap') await acceptGap(client, incident)
+    return (await markClosed(client, 'id = $1', id, note ?? 'closed by an operator'))[0]!
+  })
+}
+
+/** Closes what kept the relay of a lineage from running, because another lineage takes its place. */
+export async function closeAsAdopted(client: pg.Client, lineage: string): Promise<Incident[]> {
+  return markClosed(client, "lineage = $1 and kind in ('gap', 'foreign') and closed_at is null", lineage, 'adopted')
+}
+
+async function markClosed(client: pg.Client, which: string, value: string, resolution: string): Promise<Incident[]> {
+  const { rows } = await client.query<IncidentRow>(
+    `update outrider.incident set closed_at = clock_timestamp(), closed_by = current_user, resolution = $2
+     where ${which} returning ${COLUMNS}`,
+    [value, resolution],
+  )
+  return rows.map(fromRow)
+}
+
+/** Each gap is held open by something that was saved; accepting the loss is to let go of exactly that. */
+async function acceptGap(client: pg.Client, { id, lineage, reason, stream }: Incident): Promise<void> {
+  switch (reason) {
+    case 'stream_behind':
+      await client.query('delete from outrider.head where lineage = $1 and stream_key = $2', [lineage, stream])
+      return
+    case 'publication_changed':
+    case 'publication_missing':
+      return acceptPublication(client, lineage, id)
+    case 'slot_ahead':
+      return acceptSlot(client, lineage, id)
+    default:
+      throw new Failure(
+        `Incident ${id} (${reason}) cannot be closed: the slot that this lineage depends on is gone, and a new one would ` +
+          'not bring back what it missed. `outrider adopt` starts a new lineage and says which events it leaves out.',
+      )
+  }
+}
+
+async function acceptPublication(client: pg.Client, lineage: string, id: string): Promise<void> {
+  const { rowCount } = await client.query(
+    `update outrider.lineage set publication_state = outrider.publication_state(publication)
+     where lineage = $1 and outrider.publication_state(publication) is not null`,
+    [lineage],
+  )
+  if (rowCount === 0) {
+    throw new Failure(
+      `Incident ${id} cannot be closed while the publication is missing. \`outrider setup\` creates it again; then close this.`,
+    )
+  }
+}
+
+async function acceptSlot(client: pg.Client, lineage: string, id: string): Promise<void> {
+  const { rowCount } = await client.query(
+    `update outrider.lineage set confirmed_lsn = slot.confirmed_flush_lsn
+     from pg_replication_slots as slot
+     where lineage = $1 and slot_name = lineage.slot and slot.database = current_database()
+       and slot.wal_status <> 'lost'`,
+    [lineage],
+  )
+  if (rowCount === 0) {
+    throw new Failure(
+      `Incident ${id} cannot be closed: the slot is missing or lost by now. \`outrider adopt\` starts a new lineage.`,
+    )
+  }
+}
+
+interface IncidentRow {
+  id: string
+  lineage: string
+  kind: IncidentKind
+  reason: string
+  stream: string | null
+  event_id: string | null
+  position: string | null
+  detail: object
+  row: object | null
+  opened_at: Date
+  closed_at: Date | null
+  closed_by: string | null
+  resolution: string | null
+}
+
+const COLUMNS = `id::text, lineage, kind, reason, stream, event_id, position, detail, "row", opened_at, closed_at,
+  closed_by, resolution`
+
+function fromRow({ event_id, opened_at, closed_at, closed_by, ...same }: IncidentRow): Incident {
+  return { ...same, eventId: event_id, openedAt: opened_at, closedAt: closed_at, closedBy: closed_by }
+}
+
+const json = (value: object | undefined): string | null => (value === undefined ? null : JSON.stringify(value))
