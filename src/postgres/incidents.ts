@@ -38,7 +38,7 @@ export interface NewIncident {
  * Opens an incident and returns its id, or the id of the one that stands for it: the open one with the same kind, reason
  * and stream for a gap or a foreign server, the one at the same position, open or closed, for a rejected row.
  */
-export async function openIncident(client: pg.Client, incident: NewIncident): Promise<string> {
+export async function openIncident(client: pg.ClientBase, incident: NewIncident): Promise<string> {
   const values = [incident.lineage, incident.kind, incident.reason, incident.stream ?? null, incident.position ?? null]
   for (;;) {
     const inserted = await client.query<{ id: string }>(
@@ -63,7 +63,7 @@ export async function openIncident(client: pg.Client, incident: NewIncident): Pr
 
 /** Opens many at once, in one statement; those that stand already are left as they are. */
 export async function openIncidents(
-  client: pg.Client,
+  client: pg.ClientBase,
   lineage: string,
   rejected: Omit<NewIncident, 'lineage' | 'kind'>[],
 ): Promise<void> {
@@ -89,7 +89,7 @@ export async function openIncidents(
 
 /** The incidents, newest first: the open ones, or with `closed` all of them. */
 export async function listIncidents(
-  client: pg.Client,
+  client: pg.ClientBase,
   options: { closed?: boolean; limit?: number } = {},
 ): Promise<Incident[]> {
   const { rows } = await client.query<IncidentRow>(
@@ -99,7 +99,7 @@ export async function listIncidents(
   return rows.map(fromRow)
 }
 
-export async function getIncident(client: pg.Client, id: string): Promise<Incident | undefined> {
+export async function getIncident(client: pg.ClientBase, id: string): Promise<Incident | undefined> {
   const { rows } = await client.query<IncidentRow>(`select ${COLUMNS} from outrider.incident where id = $1`, [id])
   return rows[0] && fromRow(rows[0])
 }
@@ -108,7 +108,7 @@ export async function getIncident(client: pg.Client, id: string): Promise<Incide
  * Closes an incident and does what closing means: the relay goes on as if what the incident says were accepted.
  * Throws a Failure, and changes nothing, where closing cannot make it right.
  */
-export async function closeIncident(client: pg.Client, id: string, note?: string): Promise<Incident> {
+export async function closeIncident(client: pg.ClientBase, id: string, note?: string): Promise<Incident> {
   return inTransaction(client, async () => {
     const { rows } = await client.query<IncidentRow>(
       `select ${COLUMNS} from outrider.incident where id = $1 for update`,
@@ -127,11 +127,16 @@ export async function closeIncident(client: pg.Client, id: string, note?: string
 }
 
 /** Closes what kept the relay of a lineage from running, because another lineage takes its place. */
-export async function closeAsAdopted(client: pg.Client, lineage: string): Promise<Incident[]> {
+export async function closeAsAdopted(client: pg.ClientBase, lineage: string): Promise<Incident[]> {
   return markClosed(client, "lineage = $1 and kind in ('gap', 'foreign') and closed_at is null", lineage, 'adopted')
 }
 
-async function markClosed(client: pg.Client, which: string, value: string, resolution: string): Promise<Incident[]> {
+async function markClosed(
+  client: pg.ClientBase,
+  which: string,
+  value: string,
+  resolution: string,
+): Promise<Incident[]> {
   const { rows } = await client.query<IncidentRow>(
     `update outrider.incident set closed_at = clock_timestamp(), closed_by = current_user, resolution = $2
      where ${which} returning ${COLUMNS}`,
@@ -141,7 +146,7 @@ async function markClosed(client: pg.Client, which: string, value: string, resol
 }
 
 /** Each gap is held open by something that was saved; accepting the loss is to let go of exactly that. */
-async function acceptGap(client: pg.Client, { id, lineage, reason, stream }: Incident): Promise<void> {
+async function acceptGap(client: pg.ClientBase, { id, lineage, reason, stream }: Incident): Promise<void> {
   switch (reason) {
     case 'stream_behind':
       await client.query('delete from outrider.head where lineage = $1 and stream_key = $2', [lineage, stream])
@@ -159,7 +164,7 @@ async function acceptGap(client: pg.Client, { id, lineage, reason, stream }: Inc
   }
 }
 
-async function acceptPublication(client: pg.Client, lineage: string, id: string): Promise<void> {
+async function acceptPublication(client: pg.ClientBase, lineage: string, id: string): Promise<void> {
   const { rowCount } = await client.query(
     `update outrider.lineage set publication_state = outrider.publication_state(publication)
      where lineage = $1 and outrider.publication_state(publication) is not null`,
@@ -172,7 +177,7 @@ async function acceptPublication(client: pg.Client, lineage: string, id: string)
   }
 }
 
-async function acceptSlot(client: pg.Client, lineage: string, id: string): Promise<void> {
+async function acceptSlot(client: pg.ClientBase, lineage: string, id: string): Promise<void> {
   const { rowCount } = await client.query(
     `update outrider.lineage set confirmed_lsn = slot.confirmed_flush_lsn
      from pg_replication_slots as slot

@@ -1,6 +1,6 @@
 import type pg from 'pg'
 import { Failure } from '../failure.js'
-import { sqlState } from './transaction.js'
+import { createSlot, findSlot, foreignSlot } from './slot-creation.js'
 
 /** One unbroken history of publishing from one database through one slot: a row of `outrider.lineage`. */
 export interface Lineage {
@@ -36,7 +36,7 @@ const COLUMNS =
   'lineage, slot, publication, source, system_id, timeline, confirmed_lsn::text, publication_state, outbox_table'
 
 /** The lineage of `slot` that is not retired, finished or not. */
-export async function storedLineage(client: pg.Client, slot: string): Promise<StoredLineage | undefined> {
+export async function storedLineage(client: pg.ClientBase, slot: string): Promise<StoredLineage | undefined> {
   const { rows } = await client.query<LineageRow>(
     `select ${COLUMNS} from outrider.lineage where slot = $1 and retired_at is null`,
     [slot],
@@ -45,7 +45,7 @@ export async function storedLineage(client: pg.Client, slot: string): Promise<St
 }
 
 /** The lineage of `slot`, ready to publish; undefined before any setup. Throws a Failure when setup was interrupted. */
-export async function currentLineage(client: pg.Client, slot: string): Promise<Lineage | undefined> {
+export async function currentLineage(client: pg.ClientBase, slot: string): Promise<Lineage | undefined> {
   const found = await storedLineage(client, slot)
   if (!found) return undefined
   if (found.confirmedLsn === undefined) {
@@ -58,7 +58,7 @@ export async function currentLineage(client: pg.Client, slot: string): Promise<L
 }
 
 /** The server as it is now, to hold against a lineage. Fails on a standby, which has no WAL of its own. */
-export async function serverIdentity(client: pg.Client): Promise<{ systemId: string; timeline: number }> {
+export async function serverIdentity(client: pg.ClientBase): Promise<{ systemId: string; timeline: number }> {
   // The control file learns of a new timeline only at the next checkpoint; the name of the WAL file knows it at once.
   const { rows } = await client.query<{ system_id: string; timeline: number }>(
     `select system_identifier::text as system_id,
@@ -81,13 +81,13 @@ export interface NewLineage {
  * Starts a lineage: its row first, then its slot, then the slot's LSN in the row. A crash in between leaves a row without
  * an LSN, which `finishLineage` completes. The publication must exist already.
  */
-export async function createLineage(client: pg.Client, { lockTimeout, ...lineage }: NewLineage): Promise<Lineage> {
+export async function createLineage(client: pg.ClientBase, { lockTimeout, ...lineage }: NewLineage): Promise<Lineage> {
   return finishLineage(client, await insertLineage(client, lineage), lockTimeout)
 }
 
 /** The row alone, without a slot and an LSN; may be part of a transaction. */
 export async function insertLineage(
-  client: pg.Client,
+  client: pg.ClientBase,
   { slot, publication, source, outboxTable }: Omit<NewLineage, 'lockTimeout'>,
 ): Promise<StoredLineage> {
   const { systemId, timeline } = await serverIdentity(client)
@@ -101,99 +101,46 @@ export async function insertLineage(
 }
 
 /** Creates the slot of a lineage that has none yet, or takes the one that an interrupted setup left, and records its LSN. */
-export async function finishLineage(client: pg.Client, lineage: StoredLineage, lockTimeout = 10_000): Promise<Lineage> {
+export async function finishLineage(
+  client: pg.ClientBase,
+  lineage: StoredLineage,
+  lockTimeout?: number,
+): Promise<Lineage> {
   if (lineage.confirmedLsn !== undefined) throw new TypeError(`Lineage ${lineage.lineage} has a slot already.`)
   const slot = await findSlot(client, lineage.slot)
-  if (!slot) await createSlot(client, lineage.slot, lockTimeout)
+  if (slot && !(slot.here && slot.plugin === 'pgoutput')) throw foreignSlot(lineage.slot, slot)
+  if (!slot) {
+    // Nothing is decoded yet, so whatever happened to the publication since the interruption left no hole.
+    await client.query(
+      `update outrider.lineage set publication_state = coalesce(outrider.publication_state(publication), '')
+       where lineage = $1`,
+      [lineage.lineage],
+    )
+    await createSlot(client, lineage.slot, lockTimeout)
+  }
   const { rows } = await client.query<LineageRow>(
-    `update outrider.lineage set confirmed_lsn = slot.confirmed_flush_lsn
-     from pg_replication_slots as slot
-     where lineage = $1 and confirmed_lsn is null and slot_name = $2
-     returning ${COLUMNS.replace('slot,', 'lineage.slot,')}`,
-    [lineage.lineage, lineage.slot],
+    `update outrider.lineage as l set confirmed_lsn = s.confirmed_flush_lsn
+     from pg_replication_slots as s
+     where l.lineage = $1 and l.confirmed_lsn is null and s.slot_name = l.slot
+     returning ${COLUMNS}`,
+    [lineage.lineage],
   )
-  return { ...fromRow(rows[0]!), confirmedLsn: rows[0]!.confirmed_lsn! }
+  const { confirmedLsn, ...rest } = fromRow(rows[0]!)
+  return { ...rest, confirmedLsn: confirmedLsn! }
 }
 
-export interface SlotRow {
-  plugin: string | null
-  database: string | null
-  active: boolean
-  walStatus: string | null
-  confirmedLsn: string | null
-  /** Whether it belongs to the database that the client is connected to. */
-  here: boolean
+/** Ends a lineage: its slot may then be made again, by another one. */
+export async function retireLineage(client: pg.ClientBase, lineage: string): Promise<void> {
+  await client.query('update outrider.lineage set retired_at = clock_timestamp() where lineage = $1', [lineage])
 }
 
-/** The replication slot of this name, anywhere in the cluster. */
-export async function findSlot(client: pg.Client, slot: string): Promise<SlotRow | undefined> {
-  const { rows } = await client.query<SlotRow>(
-    `select plugin, database, active, wal_status as "walStatus", confirmed_flush_lsn::text as "confirmedLsn",
-       coalesce(database = current_database(), false) as here
-     from pg_replication_slots where slot_name = $1`,
+/** Lineages that are not retired and have another slot. */
+export async function otherLineages(client: pg.ClientBase, slot: string): Promise<StoredLineage[]> {
+  const { rows } = await client.query<LineageRow>(
+    `select ${COLUMNS} from outrider.lineage where slot <> $1 and retired_at is null order by created_at`,
     [slot],
   )
-  return rows[0]
-}
-
-async function createSlot(client: pg.Client, slot: string, lockTimeout: number): Promise<void> {
-  const { rows } = await client.query<{ version: number }>(
-    "select current_setting('server_version_num')::integer as version",
-  )
-  const failover = rows[0]!.version >= 170_000 ? ', failover => true' : ''
-  // A session-wide setting: Postgres refuses to create a slot in a transaction that has written.
-  await client.query("select set_config('lock_timeout', $1, false)", [`${lockTimeout}ms`])
-  try {
-    await client.query(
-      `select pg_create_logical_replication_slot($1, 'pgoutput', temporary => false, twophase => false${failover})`,
-      [slot],
-    )
-  } catch (error) {
-    throw await explain(client, error, slot, lockTimeout)
-  } finally {
-    await client.query('reset lock_timeout').catch(() => undefined)
-  }
-}
-
-async function explain(client: pg.Client, error: unknown, slot: string, lockTimeout: number): Promise<unknown> {
-  switch (sqlState(error)) {
-    case '55P03':
-      return new Failure(
-        `Slot ${slot} could not be created within ${lockTimeout} ms: Postgres first waits for every open write transaction ` +
-          `of the cluster to end. Open now: ${await openWriters(client)}. End them, or wait, and run the command again; ` +
-          'it goes on from here.',
-        { cause: error },
-      )
-    case '42501':
-      return new Failure(
-        `Slot ${slot} could not be created: the role lacks REPLICATION. As an administrator: ` +
-          '`alter role <role> replication`; on Amazon RDS `grant rds_replication to <role>`. Then run the command again.',
-        { cause: error },
-      )
-    case '53400':
-      return new Failure(
-        `Slot ${slot} could not be created: every replication slot is in use. Raise max_replication_slots and restart ` +
-          'Postgres, or drop a slot that nobody needs (`select * from pg_replication_slots`). Then run the command again.',
-        { cause: error },
-      )
-    default:
-      return error
-  }
-}
-
-/** Who holds a transaction id, for a person. Locks are visible to all; what another role's session does is not. */
-async function openWriters(client: pg.Client): Promise<string> {
-  const { rows } = await client.query<{ what: string }>(
-    `select format('pid %s (%s, database %s, open for %s)', pid, coalesce(nullif(application_name, ''), usename, 'unknown'),
-         datname, coalesce(date_trunc('second', clock_timestamp() - xact_start)::text, 'unknown')) as what
-       from pg_locks join pg_stat_activity using (pid)
-       where locktype = 'transactionid' and mode = 'ExclusiveLock' and granted and pid <> pg_backend_pid()
-     union all
-     select format('prepared transaction %s (database %s, open for %s)', gid, database,
-         date_trunc('second', clock_timestamp() - prepared))
-       from pg_prepared_xacts`,
-  )
-  return rows.map(({ what }) => what).join('; ') || 'none any more'
+  return rows.map(fromRow)
 }
 
 function fromRow(row: LineageRow): StoredLineage {

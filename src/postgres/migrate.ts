@@ -46,7 +46,7 @@ export async function readMigrations(folder: URL = FOLDER): Promise<Migration[]>
  * database was set up by a newer one.
  */
 export async function migrate(
-  client: pg.Client,
+  client: pg.ClientBase,
   options: { only?: 'inbox'; migrations?: Migration[] } = {},
 ): Promise<{ applied: string[] }> {
   const known = options.migrations ?? (await readMigrations())
@@ -58,7 +58,7 @@ export async function migrate(
   return { applied }
 }
 
-async function applyOnce(client: pg.Client, migration: Migration, known: Migration[]): Promise<boolean> {
+async function applyOnce(client: pg.ClientBase, migration: Migration, known: Migration[]): Promise<boolean> {
   try {
     return await inTransaction(client, async () => {
       // The search_path reaches only what a file forgot to qualify.

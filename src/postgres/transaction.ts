@@ -1,7 +1,7 @@
 import type pg from 'pg'
 
 /** Runs `work` in one transaction, and rolls it back when it throws. */
-export async function inTransaction<T>(client: pg.Client, work: () => Promise<T>): Promise<T> {
+export async function inTransaction<T>(client: pg.ClientBase, work: () => Promise<T>): Promise<T> {
   // The server's default may be read only.
   await client.query('begin isolation level read committed read write')
   try {

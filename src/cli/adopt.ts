@@ -1,0 +1,79 @@
+import type pg from 'pg'
+import { ExitCode } from '../failure.js'
+import {
+  type AdoptionPlan,
+  adopt as adoptLineage,
+  type LeftOut,
+  planAdoption,
+  requireStored,
+} from '../postgres/adoption.js'
+import { connectPostgres } from '../postgres/connect.js'
+import { storedLineage } from '../postgres/lineage.js'
+import { requireDecoding, requireServer } from '../postgres/server.js'
+import { withSetupLock } from '../postgres/setup-lock.js'
+import { requireDroppable } from '../postgres/slot-creation.js'
+import type { Command, Context } from './command.js'
+import { LOCK_TIMEOUT_HELP, lockTimeoutOf } from './setup.js'
+
+export const adopt: Command = {
+  summary: 'start a new lineage after a restore, a major upgrade or a deliberate copy; shows what it found, asks first',
+  usage: '[--lock-timeout <ms>]',
+  options: { 'lock-timeout': { type: 'string' } },
+  help: { 'lock-timeout': LOCK_TIMEOUT_HELP },
+  async run(context) {
+    const { lockTimeout } = lockTimeoutOf(context)
+    const client = await connectPostgres(context.config.postgres, 'outrider adopt')
+    try {
+      await requireServer(client)
+      await requireDecoding(client)
+      return await withSetupLock(client, () => run(client, context, lockTimeout))
+    } finally {
+      await client.end()
+    }
+  },
+}
+
+async function run(client: pg.ClientBase, context: Context, lockTimeout: number | undefined): Promise<ExitCode> {
+  const { slot } = context.config
+  const plan = await planAdoption(client, requireStored(await storedLineage(client, slot), slot))
+  if (plan.slot) requireDroppable(slot, plan.slot)
+  if (!context.json) context.out(describe(plan))
+  if (!(await context.ask('Start a new lineage and leave these events out?'))) {
+    if (!context.json) context.out('Nothing was changed.')
+    return ExitCode.failed
+  }
+  const { lineage, closed } = await adoptLineage(client, plan, lockTimeout)
+  context.out(
+    context.json
+      ? JSON.stringify({ previous: plan.stored.lineage, lineage, closedIncidents: closed, leftOut: plan.leftOut })
+      : `Lineage ${lineage.lineage} begins at ${lineage.confirmedLsn} with a new slot ${lineage.slot}. Closed incidents: ${closed.join(', ') || 'none'}.`,
+  )
+  return ExitCode.done
+}
+
+function describe({ stored, server, slot, heads, openIncidents, leftOut }: AdoptionPlan): string {
+  return [
+    `Lineage ${stored.lineage}, slot ${stored.slot}`,
+    `  system id  stored ${stored.systemId}, found ${server.systemId}${note(stored.systemId === server.systemId)}`,
+    `  timeline   stored ${stored.timeline}, found ${server.timeline}${note(stored.timeline <= server.timeline)}`,
+    `  confirmed  ${stored.confirmedLsn ?? 'never: its setup was interrupted'}`,
+    `  slot       ${slot ? `present (${slot.walStatus ?? 'WAL status unknown'}), will be dropped` : 'missing'}`,
+    `  streams    ${heads} with a saved head`,
+    `  incidents  ${openIncidents} open, will be closed as adopted`,
+    '',
+    describeLeftOut(leftOut, stored.outboxTable),
+    'Published from then on: what commits after the new slot exists. Consumers skip by source and id what they have done.',
+  ].join('\n')
+}
+
+const note = (same: boolean): string => (same ? '' : '   <- not the same')
+
+function describeLeftOut({ rows, provenUntil, oldest, newest }: LeftOut, table: string): string {
+  const range = oldest && newest ? `, created ${oldest.toISOString()} to ${newest.toISOString()}` : ''
+  if (!provenUntil) {
+    return `NOT published by the new lineage: all ${rows} rows in ${table}${range}. Nothing here proves which of them the old one has published.`
+  }
+  return rows === 0
+    ? `Every row in ${table} was published by ${provenUntil.toISOString()}: none is left out.`
+    : `NOT published by the new lineage: ${rows} rows in ${table}${range}. They are not known to have been published: they committed after the last checkpoint, ${provenUntil.toISOString()}.`
+}

@@ -1,0 +1,99 @@
+import type pg from 'pg'
+import { ExitCode, Failure } from '../failure.js'
+import { connectPostgres } from '../postgres/connect.js'
+import { closeIncident, getIncident, type Incident, listIncidents } from '../postgres/incidents.js'
+import type { Command, Context } from './command.js'
+
+export const incidents: Command = {
+  summary: 'list | show | close: gaps, foreign servers, rejected rows; exit code 4 while one is open',
+  usage: '[list [--all] | show <id> | close <id> [--note <text>]]',
+  options: { all: { type: 'boolean' }, note: { type: 'string' } },
+  help: { all: 'list the closed ones, too', note: 'why it was closed, for those who read it later' },
+  async run(context) {
+    const action = actionOf(context)
+    const client = await connectPostgres(context.config.postgres, 'outrider incidents')
+    try {
+      return await action(client)
+    } finally {
+      await client.end()
+    }
+  },
+}
+
+function actionOf(context: Context): (client: pg.ClientBase) => Promise<ExitCode> {
+  const [name = 'list', id, ...rest] = context.args
+  if (name === 'list' && id === undefined) return (client) => list(client, context)
+  if ((name === 'show' || name === 'close') && id !== undefined && /^\d{1,18}$/.test(id) && rest.length === 0) {
+    return (client) => (name === 'show' ? show(client, context, id) : close(client, context, id))
+  }
+  throw new Failure(`Expected list, show <id> or close <id>, found "${context.args.join(' ')}".`, {
+    exitCode: ExitCode.usage,
+  })
+}
+
+async function list(client: pg.ClientBase, { flags, json, out }: Context): Promise<ExitCode> {
+  const found = await listIncidents(client, { closed: flags.all === true })
+  if (json) out(JSON.stringify(found.map(({ row, ...rest }) => ({ ...rest, hasRow: row !== null }))))
+  else out(found.length > 0 ? table(found) : flags.all ? 'There never was an incident.' : 'No open incident.')
+  return found.some(({ closedAt }) => closedAt === null) ? ExitCode.findings : ExitCode.done
+}
+
+async function show(client: pg.ClientBase, { json, out }: Context, id: string): Promise<ExitCode> {
+  const found = await getIncident(client, id)
+  if (!found) throw new Failure(`Found no incident ${id}. See \`outrider incidents list --all\`.`)
+  out(json ? JSON.stringify(found) : describe(found))
+  return ExitCode.done
+}
+
+async function close(client: pg.ClientBase, context: Context, id: string): Promise<ExitCode> {
+  const found = await getIncident(client, id)
+  if (!context.json && found && !found.closedAt) context.out(describe(found))
+  if (!(await context.ask('Close it?'))) {
+    if (!context.json) context.out('Nothing was changed.')
+    return ExitCode.failed
+  }
+  const { note } = context.flags
+  const closed = await closeIncident(client, id, typeof note === 'string' ? note : undefined)
+  context.out(context.json ? JSON.stringify(closed) : `Incident ${id} is closed.`)
+  return ExitCode.done
+}
+
+function table(found: Incident[]): string {
+  const rows = [
+    ['id', 'state', 'kind', 'reason', 'stream', 'opened'],
+    ...found.map(({ id, kind, reason, stream, openedAt, closedAt }) => [
+      id,
+      closedAt ? 'closed' : 'open',
+      kind,
+      reason,
+      stream ?? '',
+      openedAt.toISOString(),
+    ]),
+  ]
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)))
+  return rows
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column]!))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n')
+}
+
+function describe(incident: Incident): string {
+  const { id, kind, reason, lineage, stream, eventId, position, detail, row, openedAt } = incident
+  const { closedAt, closedBy, resolution } = incident
+  const lines: [string, string | null][] = [
+    ['incident', `${id}: ${kind}, ${reason}`],
+    ['lineage', lineage],
+    ['stream', stream],
+    ['event', eventId],
+    ['position', position],
+    ['opened', openedAt.toISOString()],
+    ['closed', closedAt && `${closedAt.toISOString()} by ${closedBy}: ${resolution}`],
+    ['detail', Object.keys(detail).length > 0 ? JSON.stringify(detail, null, 2) : null],
+    ['row', row && JSON.stringify(row, null, 2)],
+  ]
+  return lines.flatMap(([name, value]) => (value === null ? [] : [`${name.padEnd(10)}${value}`])).join('\n')
+}

@@ -1,0 +1,105 @@
+import type pg from 'pg'
+import { Failure } from '../failure.js'
+import { closeAsAdopted } from './incidents.js'
+import {
+  finishLineage,
+  insertLineage,
+  type Lineage,
+  retireLineage,
+  type StoredLineage,
+  serverIdentity,
+} from './lineage.js'
+import { ensurePublication } from './publication.js'
+import { OWN_TABLE } from './setup.js'
+import { dropSlot, type FoundSlot, findSlot, requireDroppable } from './slot-creation.js'
+import { parseTable, quoteTable } from './table.js'
+import { inTransaction } from './transaction.js'
+
+/** What `adopt` is about to decide on: the lineage as it was stored, and the server as it is. */
+export interface AdoptionPlan {
+  stored: StoredLineage
+  server: { systemId: string; timeline: number }
+  slot: FoundSlot | undefined
+  heads: number
+  openIncidents: number
+  leftOut: LeftOut
+}
+
+/** The rows in the outbox that no checkpoint proves to be published, and that a new lineage will not publish. */
+export interface LeftOut {
+  rows: number
+  /** The proof that the others were published: when the newest checkpoint was taken. Null: there is none to rely on. */
+  provenUntil: Date | null
+  oldest: Date | null
+  newest: Date | null
+}
+
+export async function planAdoption(client: pg.ClientBase, stored: StoredLineage): Promise<AdoptionPlan> {
+  const server = await serverIdentity(client)
+  const { rows } = await client.query<{ heads: number; incidents: number }>(
+    `select (select count(*) from outrider.head where lineage = $1)::integer as heads,
+       (select count(*) from outrider.incident
+        where lineage = $1 and closed_at is null and kind in ('gap', 'foreign'))::integer as incidents`,
+    [stored.lineage],
+  )
+  return {
+    stored,
+    server,
+    slot: await findSlot(client, stored.slot),
+    heads: rows[0]!.heads,
+    openIncidents: rows[0]!.incidents,
+    leftOut: await countLeftOut(client, stored, server.systemId === stored.systemId),
+  }
+}
+
+async function countLeftOut(client: pg.ClientBase, stored: StoredLineage, sameServer: boolean): Promise<LeftOut> {
+  if (stored.outboxTable !== OWN_TABLE) {
+    const { rows } = await client.query<{ rows: number }>(
+      `select count(*)::float8 as rows from ${quoteTable(client, parseTable(stored.outboxTable))}`,
+    )
+    return { rows: rows[0]!.rows, provenUntil: null, oldest: null, newest: null }
+  }
+  // Transaction ids mean nothing on another server; nor do those of a snapshot from its future, after a restore.
+  const { rows } = await client.query<LeftOut>(
+    `with proof as (
+       select snapshot, taken_at from outrider.checkpoint
+       where lineage = $1 and $2 and pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot())
+       order by lsn desc limit 1
+     )
+     select count(*)::float8 as rows, min(o.created_at) as oldest, max(o.created_at) as newest,
+       (select taken_at from proof) as "provenUntil"
+     from outrider.outbox as o left join proof on true
+     where proof.snapshot is null or not pg_visible_in_snapshot(o.txid, proof.snapshot)`,
+    [stored.lineage, sameServer],
+  )
+  return rows[0]!
+}
+
+/**
+ * Ends the old lineage and starts a new one with a slot of its own. The old slot goes first: an interruption then leaves
+ * either the old lineage without a slot, which the relay refuses, or the new one, which `outrider setup` completes.
+ */
+export async function adopt(
+  client: pg.ClientBase,
+  { stored, slot }: AdoptionPlan,
+  lockTimeout?: number,
+): Promise<{ lineage: Lineage; closed: string[] }> {
+  if (slot) requireDroppable(stored.slot, slot)
+  await ensurePublication(client, stored.publication, parseTable(stored.outboxTable))
+  if (slot) await dropSlot(client, stored.slot)
+  const { started, closed } = await inTransaction(client, async () => {
+    await retireLineage(client, stored.lineage)
+    const closed = await closeAsAdopted(client, stored.lineage)
+    return { started: await insertLineage(client, stored), closed: closed.map(({ id }) => id) }
+  })
+  return { lineage: await finishLineage(client, started, lockTimeout), closed }
+}
+
+/** The lineage to adopt from. */
+export function requireStored(stored: StoredLineage | undefined, slot: string): StoredLineage {
+  if (stored) return stored
+  throw new Failure(
+    `Expected a lineage for slot ${slot} in this database, found none: there is nothing to adopt. Run \`outrider setup\`; ` +
+      'if the database had another name before, its slot may have, too: give it in OUTRIDER_SLOT.',
+  )
+}

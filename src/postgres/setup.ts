@@ -1,0 +1,148 @@
+import type pg from 'pg'
+import { ExitCode, Failure } from '../failure.js'
+import { openIncident } from './incidents.js'
+import {
+  createLineage,
+  finishLineage,
+  type Lineage,
+  otherLineages,
+  type StoredLineage,
+  serverIdentity,
+  storedLineage,
+} from './lineage.js'
+import { migrate } from './migrate.js'
+import { fixPartitions } from './partitions.js'
+import { ensurePublication } from './publication.js'
+import { requireDecoding } from './server.js'
+import { findSlot, foreignSlot } from './slot-creation.js'
+import { grantReading, parseTable, requirePublishable } from './table.js'
+
+export const OWN_TABLE = 'outrider.outbox'
+
+export interface SetupOptions {
+  slot: string
+  publication: string
+  /** Undefined: what an earlier setup stored, else `/<database>`. */
+  source: string | undefined
+  /** `schema.table` */
+  outboxTable: string
+  /** Streams to be partitioned. */
+  partitions: ReadonlyMap<string, number>
+  /** How long, in ms, the slot may wait for the write transactions that are open now. */
+  lockTimeout?: number
+}
+
+export interface SetupReport {
+  /** Names of the migrations that were applied. */
+  migrations: string[]
+  publication: 'created' | 'present'
+  slot: 'created' | 'present'
+  /** Partitioned streams that are new. */
+  streams: string[]
+  lineage: Lineage
+  /** What a person should look at. */
+  findings: string[]
+}
+
+/**
+ * Brings a database to where the relay can run, and says what was there already. Safe to run again, also after it was
+ * interrupted anywhere: the slot comes last, and a lineage that had one never gets another.
+ */
+export async function setUp(client: pg.ClientBase, options: SetupOptions): Promise<SetupReport> {
+  await requireDecoding(client)
+  const { applied } = await migrate(client)
+  const stored = await storedLineage(client, options.slot)
+  if (stored) await requireSame(client, stored, options)
+  else await requireFreeSlot(client, options.slot)
+
+  const table = parseTable(options.outboxTable)
+  await requirePublishable(client, table)
+  if (options.outboxTable !== OWN_TABLE) await grantReading(client, table)
+  const streams = await fixPartitions(client, options.partitions)
+  const publication = await ensurePublication(client, options.publication, table)
+  const report = { migrations: applied, publication, streams }
+
+  if (stored?.confirmedLsn !== undefined) {
+    const lineage = { ...stored, confirmedLsn: stored.confirmedLsn }
+    return { ...report, slot: 'present', lineage, findings: await inspect(client, lineage, publication) }
+  }
+  const lineage = stored
+    ? await finishLineage(client, stored, options.lockTimeout)
+    : await createLineage(client, { ...options, source: await sourceOf(client, options) })
+  return { ...report, slot: 'created', lineage, findings: await othersOf(client, lineage) }
+}
+
+async function sourceOf(client: pg.ClientBase, { source }: SetupOptions): Promise<string> {
+  if (source !== undefined) return source
+  const { rows } = await client.query<{ database: string }>('select current_database() as database')
+  return `/${rows[0]!.database}`
+}
+
+/** A slot without a lineage is somebody else's: what it has confirmed is unknown here. */
+async function requireFreeSlot(client: pg.ClientBase, name: string): Promise<void> {
+  const slot = await findSlot(client, name)
+  if (slot) throw foreignSlot(name, slot)
+}
+
+async function requireSame(client: pg.ClientBase, stored: StoredLineage, options: SetupOptions): Promise<void> {
+  const fixed: [string, string, string | undefined, string][] = [
+    ['OUTRIDER_SOURCE', stored.source, options.source, 'Consumers deduplicate by source and id'],
+    ['OUTRIDER_PUBLICATION', stored.publication, options.publication, 'Another publication may leave a hole'],
+    ['outbox.table', stored.outboxTable, options.outboxTable, 'A slot that changes its table leaves a hole'],
+  ]
+  for (const [setting, expected, found, why] of fixed) {
+    if (found === undefined || found === expected) continue
+    throw new Failure(
+      `${setting}: expected ${expected}, as slot ${stored.slot} was set up, found ${found}. ${why}, so it is fixed at setup. ` +
+        'Restore it; or, to begin anew with another, stop the relay and run `outrider teardown`, then `outrider setup`.',
+      { exitCode: ExitCode.usage },
+    )
+  }
+  await requireSameServer(client, stored)
+  if (stored.confirmedLsn !== undefined && !(await findSlot(client, stored.slot))?.here) {
+    throw new Failure(
+      `Expected slot ${stored.slot} of lineage ${stored.lineage} in this database, found none: events committed after ` +
+        `${stored.confirmedLsn} may never reach Redis. Setup does not create it again, because that would hide them. ` +
+        'Read `outrider incidents`; `outrider adopt` starts a new lineage and says which events it leaves out.',
+    )
+  }
+}
+
+async function requireSameServer(client: pg.ClientBase, stored: StoredLineage): Promise<void> {
+  const server = await serverIdentity(client)
+  if (server.systemId !== stored.systemId || server.timeline < stored.timeline) {
+    throw new Failure(
+      `Expected the server of lineage ${stored.lineage} (system ${stored.systemId}, timeline ${stored.timeline} or later), ` +
+        `found system ${server.systemId}, timeline ${server.timeline}: this database was restored, upgraded or copied. ` +
+        'Is the URL right? Then `outrider adopt` starts a new lineage and says which events it leaves out.',
+    )
+  }
+}
+
+async function inspect(client: pg.ClientBase, lineage: Lineage, publication: 'created' | 'present'): Promise<string[]> {
+  const findings = await othersOf(client, lineage)
+  if (publication === 'created') {
+    const id = await openIncident(client, {
+      lineage: lineage.lineage,
+      kind: 'gap',
+      reason: 'publication_missing',
+      detail: { publication: lineage.publication, found_by: 'outrider setup' },
+    })
+    findings.push(
+      `The publication ${lineage.publication} was missing and has been created again. Events committed meanwhile may have ` +
+        `been skipped: see \`outrider incidents show ${id}\`.`,
+    )
+  }
+  return findings
+}
+
+async function othersOf(client: pg.ClientBase, { slot, outboxTable }: Lineage): Promise<string[]> {
+  const others = await otherLineages(client, slot)
+  return others
+    .filter((other) => other.outboxTable === outboxTable)
+    .map(
+      (other) =>
+        `${outboxTable} is published through slot ${other.slot} as well: relays of both on one Redis double every event. ` +
+        `If that one is no longer used, run \`outrider teardown\` with OUTRIDER_SLOT=${other.slot}.`,
+    )
+}
