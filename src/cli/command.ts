@@ -1,0 +1,39 @@
+import type { ParseArgsConfig } from 'node:util'
+import type { Config } from '../config/schema.js'
+import type { ExitCode } from '../failure.js'
+import type { Logger } from '../telemetry/log.js'
+
+/** One word of the command line: `outrider <command>`. Each lives in its own file and is loaded only when it is called. */
+export interface Command {
+  /** One line for `outrider --help`. */
+  summary: string
+  /** For `outrider <command> --help`: the call, an empty line, and one line for each own option. */
+  usage: string
+  /** The command's own options, as `parseArgs` of node:util wants them; the common ones are added by `main.ts`. */
+  options: CommandOptions
+  /** A long-running service logs to stdout; every other command keeps stdout for its result and logs to stderr. */
+  service?: boolean
+  run(context: Context): Promise<ExitCode>
+}
+
+export type CommandOptions = NonNullable<ParseArgsConfig['options']>
+
+/** What every command is given. */
+export interface Context {
+  config: Config
+  /** What stood behind the name without being an option. */
+  args: string[]
+  /** The command's own options. */
+  flags: Record<string, string | boolean | undefined>
+  /** Print data as JSON instead of tables. */
+  json: boolean
+  /** Every question is answered with yes. */
+  yes: boolean
+  /** How long to wait for a dependency, in milliseconds (`--timeout`). */
+  timeout: number
+  log: Logger
+  /** Writes one line to stdout. */
+  out: (text: string) => void
+  /** Asks on the terminal. True with `--yes`; without a terminal it throws a Failure (exit code 2) that names `--yes`. */
+  ask(question: string): Promise<boolean>
+}
