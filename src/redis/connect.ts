@@ -1,0 +1,192 @@
+import type { ConnectionOptions } from 'node:tls'
+import { type RedisOptions as AnyRedisOptions, Cluster, Redis } from 'ioredis'
+import type { RedisConfig } from '../config/schema.js'
+import { readSecret } from '../config/secret.js'
+import { describeTlsError, readTls } from '../config/tls.js'
+import { ExitCode, Failure } from '../failure.js'
+import { parseRedisUrl, type RedisUrl } from './url.js'
+
+export type RedisClient = Redis | Cluster
+
+type RedisOptions = Omit<AnyRedisOptions, 'replyMapping'>
+
+/**
+ * Connects to a server, through sentinels, or to a cluster. Resolves once commands are answered.
+ *
+ * The client never connects again by itself, never queues and never re-sends: an outcome that is not known must be seen
+ * by the caller, who decides what may be sent twice. It has an `error` listener, so that a lost connection does not end
+ * the process; `end` tells of it. Throws a Failure with what ioredis said as its cause.
+ */
+export async function connectRedis(config: RedisConfig, name: string): Promise<RedisClient> {
+  const url = parseRedisUrl(config.url)
+  const client = await createClient(config, url, name)
+  let first: Error | undefined
+  const note = (error: Error) => {
+    first ??= rootOf(error)
+  }
+  client.on('error', note)
+  // Where ioredis says why a sentinel or a node did not answer; what `connect` throws says only that none did.
+  client.on('sentinelError', note)
+  client.on('node error', note)
+
+  let timer: NodeJS.Timeout | undefined
+  const deadline = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () => reject(Object.assign(new Error('connect ETIMEDOUT'), { code: 'ETIMEDOUT' })),
+      config.connectTimeout,
+    )
+  })
+  try {
+    // ioredis bounds only the TCP connection: a frozen server accepts, and then never answers.
+    await Promise.race([client.connect().then(() => probe(client)), deadline])
+    // A SELECT that was refused ends nothing by itself; the commands would go to database 0.
+    if (first && !(client instanceof Cluster)) throw first
+  } catch (error) {
+    closeRedis(client)
+    throw connectFailure(first ?? error, url, config.connectTimeout)
+  } finally {
+    clearTimeout(timer)
+  }
+  return client
+}
+
+/** Cuts the connection at once, whether the server answers or not; what was in flight is rejected. */
+export function closeRedis(client: RedisClient): void {
+  const sockets = client instanceof Cluster ? client.nodes().map(socketOf) : [socketOf(client)]
+  client.disconnect()
+  for (const socket of sockets) socket?.destroy()
+}
+
+const socketOf = (redis: Redis) => (redis as { stream?: { destroy(): void } }).stream
+
+/** LOADING and MASTERDOWN are answered to a PING as to any other command; a PING that is not permitted was answered, too. */
+async function probe(client: RedisClient): Promise<void> {
+  await client.ping().catch((error: Error) => {
+    if (!error.message.startsWith('NOPERM')) throw error
+  })
+}
+
+async function createClient(config: RedisConfig, url: RedisUrl, name: string): Promise<RedisClient> {
+  const tls = config.tls || url.tls ? await readTls(config.tls ?? {}) : undefined
+  const username = config.username ?? url.username
+  const password = config.password ? await readSecret(config.password) : url.password
+  const common: RedisOptions = {
+    ...COMMON,
+    connectionName: name,
+    connectTimeout: config.connectTimeout,
+    ...(username === undefined ? {} : { username }),
+    ...(password === undefined ? {} : { password }),
+    ...(tls === undefined ? {} : { tls }),
+  }
+  if (url.mode === 'standalone') return new Redis({ ...common, ...url.nodes[0], db: url.db })
+  if (url.mode === 'sentinel') return new Redis({ ...common, db: url.db, ...(await sentinelOptions(config, url, tls)) })
+  return new Cluster(url.nodes, {
+    lazyConnect: true,
+    enableOfflineQueue: false,
+    clusterRetryStrategy: () => null,
+    slotsRefreshTimeout: config.connectTimeout,
+    // Zero: what was in flight on a closed connection is rejected, not sent again to another node.
+    retryDelayOnFailover: 0,
+    retryDelayOnClusterDown: 0,
+    redisOptions: common,
+    // Certificates bear names, and ioredis would dial the address that it looked up itself.
+    ...(tls === undefined ? {} : { dnsLookup: (host, callback) => callback(null, host) }),
+  })
+}
+
+const COMMON = {
+  lazyConnect: true,
+  enableOfflineQueue: false,
+  maxRetriesPerRequest: 0,
+  retryStrategy: null,
+  // `probe` does it, and its answer reaches the caller: ioredis would keep asking a server that is loading.
+  enableReadyCheck: false,
+  // Replies look alike on every server from Redis 6.2 to Valkey 9, and AUTH needs no permission, unlike HELLO.
+  protocol: 2,
+  disableClientInfo: true,
+  keepAlive: 10_000,
+} satisfies RedisOptions
+
+async function sentinelOptions(
+  config: RedisConfig,
+  url: RedisUrl,
+  tls: ConnectionOptions | undefined,
+): Promise<RedisOptions> {
+  const password = config.sentinelPassword && (await readSecret(config.sentinelPassword))
+  return {
+    sentinels: url.nodes,
+    name: url.name as string,
+    sentinelRetryStrategy: () => null,
+    sentinelCommandTimeout: config.connectTimeout,
+    ...(config.sentinelUsername === undefined ? {} : { sentinelUsername: config.sentinelUsername }),
+    ...(password === undefined ? {} : { sentinelPassword: password }),
+    ...(tls === undefined ? {} : { enableTLSForSentinelMode: true, sentinelTLS: tls }),
+  }
+}
+
+/** The error behind one that only says that nothing worked. */
+function rootOf(error: Error): Error {
+  const last = (error as { lastNodeError?: unknown }).lastNodeError
+  return last instanceof Error ? rootOf(last) : error
+}
+
+function connectFailure(error: unknown, url: RedisUrl, timeout: number): Failure {
+  if (error instanceof Failure) return error
+  const { code, message } = error as { code?: string; message: string }
+  const [exitCode, text] = explain(code, message, url, timeout)
+  return new Failure(`${placeOf(url)} ${text}`, { exitCode, cause: error })
+}
+
+function placeOf(url: RedisUrl): string {
+  const nodes = url.nodes.map((node) =>
+    node.host.includes(':') ? `[${node.host}]:${node.port}` : `${node.host}:${node.port}`,
+  )
+  if (url.mode === 'standalone') return `Redis at ${nodes[0]}`
+  if (url.mode === 'cluster') return `The Redis cluster at ${nodes.join(', ')}`
+  return `Redis "${url.name}" behind the sentinels at ${nodes.join(', ')}`
+}
+
+function explain(code: string | undefined, message: string, url: RedisUrl, timeout: number): [ExitCode, string] {
+  const { failed, unreachable } = ExitCode
+  const tls = describeTlsError(code)
+  if (tls !== undefined) return [unreachable, `was reached, but ${tls}.`]
+  if (/WRONGPASS|invalid password|invalid username/i.test(message)) {
+    return [
+      failed,
+      'refused the user name or the password (WRONGPASS). Check both, or the file the password is read from.',
+    ]
+  }
+  if (/NOAUTH/.test(message))
+    return [failed, 'wants a password (NOAUTH). Set OUTRIDER_REDIS_PASSWORD, or put it into the URL.']
+  if (/NOPERM/.test(message))
+    return [failed, `does not permit what connecting needs (${message}). Check the ACL of the user.`]
+  if (/^LOADING/.test(message)) return [unreachable, 'is loading its data (LOADING). Wait until it has started.']
+  if (/DB index is out of range|SELECT is not allowed/i.test(message)) {
+    return [failed, `has no database ${url.db}. Check the number at the end of the URL.`]
+  }
+  if (/ENOTFOUND|EAI_AGAIN/.test(`${code} ${message}`)) {
+    return [unreachable, 'was not found: the name does not resolve (ENOTFOUND). Check the host in the URL.']
+  }
+  if (/ECONNREFUSED/.test(`${code} ${message}`)) {
+    return [
+      unreachable,
+      'refused the connection (ECONNREFUSED). Check that it is running, and the host and port in the URL.',
+    ]
+  }
+  if (code === 'ETIMEDOUT' || /timed? ?out/i.test(message)) {
+    return [
+      unreachable,
+      `did not answer within ${timeout} ms. Check the host and port in the URL, and firewalls in between.`,
+    ]
+  }
+  if (url.mode === 'sentinel' && /invalid reply/.test(message)) {
+    return [unreachable, `is not known to them. Check the name behind the host in the URL.`]
+  }
+  if (url.mode === 'cluster' && /cluster support disabled/i.test(message)) {
+    return [failed, 'is no cluster. Write redis:// instead of redis+cluster://.']
+  }
+  return [
+    unreachable,
+    `could not be used: ${message}. Check that host and port are those of Redis, and whether it wants TLS.`,
+  ]
+}
