@@ -11,7 +11,7 @@ export type Secret = { value: string } | { file: string; part?: 'url' }
 export async function readSecret(secret: Secret): Promise<string> {
   if ('value' in secret) return secret.value
   const text = withoutLastBreak(await readConfiguredFile(secret.file, 'a secret'))
-  return secret.part === 'url' ? passwordOf(text) : text
+  return secret.part === 'url' ? passwordOf(text, secret.file) : text
 }
 
 /** Reads a file that the configuration names; `what` says what it was to hold. */
@@ -29,12 +29,13 @@ export async function readConfiguredFile(file: string, what: string): Promise<st
 
 export const withoutLastBreak = (text: string): string => text.replace(/\r?\n$/, '')
 
-function passwordOf(url: string): string {
-  try {
-    return decodeURIComponent(new URL(url).password)
-  } catch {
-    return ''
-  }
+function passwordOf(url: string, file: string): string {
+  const parsed = URL.canParse(url) ? new URL(url) : undefined
+  const password = parsed?.password || parsed?.searchParams.get('password')
+  if (password) return decodeURIComponent(password)
+  throw new Failure(`Expected a URL with a password in ${file}, found none. Check what has been written there.`, {
+    exitCode: ExitCode.usage,
+  })
 }
 
 /**

@@ -1,0 +1,108 @@
+import { accessSync, constants } from 'node:fs'
+import { STREAM_NAME } from '../event/names.js'
+import { parsePostgresUrl } from '../postgres/url.js'
+import { parseRedisUrl } from '../redis/url.js'
+import type { Settings } from './schema.js'
+
+/** Settings that are right each by itself, and wrong together. `path` is the one to change. */
+export interface Clash {
+  path: string
+  expected: string
+  found: string
+}
+
+export function findClashes(settings: Settings): Clash[] {
+  const clashes: Clash[] = []
+  const refuse = (path: string, expected: string, found: string) => clashes.push({ path, expected, found })
+  postgresClashes(settings, refuse)
+  redisClashes(settings, refuse)
+  limitClashes(settings, refuse)
+  for (const [path, file] of filesOf(settings)) {
+    if (file === undefined) continue
+    const code = unreadable(file)
+    if (code !== undefined) refuse(path, 'the path of a readable file', code)
+  }
+  for (const name of Object.keys(settings.streams)) {
+    if (STREAM_NAME.test(name)) continue
+    refuse(`streams.${name}`, `a stream name that matches ${STREAM_NAME.source}`, JSON.stringify(name))
+  }
+  return clashes
+}
+
+type Refuse = (path: string, expected: string, found: string) => void
+
+function postgresClashes({ postgres }: Settings, refuse: Refuse): void {
+  const url = parsePostgresUrl(postgres.url)
+  twoPasswords('postgres', url.password, postgres, refuse)
+  certAndKey('postgres', postgres.tls, refuse)
+  if (postgres.tls && !url.tls && url.sslMode === 'disable') {
+    refuse('postgres.tls', 'no TLS settings while the URL says sslmode=disable', 'TLS settings')
+  }
+  for (const [key, parameter] of [
+    ['ca', 'sslRootCert'],
+    ['cert', 'sslCert'],
+    ['key', 'sslKey'],
+  ] as const) {
+    if (postgres.tls?.[key] === undefined || url[parameter] === undefined) continue
+    refuse(`postgres.tls.${key}`, `it here or as ${parameter.toLowerCase()} in the URL, not both`, 'both')
+  }
+}
+
+function redisClashes({ redis }: Settings, refuse: Refuse): void {
+  const url = parseRedisUrl(redis.url)
+  twoPasswords('redis', url.password, redis, refuse)
+  certAndKey('redis', redis.tls, refuse)
+  if (redis.username !== undefined && url.username !== undefined) {
+    refuse('redis.username', 'the user name here or in the URL, not both', 'both')
+  }
+  if (redis.tls && !url.tls) refuse('redis.tls', 'a URL with rediss:// beside TLS settings', 'a URL without TLS')
+  if (url.mode === 'sentinel') return
+  for (const key of ['sentinelUsername', 'sentinelPassword', 'sentinelPasswordFile'] as const) {
+    if (redis[key] !== undefined) refuse(`redis.${key}`, 'it only beside a URL with redis+sentinel://', 'another URL')
+  }
+}
+
+function twoPasswords(
+  section: 'postgres' | 'redis',
+  inUrl: string | undefined,
+  settings: { password?: unknown; passwordFile?: unknown },
+  refuse: Refuse,
+): void {
+  if (inUrl === undefined) return
+  for (const key of ['password', 'passwordFile'] as const) {
+    if (settings[key] !== undefined) refuse(`${section}.${key}`, 'the password here or in the URL, not both', 'both')
+  }
+}
+
+function certAndKey(section: 'postgres' | 'redis', tls: Settings['postgres']['tls'], refuse: Refuse): void {
+  if (tls?.cert !== undefined && tls.key === undefined)
+    refuse(`${section}.tls.key`, 'the key beside the certificate', 'no key')
+  if (tls?.key !== undefined && tls.cert === undefined)
+    refuse(`${section}.tls.cert`, 'the certificate beside the key', 'no certificate')
+}
+
+function limitClashes({ limits, maxEventBytes }: Settings, refuse: Refuse): void {
+  const room = `at most limits.inflightBytes (${limits.inflightBytes})`
+  if (limits.batchBytes > limits.inflightBytes) refuse('limits.batchBytes', room, String(limits.batchBytes))
+  if (maxEventBytes > limits.inflightBytes) refuse('maxEventBytes', room, String(maxEventBytes))
+}
+
+const filesOf = ({ postgres, redis }: Settings): [string, string | undefined][] => [
+  ['postgres.passwordFile', postgres.passwordFile],
+  ['redis.passwordFile', redis.passwordFile],
+  ['redis.sentinelPasswordFile', redis.sentinelPasswordFile],
+  ...(['ca', 'cert', 'key'] as const).flatMap((key): [string, string | undefined][] => [
+    [`postgres.tls.${key}`, postgres.tls?.[key]],
+    [`redis.tls.${key}`, redis.tls?.[key]],
+  ]),
+]
+
+/** Looked at when the program starts, although each is read later: a wrong path should not wait for the first connection. */
+function unreadable(file: string): string | undefined {
+  try {
+    accessSync(file, constants.R_OK)
+    return undefined
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code ?? 'an unreadable one'
+  }
+}
