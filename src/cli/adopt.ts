@@ -7,29 +7,27 @@ import {
   planAdoption,
   requireStored,
 } from '../postgres/adoption.js'
-import { connectPostgres } from '../postgres/connect.js'
 import { storedLineage } from '../postgres/lineage.js'
 import { requireDecoding, requireServer } from '../postgres/server.js'
 import { withSetupLock } from '../postgres/setup-lock.js'
 import { requireDroppable } from '../postgres/slot-creation.js'
 import type { Command, Context } from './command.js'
-import { LOCK_TIMEOUT_HELP, lockTimeoutOf } from './setup.js'
+import { withDatabase } from './database.js'
+import { lockTimeoutOf } from './setup.js'
 
 export const adopt: Command = {
   summary: 'start a new lineage after a restore, a major upgrade or a deliberate copy; shows what it found, asks first',
-  usage: '[--lock-timeout <ms>]',
+  usage: `outrider adopt [--lock-timeout <duration>]
+
+  --lock-timeout <duration>   how long the new slot may wait for open write transactions (10s)`,
   options: { 'lock-timeout': { type: 'string' } },
-  help: { 'lock-timeout': LOCK_TIMEOUT_HELP },
   async run(context) {
     const { lockTimeout } = lockTimeoutOf(context)
-    const client = await connectPostgres(context.config.postgres, 'outrider adopt')
-    try {
+    return withDatabase(context, 'outrider adopt', async (client) => {
       await requireServer(client)
       await requireDecoding(client)
-      return await withSetupLock(client, () => run(client, context, lockTimeout))
-    } finally {
-      await client.end()
-    }
+      return withSetupLock(client, () => run(client, context, lockTimeout))
+    })
   },
 }
 

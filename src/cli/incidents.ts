@@ -1,22 +1,24 @@
 import type pg from 'pg'
 import { ExitCode, Failure } from '../failure.js'
-import { connectPostgres } from '../postgres/connect.js'
 import { closeIncident, getIncident, type Incident, listIncidents } from '../postgres/incidents.js'
 import type { Command, Context } from './command.js'
+import { withDatabase } from './database.js'
 
 export const incidents: Command = {
-  summary: 'list | show | close: gaps, foreign servers, rejected rows; exit code 4 while one is open',
-  usage: '[list [--all] | show <id> | close <id> [--note <text>]]',
+  summary: 'list | show | close: gaps, foreign servers, rejected rows',
+  usage: `outrider incidents [list] [--all]
+outrider incidents show <id>
+outrider incidents close <id> [--note <text>]
+
+  list     the open ones; exit code 4 while there is one
+  show     all that is known about one, a rejected row included
+  close    accept what it says, so that the relay goes on; for a gap in a stream: accept the loss
+  --all    list the closed ones, too
+  --note   why it was closed, for those who read it later`,
   options: { all: { type: 'boolean' }, note: { type: 'string' } },
-  help: { all: 'list the closed ones, too', note: 'why it was closed, for those who read it later' },
   async run(context) {
     const action = actionOf(context)
-    const client = await connectPostgres(context.config.postgres, 'outrider incidents')
-    try {
-      return await action(client)
-    } finally {
-      await client.end()
-    }
+    return withDatabase(context, 'outrider incidents', action)
   },
 }
 

@@ -1,28 +1,27 @@
 import type { Config } from '../config/schema.js'
+import { parseDuration } from '../config/units.js'
 import { ExitCode, Failure } from '../failure.js'
-import { connectPostgres } from '../postgres/connect.js'
 import { migrate } from '../postgres/migrate.js'
 import { requireServer } from '../postgres/server.js'
 import { type SetupOptions, type SetupReport, setUp } from '../postgres/setup.js'
 import { withSetupLock } from '../postgres/setup-lock.js'
 import type { Command, Context } from './command.js'
-
-/** `adopt` creates a slot, too. */
-export const LOCK_TIMEOUT_HELP = 'how long, in ms, the new slot may wait for open write transactions (10000)'
+import { withDatabase } from './database.js'
 
 export const setup: Command = {
   summary: 'create or migrate schema, roles, publication and slot; safe to run again',
-  usage: '[--only inbox] [--lock-timeout <ms>]',
+  usage: `outrider setup [--only inbox] [--lock-timeout <duration>]
+
+  --only inbox                only the inbox, for the workers' own database
+  --lock-timeout <duration>   how long the new slot may wait for open write transactions (10s)`,
   options: { only: { type: 'string' }, 'lock-timeout': { type: 'string' } },
-  help: { only: "inbox: just the inbox, for the workers' own database", 'lock-timeout': LOCK_TIMEOUT_HELP },
   async run(context) {
     const { only } = context.flags
     if (only !== undefined && only !== 'inbox') {
       throw new Failure(`--only: expected inbox, found ${only}.`, { exitCode: ExitCode.usage })
     }
     const lockTimeout = lockTimeoutOf(context)
-    const client = await connectPostgres(context.config.postgres, 'outrider setup')
-    try {
+    return withDatabase(context, 'outrider setup', async (client) => {
       await requireServer(client)
       if (only) {
         const { applied } = await migrate(client, { only })
@@ -32,9 +31,7 @@ export const setup: Command = {
       const report = await withSetupLock(client, () => setUp(client, optionsOf(context.config, lockTimeout)))
       context.out(context.json ? JSON.stringify(report) : describe(report))
       return report.findings.length > 0 ? ExitCode.findings : ExitCode.done
-    } finally {
-      await client.end()
-    }
+    })
   },
 }
 
@@ -42,13 +39,16 @@ export const setup: Command = {
 export function lockTimeoutOf({ flags }: Context): { lockTimeout?: number } {
   const given = flags['lock-timeout']
   if (given === undefined) return {}
-  if (typeof given !== 'string' || !/^[1-9]\d{0,8}$/.test(given)) {
-    throw new Failure(`--lock-timeout: expected milliseconds such as 10000, found ${given}.`, {
+  const lockTimeout = parseDuration(given)
+  if (!lockTimeout || lockTimeout > MOST) {
+    throw new Failure(`--lock-timeout: expected a duration such as 30s, up to 24h, found ${given}.`, {
       exitCode: ExitCode.usage,
     })
   }
-  return { lockTimeout: Number(given) }
+  return { lockTimeout }
 }
+
+const MOST = 24 * 3_600_000
 
 function optionsOf(config: Config, lockTimeout: { lockTimeout?: number }): SetupOptions {
   const partitions = Object.entries(config.streams).flatMap(([stream, { partitions }]): [string, number][] =>

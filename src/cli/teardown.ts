@@ -1,26 +1,24 @@
 import type pg from 'pg'
 import { ExitCode, Failure } from '../failure.js'
-import { connectPostgres } from '../postgres/connect.js'
 import { otherLineages, type StoredLineage, storedLineage } from '../postgres/lineage.js'
 import { removeLineage, removeSchema } from '../postgres/removal.js'
 import { requireServer } from '../postgres/server.js'
 import { withSetupLock } from '../postgres/setup-lock.js'
 import { type FoundSlot, findSlot, requireDroppable } from '../postgres/slot-creation.js'
 import type { Command, Context } from './command.js'
+import { withDatabase } from './database.js'
 
 export const teardown: Command = {
   summary: 'drop slot and publication (and with --data the schema); asks first',
-  usage: '[--data]',
+  usage: `outrider teardown [--data]
+
+  --data   also drop the schema outrider: outbox, inbox and all that Outrider keeps`,
   options: { data: { type: 'boolean' } },
-  help: { data: 'also drop the schema outrider: outbox, inbox and all that Outrider keeps' },
-  async run(context) {
-    const client = await connectPostgres(context.config.postgres, 'outrider teardown')
-    try {
+  run(context) {
+    return withDatabase(context, 'outrider teardown', async (client) => {
       await requireServer(client)
-      return await withSetupLock(client, () => tearDown(client, context))
-    } finally {
-      await client.end()
-    }
+      return withSetupLock(client, () => tearDown(client, context))
+    })
   },
 }
 

@@ -1,4 +1,5 @@
 import type pg from 'pg'
+import { OWN_OUTBOX } from '../config/schema.js'
 import { Failure } from '../failure.js'
 import { closeAsAdopted } from './incidents.js'
 import {
@@ -10,7 +11,6 @@ import {
   serverIdentity,
 } from './lineage.js'
 import { ensurePublication } from './publication.js'
-import { OWN_TABLE } from './setup.js'
 import { dropSlot, type FoundSlot, findSlot, requireDroppable } from './slot-creation.js'
 import { parseTable, quoteTable } from './table.js'
 import { inTransaction } from './transaction.js'
@@ -53,7 +53,7 @@ export async function planAdoption(client: pg.ClientBase, stored: StoredLineage)
 }
 
 async function countLeftOut(client: pg.ClientBase, stored: StoredLineage, sameServer: boolean): Promise<LeftOut> {
-  if (stored.outboxTable !== OWN_TABLE) {
+  if (stored.outboxTable !== OWN_OUTBOX.table) {
     const { rows } = await client.query<{ rows: number }>(
       `select count(*)::float8 as rows from ${quoteTable(client, parseTable(stored.outboxTable))}`,
     )

@@ -1,4 +1,5 @@
 import type pg from 'pg'
+import { OWN_OUTBOX } from '../config/schema.js'
 import { ExitCode, Failure } from '../failure.js'
 import { openIncident } from './incidents.js'
 import {
@@ -16,8 +17,6 @@ import { ensurePublication } from './publication.js'
 import { requireDecoding } from './server.js'
 import { findSlot, foreignSlot } from './slot-creation.js'
 import { grantReading, parseTable, requirePublishable } from './table.js'
-
-export const OWN_TABLE = 'outrider.outbox'
 
 export interface SetupOptions {
   slot: string
@@ -57,7 +56,7 @@ export async function setUp(client: pg.ClientBase, options: SetupOptions): Promi
 
   const table = parseTable(options.outboxTable)
   await requirePublishable(client, table)
-  if (options.outboxTable !== OWN_TABLE) await grantReading(client, table)
+  if (options.outboxTable !== OWN_OUTBOX.table) await grantReading(client, table)
   const streams = await fixPartitions(client, options.partitions)
   const publication = await ensurePublication(client, options.publication, table)
   const report = { migrations: applied, publication, streams }
