@@ -1,0 +1,77 @@
+import { execFile } from 'node:child_process'
+import { appendFileSync } from 'node:fs'
+import { promisify } from 'node:util'
+import { serviceAccount } from './account.js'
+import type { Host, Launch, Running } from './process.js'
+
+/** Whether a Docker daemon answers. */
+export async function hasDocker(): Promise<boolean> {
+  const info = promisify(execFile)('docker', ['info'], { timeout: 10_000 })
+  return info.then(
+    () => true,
+    () => false,
+  )
+}
+
+/**
+ * Runs programs in containers of one image. The server's folder is mounted at its own path and its port is the same
+ * inside and outside, so all else is as with processes, also after a restart, which is a new container.
+ */
+export async function containerHost(image: string): Promise<Host> {
+  if (await hasDocker()) return new ContainerHost(image)
+  throw new Error(
+    `Expected Docker to answer in order to run ${image}, but "docker info" fails. Start Docker, or unset OUTRIDER_TEST_SERVICES.`,
+  )
+}
+
+class ContainerHost implements Host {
+  readonly isLocal = false
+  readonly listens = '0.0.0.0'
+
+  constructor(private readonly image: string) {}
+
+  async run(launch: Launch): Promise<void> {
+    const { Wait } = await import('testcontainers')
+    const container = await this.#container(launch)
+    const done = await container.withWaitStrategy(Wait.forOneShotStartup()).start()
+    await done.stop()
+  }
+
+  async launch(launch: Launch): Promise<Running> {
+    const { getContainerRuntimeClient } = await import('testcontainers')
+    const container = await this.#container(launch)
+    const started = await container.start()
+    const docker = (await getContainerRuntimeClient()).container.getById(started.getId())
+    const { State } = await docker.inspect()
+    let alive = true
+    const ended = docker.wait().then(async (end: { StatusCode: number }) => {
+      alive = false
+      await docker.remove()
+      return `exit code ${end.StatusCode}`
+    })
+    return {
+      pid: State.Pid,
+      ended,
+      signal: (name) => docker.kill({ signal: name }),
+      freeze: () => docker.pause(),
+      thaw: async () => {
+        if (alive && (await docker.inspect()).State.Paused) await docker.unpause()
+      },
+    }
+  }
+
+  async #container(launch: Launch) {
+    const { GenericContainer, Wait } = await import('testcontainers')
+    const { uid, gid } = serviceAccount() ?? { uid: process.getuid?.(), gid: process.getgid?.() }
+    const container = new GenericContainer(this.image)
+      .withEntrypoint([launch.program])
+      .withCommand(launch.args)
+      .withEnvironment(launch.env ?? {})
+      .withBindMounts([{ source: launch.folder, target: launch.folder }])
+      .withUser(`${uid}:${gid}`)
+      .withLogConsumer((stream) => stream.on('data', (line) => appendFileSync(launch.log, line)))
+      // The service itself asks whether it serves; here it is enough that the container was started.
+      .withWaitStrategy(Wait.forSuccessfulCommand('true'))
+    return launch.port ? container.withExposedPorts({ container: launch.port, host: launch.port }) : container
+  }
+}

@@ -1,0 +1,22 @@
+const given = {
+  postgres: 'OUTRIDER_TEST_POSTGRES_URL',
+  redis: 'OUTRIDER_TEST_REDIS_URL',
+} as const
+
+/** The part of Vitest's test context that is needed here. */
+interface Skippable {
+  skip(note?: string): void
+}
+
+/**
+ * Called first by a test that kills, freezes, restarts or reconfigures servers: where they are given by URL, they are
+ * not ours to do that with, so the test ends here and says so.
+ */
+export function needsProcess(context: Skippable, kinds: (keyof typeof given)[] = ['postgres', 'redis']): void {
+  for (const kind of kinds) {
+    if (!process.env[given[kind]]) continue
+    const reason = `needs a ${kind} process of its own, but ${given[kind]} names a given server`
+    console.warn(`skipped: ${reason}`)
+    context.skip(reason)
+  }
+}

@@ -1,0 +1,130 @@
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { join } from 'node:path'
+import { type RedisOptions as AnyClientOptions, Redis as Client } from 'ioredis'
+import { copyTree } from './folder.js'
+import { freePort } from './port.js'
+import type { Host, Launch } from './process.js'
+import { redisHost } from './redis-binaries.js'
+import { Service } from './service.js'
+
+/** Replies in the same shapes as with Redis 6, which is what the types of a plain client say. */
+type ClientOptions = Omit<AnyClientOptions, 'replyMapping'>
+
+export interface RedisOptions {
+  /** Lines of redis.conf; several values are several lines. Nothing is saved to disk unless they say so. */
+  settings?: Record<string, string | string[]>
+  /** Its environment, such as that of `daDK()`. */
+  env?: Record<string, string>
+  replicaOf?: Redis
+  /** Starts from a copy of these data, as given by `cloneData()`. */
+  dataFrom?: string
+  port?: number
+}
+
+/** Starts a Redis of its own; that takes a few hundredths of a second. Call `remove()` when done. */
+export async function startRedis(options: RedisOptions = {}): Promise<Redis> {
+  if (process.env.OUTRIDER_TEST_REDIS_URL) {
+    throw new Error(
+      'Expected to start a Redis, but OUTRIDER_TEST_REDIS_URL says to use the given one. ' +
+        'A test that controls the process calls needsProcess(context) first; another takes freshRedis().',
+    )
+  }
+  const redis = new Redis(await redisHost(), options.port ?? (await freePort()), options)
+  try {
+    await redis.initialize()
+    await redis.start()
+  } catch (error) {
+    await redis.remove()
+    throw error
+  }
+  return redis
+}
+
+export class Redis extends Service {
+  protected readonly endSignal = 'SIGKILL'
+  readonly #options: RedisOptions
+  readonly #settings: Record<string, string | string[]>
+
+  constructor(host: Host, port: number, options: RedisOptions) {
+    super('redis', host, port)
+    this.#options = options
+    this.#settings = { save: '', appendonly: 'no', 'protected-mode': 'no', ...options.settings }
+    if (options.replicaOf) this.#settings.replicaof = `127.0.0.1 ${options.replicaOf.port}`
+  }
+
+  /** Makes the data folder; called once, before the first start. */
+  async initialize(): Promise<void> {
+    if (this.#options.dataFrom) await copyTree(this.#options.dataFrom, this.dataDir)
+    else mkdirSync(this.dataDir)
+  }
+
+  get url(): string {
+    const password = this.#settings.requirepass
+    return `redis://${typeof password === 'string' && password ? `:${encodeURIComponent(password)}@` : ''}127.0.0.1:${this.port}`
+  }
+
+  /** A client that connects at the first command and never reconnects. Call `disconnect()` when done. */
+  client(options: ClientOptions = {}): Client {
+    return redisClient(this.url, options)
+  }
+
+  /** CONFIG SET; like there, forgotten at a restart. */
+  async config(name: string, value: string): Promise<void> {
+    const client = this.client()
+    await client.call('CONFIG', 'SET', name, value).finally(() => client.disconnect())
+  }
+
+  /** The settings hold from now on and through later restarts. */
+  override async start(settings: Record<string, string | string[]> = {}): Promise<void> {
+    Object.assign(this.#settings, settings)
+    await super.start()
+  }
+
+  /** An orderly shutdown, which syncs the append-only file; resolves when it has ended. */
+  async stop(): Promise<void> {
+    const ended = this.ended()
+    await this.kill('SIGTERM')
+    await ended
+  }
+
+  protected prepare(): Launch {
+    const settings = { port: String(this.port), bind: this.host.listens, dir: this.dataDir, ...this.#settings }
+    const lines = Object.entries(settings).flatMap(([name, values]) =>
+      [values].flat().map((value) => `${name} ${value === '' ? '""' : value}\n`),
+    )
+    const file = join(this.folder, 'redis.conf')
+    writeFileSync(file, lines.join(''))
+    const { env = {} } = this.#options
+    return {
+      program: 'redis-server',
+      args: [file],
+      env,
+      folder: this.folder,
+      log: this.log,
+      port: this.port,
+      kind: 'redis',
+    }
+  }
+
+  /** Asked without a client, since a password or an ACL must not matter: any answer but LOADING is one. */
+  protected answers(): Promise<boolean> {
+    return new Promise((resolve) => {
+      const socket = connect(this.port, '127.0.0.1', () => socket.write('PING\r\n'))
+      socket.setTimeout(1000, () => socket.destroy())
+      socket.once('data', (reply) => {
+        resolve(!reply.toString().startsWith('-LOADING'))
+        socket.destroy()
+      })
+      socket.on('error', () => {})
+      socket.once('close', () => resolve(false))
+    })
+  }
+}
+
+export function redisClient(url: string, options: ClientOptions = {}): Client {
+  const client = new Client(url, { lazyConnect: true, maxRetriesPerRequest: 0, retryStrategy: () => null, ...options })
+  // Killing the server is what these tests do; the next command on the client reports it.
+  client.on('error', () => {})
+  return client
+}

@@ -1,0 +1,93 @@
+import { once } from 'node:events'
+import { connect, createServer } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { type Postgres, startPostgres } from './postgres.js'
+import { type Database, type DatabaseOptions, PostgresServer } from './postgres-server.js'
+import { type Redis, redisClient, startRedis } from './redis.js'
+
+/** Where the run's one cluster can be asked for; set by `offerPostgres` for the test workers. */
+const broker = 'OUTRIDER_TEST_BROKER'
+
+let shared: Promise<PostgresServer> | undefined
+let own: Promise<Postgres> | undefined
+
+/** The cluster of the whole test run, or the given one. Change no settings of it, and never stop it. */
+export function sharedPostgres(): Promise<PostgresServer> {
+  shared ??= findPostgres()
+  return shared
+}
+
+/** A new empty database in the shared cluster; its `drop()` takes its replication slots along. */
+export async function createDatabase(options?: DatabaseOptions): Promise<Database> {
+  return (await sharedPostgres()).createDatabase(undefined, options)
+}
+
+/** What a test may use when it needs no control over the process. */
+export type FreshRedis = Pick<Redis, 'url' | 'client' | 'remove'>
+
+/** An empty Redis: one of its own, or an empty logical database of the given server. */
+export async function freshRedis(): Promise<FreshRedis> {
+  const given = process.env.OUTRIDER_TEST_REDIS_URL
+  return given ? emptyDatabase(given) : startRedis()
+}
+
+async function findPostgres(): Promise<PostgresServer> {
+  const given = process.env.OUTRIDER_TEST_POSTGRES_URL
+  if (given) return new PostgresServer(given)
+  const port = process.env[broker]
+  if (port) return new PostgresServer(await ask(Number(port)))
+  return new PostgresServer((await ownPostgres()).url())
+}
+
+function ownPostgres(): Promise<Postgres> {
+  own ??= startPostgres()
+  return own
+}
+
+async function ask(port: number): Promise<string> {
+  const answer = await text(connect(port, '127.0.0.1'))
+  if (answer.startsWith('postgres')) return answer
+  throw new Error(answer)
+}
+
+/**
+ * Lets the workers of this process ask for its cluster, which starts when the first one does: a run of nothing but
+ * pure tests starts none. Returns what ends both.
+ */
+export async function offerPostgres(): Promise<() => Promise<void>> {
+  const server = createServer((socket) => {
+    socket.on('error', () => {}).resume()
+    ownPostgres().then(
+      (postgres) => socket.end(postgres.url()),
+      (error: Error) => socket.end(`The shared Postgres did not start: ${error.message}`),
+    )
+  })
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  const address = server.address()
+  if (address !== null && typeof address === 'object') process.env[broker] = String(address.port)
+  return async () => {
+    server.close()
+    await (await own?.catch(() => undefined))?.remove()
+  }
+}
+
+/** The logical databases are claimed by a key in each, so that two test files never take the same one. */
+async function emptyDatabase(given: string): Promise<FreshRedis> {
+  for (let index = 1; index < 16; index++) {
+    const url = new URL(given)
+    url.pathname = `/${index}`
+    const client = redisClient(url.href)
+    const claim = "if redis.call('DBSIZE') > 0 then return 0 end redis.call('SET', 'outrider-test', 'claimed') return 1"
+    const claimed = await client.eval(claim, 0).finally(() => client.disconnect())
+    if (claimed !== 1) continue
+    return {
+      url: url.href,
+      client: (options) => redisClient(url.href, options),
+      remove: async () => {
+        const last = redisClient(url.href)
+        await last.flushdb().finally(() => last.disconnect())
+      },
+    }
+  }
+  throw new Error('Expected an empty logical database, 1 to 15, in OUTRIDER_TEST_REDIS_URL, found keys in all of them')
+}

@@ -1,0 +1,39 @@
+import { setTimeout as pause } from 'node:timers/promises'
+
+export interface UntilOptions {
+  /** Milliseconds until giving up; 10 s by default. */
+  timeout?: number
+  /** What was awaited, as the error will say it. A function is called only then, so it can tell the last state. */
+  message?: string | (() => string)
+}
+
+type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>
+
+/**
+ * Waits until `condition` returns something truthy, and returns that. A condition that throws counts as "not yet";
+ * its last error becomes the cause when the time is over, also when the condition itself never answers.
+ */
+export async function until<T>(condition: () => T | Promise<T>, options: UntilOptions = {}): Promise<Truthy<T>> {
+  const { timeout = 10_000, message } = options
+  const deadline = performance.now() + timeout
+  const late = Symbol('late')
+  let cause: unknown
+  for (;;) {
+    const stop = new AbortController()
+    try {
+      const left = Math.max(1, deadline - performance.now())
+      const value = await Promise.race([condition(), pause(left, late, { signal: stop.signal })])
+      if (value && value !== late) return value as Truthy<T>
+      if (value !== late) cause = undefined
+    } catch (error) {
+      cause = error
+    } finally {
+      stop.abort()
+    }
+    if (performance.now() >= deadline) {
+      const what = (typeof message === 'function' ? message() : message) ?? condition.toString()
+      throw new Error(`Expected within ${timeout} ms: ${what}`, { cause })
+    }
+    await pause(10)
+  }
+}
