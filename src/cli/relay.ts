@@ -1,0 +1,27 @@
+import { once } from 'node:events'
+import { ExitCode } from '../failure.js'
+import { Relay } from '../relay/relay.js'
+import { startHttp } from '../telemetry/http.js'
+import { createMetrics } from '../telemetry/metrics.js'
+import type { Command } from './command.js'
+
+export const relay: Command = {
+  summary: 'run the relay until SIGTERM',
+  usage: 'outrider relay',
+  options: {},
+  service: true,
+  async run({ config, log }) {
+    const metrics = createMetrics()
+    const running = new Relay(config, log, metrics)
+    const http = await startHttp({ ...config.http, metrics, status: () => running.status, log })
+    const signals = new AbortController()
+    const stop = Promise.race(['SIGTERM', 'SIGINT'].map((name) => once(process, name, { signal: signals.signal })))
+    try {
+      await Promise.race([running.run(), stop.then(() => running.stop())])
+    } finally {
+      signals.abort()
+      await http.close()
+    }
+    return ExitCode.done
+  },
+}

@@ -1,0 +1,96 @@
+import { ATTRIBUTES, HEADER_NAME } from './names.js'
+import type { Position } from './position.js'
+
+/**
+ * A row of the outbox as the fields of a stream entry: CloudEvents 1.0 attributes, flat, null ones left out.
+ * Pure, and on the hot path: strings are pushed onto an array that is sent as it is.
+ */
+
+/** Where each column of the mapping stands among a row's values. Columns of the stream's template follow behind. */
+export const Column = {
+  id: 0,
+  type: 1,
+  subject: 2,
+  data: 3,
+  schemaVersion: 4,
+  correlationId: 5,
+  causationId: 6,
+  headers: 7,
+  time: 8,
+} as const
+
+export const COLUMN_COUNT = 9
+
+/** The values of one row by `Column`, in Postgres' text form. A column that the table lacks is null. */
+export type RowValues = (string | null)[]
+
+/**
+ * Pushes field, value, field, value … onto `fields`. Says why where the row cannot be published; `fields` may then
+ * hold a part of it. `commitTime`, in milliseconds, stands in where the table has no time of its own.
+ */
+export function pushFields(
+  fields: string[],
+  values: RowValues,
+  source: string,
+  position: Position,
+  commitTime: number,
+): string | undefined {
+  const id = values[Column.id]
+  const type = values[Column.type]
+  if (!id) return 'expected an id, found null'
+  if (!type) return 'expected a type, found null'
+  const created = values[Column.time]
+  const time = created == null ? new Date(commitTime).toISOString().replace('Z', '000Z') : eventTime(created)
+  if (time === undefined) return `expected a time with a year of four digits, found ${created}`
+
+  fields.push('specversion', '1.0', 'id', id, 'source', source, 'type', type, 'time', time)
+  const subject = values[Column.subject]
+  if (subject != null) fields.push('subject', subject)
+  const schemaVersion = values[Column.schemaVersion]
+  if (schemaVersion != null) fields.push('schemaversion', schemaVersion)
+  const correlationId = values[Column.correlationId]
+  if (correlationId != null) fields.push('correlationid', correlationId)
+  const causationId = values[Column.causationId]
+  if (causationId != null) fields.push('causationid', causationId)
+  const headers = values[Column.headers]
+  if (headers != null && headers !== '{}') {
+    const wrong = pushHeaders(fields, headers)
+    if (wrong !== undefined) return wrong
+  }
+  fields.push('sequence', position)
+  const data = values[Column.data]
+  if (data != null) fields.push('datacontenttype', 'application/json', 'data', data)
+  return undefined
+}
+
+/**
+ * RFC 3339 in UTC with microseconds, from Postgres' ISO form under TimeZone UTC: `2026-11-23 20:00:00.1234+00`.
+ * Undefined for what RFC 3339 cannot say: infinity, years before Christ or of five digits.
+ */
+export function eventTime(text: string): string | undefined {
+  if (text.length === 29 && text.charCodeAt(19) === 0x2e && text.endsWith('+00')) {
+    return `${text.slice(0, 10)}T${text.slice(11, 26)}Z`
+  }
+  const found = /^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?(?:\+00)?$/.exec(text)
+  return found ? `${found[1]}T${found[2]}.${(found[3] ?? '').padEnd(6, '0')}Z` : undefined
+}
+
+function pushHeaders(fields: string[], text: string): string | undefined {
+  let headers: unknown
+  try {
+    headers = JSON.parse(text)
+  } catch {
+    return 'expected headers as a JSON object, found text that is not JSON'
+  }
+  if (typeof headers !== 'object' || headers === null || Array.isArray(headers)) {
+    return 'expected headers as a JSON object, found another kind of value'
+  }
+  for (const [name, value] of Object.entries(headers)) {
+    if (!HEADER_NAME.test(name) || ATTRIBUTES.has(name)) {
+      return `expected a header's name of 1 to 40 lower-case letters and digits that is no attribute, found ${JSON.stringify(name)}`
+    }
+    if (typeof value !== 'string') return `expected header ${name} as a string, found ${typeof value}`
+    fields.push(name, value)
+  }
+  return undefined
+}

@@ -1,0 +1,88 @@
+/**
+ * The messages of the output plugin pgoutput, protocol version 1, as far as an outbox needs them.
+ * https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
+ *
+ * Pure: bytes in, values out. A tuple is read straight into an array of the columns that somebody wants; the others
+ * are stepped over. No object is made for a column or a row.
+ */
+
+/** The first byte of a message. Types that are not listed (Origin, Type, Update, Delete, Truncate …) are passed over. */
+export const MessageType = { begin: 0x42, commit: 0x43, relation: 0x52, insert: 0x49 } as const
+
+/** A table as the server describes it before its first row, and again whenever its definition changed. */
+export interface Relation {
+  oid: number
+  schema: string
+  table: string
+  columns: string[]
+}
+
+const COLUMN_NULL = 0x6e
+const COLUMN_TEXT = 0x74
+
+/** Postgres counts microseconds from 2000-01-01. */
+const POSTGRES_EPOCH_MS = 946_684_800_000
+
+/** LSN of the commit record: the first field of Begin, and where the transaction stands in the order of commits. */
+export const beginLsn = (message: Buffer): bigint => message.readBigUInt64BE(1)
+
+/** Time of the commit in milliseconds since 1970, from Begin. */
+export const beginTime = (message: Buffer): number => Number(message.readBigInt64BE(9)) / 1000 + POSTGRES_EPOCH_MS
+
+/** End of the commit record, from Commit: what is confirmed, exactly, when every row before it is safe. */
+export const commitEndLsn = (message: Buffer): bigint => message.readBigUInt64BE(10)
+
+/** The table a row belongs to, from Insert. */
+export const insertOid = (message: Buffer): number => message.readUInt32BE(1)
+
+export function readRelation(message: Buffer): Relation {
+  let at = 5
+  const text = () => {
+    const end = message.indexOf(0, at)
+    if (end < 0) throw new RangeError('Expected a zero byte at the end of a name in a Relation message, found none.')
+    const value = message.toString('utf8', at, end)
+    at = end + 1
+    return value
+  }
+  const oid = message.readUInt32BE(1)
+  const schema = text()
+  const table = text()
+  at += 1 // replica identity
+  const count = message.readUInt16BE(at)
+  at += 2
+  const columns: string[] = []
+  for (let i = 0; i < count; i++) {
+    at += 1 // flags
+    columns.push(text())
+    at += 8 // type oid, type modifier
+  }
+  return { oid, schema, table, columns }
+}
+
+/**
+ * Reads the new tuple of an Insert into `into`. `slots[i]` says where column i goes, -1 that nobody wants it.
+ * Slots that no column fills are left as they were.
+ */
+export function readInsert(message: Buffer, slots: Int8Array, into: (string | null)[]): void {
+  // 'I', oid, 'N', count of columns, columns.
+  const count = message.readUInt16BE(6)
+  if (count !== slots.length) {
+    throw new RangeError(`Expected a row of ${slots.length} columns as its Relation message said, found ${count}.`)
+  }
+  let at = 8
+  for (let i = 0; i < count; i++) {
+    const slot = slots[i] as number
+    const kind = message[at]
+    at += 1
+    if (kind === COLUMN_TEXT) {
+      const end = at + 4 + message.readUInt32BE(at)
+      if (end > message.length) throw new RangeError(`Expected column ${i} to end within its row, found it cut off.`)
+      if (slot >= 0) into[slot] = message.toString('utf8', at + 4, end)
+      at = end
+    } else if (kind === COLUMN_NULL) {
+      if (slot >= 0) into[slot] = null
+    } else {
+      throw new RangeError(`Expected column ${i} of an inserted row as text or null, found kind ${kind}.`)
+    }
+  }
+}

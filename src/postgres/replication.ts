@@ -1,0 +1,136 @@
+import type { EventEmitter } from 'node:events'
+import type { Socket } from 'node:net'
+import type pg from 'pg'
+import { LogicalReplicationService } from 'pg-logical-replication'
+import { type Lsn, parseLsn } from './lsn.js'
+
+/**
+ * One replication connection: first ordinary statements (the advisory lock, IDENTIFY_SYSTEM), then the stream.
+ *
+ * The library brings connection and framing. Its own bookkeeping stays off, because it would lose events: it confirms
+ * what was received, and one byte more than it was told. What is confirmed is sent from here, exactly.
+ */
+export interface ReplicationHandlers {
+  /** Runs on the connection before it streams: what it takes (a lock) lives and dies with the stream. Simple statements only. */
+  prepare(query: (sql: string) => Promise<Record<string, string | null>[]>): Promise<void>
+  /** One pgoutput message. Read what is needed at once: the buffer is the parser's own. */
+  message(data: Buffer): void
+  /** The server has sent everything before `walEnd`. */
+  keepalive(walEnd: Lsn, replyRequested: boolean): void
+}
+
+interface Wire extends EventEmitter {
+  stream: Socket
+  sendCopyFromChunk(chunk: Buffer): void
+}
+
+/** Microseconds between 1970 and 2000, where Postgres begins to count. */
+const POSTGRES_EPOCH_US = 946_684_800_000_000n
+
+export class Replication {
+  readonly #service: LogicalReplicationService
+  readonly #status = Buffer.alloc(34)
+  #client: pg.Client | undefined
+  #streaming = false
+  #closed = false
+  /** When bytes last came from the server, by `performance.now()`. */
+  heardAt = performance.now()
+
+  constructor(options: pg.ClientConfig) {
+    this.#service = new LogicalReplicationService(options, { acknowledge: { auto: false, timeoutSeconds: 0 } })
+    this.#status[0] = 0x72 // 'r', Standby status update
+  }
+
+  /** Connects, prepares, streams. Rejects with what ended it; resolves when `close` did. */
+  async run(slot: string, publication: string, handlers: ReplicationHandlers): Promise<void> {
+    let failure: unknown
+    const fail = (error: unknown) => {
+      failure ??= error
+      this.destroy()
+    }
+    this.#service.on('error', fail)
+    this.#service.on('heartbeat', (lsn, _time, replyRequested) => handlers.keepalive(parseLsn(lsn), replyRequested))
+    const plugin = {
+      options: {},
+      name: 'pgoutput',
+      // An error thrown here would be thrown inside the socket's callback.
+      parse: (data: Buffer) => {
+        if (failure || this.#closed) return
+        try {
+          handlers.message(data)
+        } catch (error) {
+          fail(error)
+        }
+      },
+      start: async (client: pg.Client) => {
+        this.#client = client
+        if (this.#closed) return
+        await handlers.prepare(async (sql) => (await client.query(sql)).rows)
+        if (this.#closed) return
+        this.#wire.stream.on('data', () => {
+          this.heardAt = performance.now()
+        })
+        this.heardAt = performance.now()
+        this.#streaming = true
+        // From 0/0: the slot decides where the stream begins.
+        await client.query(
+          `START_REPLICATION SLOT ${client.escapeIdentifier(slot)} LOGICAL 0/0 ` +
+            `(proto_version '1', publication_names ${client.escapeLiteral(client.escapeIdentifier(publication))})`,
+        )
+      },
+    }
+    try {
+      await this.#service.subscribe(plugin as never, slot)
+      if (!this.#closed && !failure) failure = new Error('Postgres ended the replication stream.')
+    } catch (error) {
+      failure ??= error
+    } finally {
+      this.#streaming = false
+      this.destroy()
+    }
+    if (failure && !this.#closed) throw failure
+  }
+
+  /** Tells the server that everything before `flushed` is safe; may ask for an answer. */
+  status(flushed: Lsn, replyRequested = false): void {
+    if (!this.#streaming || this.#closed) return
+    const status = this.#status
+    status.writeBigUInt64BE(flushed, 1)
+    status.writeBigUInt64BE(flushed, 9)
+    status.writeBigUInt64BE(flushed, 17)
+    status.writeBigInt64BE(BigInt(Date.now()) * 1000n - POSTGRES_EPOCH_US, 25)
+    status[33] = replyRequested ? 1 : 0
+    this.#wire.sendCopyFromChunk(status)
+  }
+
+  /** Stops reading the socket: the server waits, and holds what it has not sent. */
+  pause(): void {
+    if (this.#streaming) this.#wire.stream.pause()
+  }
+
+  resume(): void {
+    if (!this.#streaming || this.#closed) return
+    this.heardAt = performance.now()
+    this.#wire.stream.resume()
+  }
+
+  /** Takes leave: what was sent goes out first. */
+  async close(): Promise<void> {
+    this.#closed = true
+    const client = this.#client
+    if (!client) return this.destroy()
+    const gone = setTimeout(() => this.destroy(), 1000)
+    this.#wire.stream.resume()
+    await client.end().catch(() => {})
+    clearTimeout(gone)
+  }
+
+  /** Drops the connection at once. */
+  destroy(): void {
+    this.#client?.connection.stream.destroy()
+  }
+
+  get #wire(): Wire {
+    return (this.#client as pg.Client).connection as unknown as Wire
+  }
+}

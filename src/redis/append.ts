@@ -1,0 +1,67 @@
+import { headKey } from '../event/names.js'
+import type { Position } from '../event/position.js'
+import type { Head } from '../postgres/heads.js'
+import type { RedisClient } from './connect.js'
+import { Script } from './script.js'
+
+/** See publish.lua for what each one means. */
+export type AppendStatus = 'OK' | 'OTHER' | 'BEHIND' | 'DIVERGED' | 'ERROR' | 'INVALID'
+
+/** What publish.lua answers. */
+export interface AppendReply {
+  status: AppendStatus
+  /** The head as it stands now; a zero position and entry 0-0 when there is none. */
+  head: Head
+  /** The session at the head; empty when there is none. */
+  session: string
+  appended: number
+  /** Events that were in the stream already. */
+  skipped: number
+  error: string
+}
+
+const script = new Script('publish.lua')
+
+/** Arguments of a call before its events. The chain's `previous` is filled in when the batch is sent. */
+const PREVIOUS = 6
+
+/** Where the events begin in the arguments of a batch. */
+export const EVENTS_AT = PREVIOUS + 1
+
+/** The arguments of a batch without events yet; events are pushed behind. */
+export const batchArguments = (key: string, lineage: string, session: string, expected = ''): string[] => [
+  script.sha,
+  '2',
+  key,
+  headKey(key, lineage),
+  session,
+  expected,
+  '',
+]
+
+/** Makes publish.lua known. To be called on every new connection. */
+export const loadAppend = (client: RedisClient): Promise<void> => script.load(client)
+
+/**
+ * Appends a batch behind `previous`; without events, probes the stream and its head. An error reply of the script as a
+ * whole (NOSCRIPT, BUSY, LOADING) comes back as status ERROR; a lost connection rejects: the outcome is not known.
+ */
+export async function append(client: RedisClient, args: string[], previous: Position): Promise<AppendReply> {
+  args[PREVIOUS] = previous
+  let reply: string[]
+  try {
+    reply = (await script.run(client, args)) as string[]
+  } catch (error) {
+    if ((error as Error).name !== 'ReplyError') throw error
+    reply = ['ERROR', '', '', '0-0', '', '0', '0', (error as Error).message]
+  }
+  const [status, position, event, entry, session, appended, skipped, message] = reply as [AppendStatus, ...string[]]
+  return {
+    status,
+    head: { position: position as string, event: event as string, entry: entry as string },
+    session: session as string,
+    appended: Number(appended),
+    skipped: Number(skipped),
+    error: message as string,
+  }
+}

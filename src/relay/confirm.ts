@@ -1,0 +1,132 @@
+import type { Head } from '../postgres/heads.js'
+import type { Lsn } from '../postgres/lsn.js'
+import { LEVELS, type Level, LevelUnmet } from '../redis/durability.js'
+
+/**
+ * From appended to confirmed, in this order: durable in Redis, saved in Postgres, told to the slot.
+ * One round after the other, about once a second while anything moves. Publishing runs ahead and never waits for it.
+ */
+export interface ConfirmOptions {
+  /** The configured level, or `auto`: the strongest that a trial shows to work. */
+  level: Level | 'auto'
+  /** What may be confirmed now, and the heads that moved since they were last taken; undefined when nothing did. */
+  take(): Pending | undefined
+  tryLevel(level: Level): Promise<void>
+  reachDurability(level: Level, heads: ReadonlyMap<string, Head>): Promise<void>
+  save(confirmed: Lsn, heads: ReadonlyMap<string, Head>): Promise<void>
+  /** Tells the slot. */
+  confirm(lsn: Lsn): void
+  observe: {
+    level(level: Level): void
+    waited(milliseconds: number): void
+    /** A round failed and comes again, or undefined: it went well. */
+    unmet(error: Error | undefined): void
+  }
+}
+
+export interface Pending {
+  lsn: Lsn
+  heads: Map<string, Head>
+}
+
+/** At level `memory`, confirming waits so long, in milliseconds: an ordinary failover of Redis then replays. */
+export const MEMORY_DELAY = 5_000
+/** How long `auto` holds on to a level that is not met. */
+export const LOWER_AFTER = 30_000
+
+export class Confirmer {
+  readonly #options: ConfirmOptions
+  #level: Level | undefined
+  #unmetSince: number | undefined
+  /** Taken, not yet confirmed, oldest first. More than one only at level `memory`. */
+  readonly #waiting: (Pending & { takenAt: number })[] = []
+  #confirmed: Lsn
+
+  constructor(options: ConfirmOptions, confirmed: Lsn) {
+    this.#options = options
+    this.#confirmed = confirmed
+  }
+
+  /** What the slot was told last. */
+  get confirmed(): Lsn {
+    return this.#confirmed
+  }
+
+  get level(): Level | undefined {
+    return this.#level
+  }
+
+  /** Nothing is on its way to be confirmed. */
+  get settled(): boolean {
+    return this.#waiting.length === 0
+  }
+
+  /** One round at time `now`, in milliseconds of a clock that only rises. Rejects only when saving failed. */
+  async round(now: number): Promise<void> {
+    const taken = this.#options.take()
+    if (taken) this.#waiting.push({ ...taken, takenAt: now })
+    if (this.#waiting.length === 0) return
+    try {
+      this.#level ??= await this.#choose()
+    } catch (error) {
+      this.#options.observe.unmet(error as Error)
+      return
+    }
+    const due = this.#due(this.#level, now)
+    if (due === undefined) return
+    try {
+      const began = performance.now()
+      await this.#options.reachDurability(this.#level, due.heads)
+      this.#options.observe.waited(performance.now() - began)
+      this.#unmetSince = undefined
+      this.#options.observe.unmet(undefined)
+    } catch (error) {
+      this.#putBack(due)
+      this.#unmetSince ??= now
+      this.#options.observe.unmet(error as Error)
+      if (this.#options.level === 'auto' && this.#level !== 'memory' && now - this.#unmetSince >= LOWER_AFTER) {
+        this.#level = undefined
+        this.#unmetSince = undefined
+      }
+      return
+    }
+    await this.#options.save(due.lsn, due.heads)
+    this.#confirmed = due.lsn
+    this.#options.confirm(due.lsn)
+  }
+
+  /** Everything that may be confirmed now, as one. */
+  #due(level: Level, now: number): Pending | undefined {
+    const ripe = this.#waiting.filter(({ takenAt }) => level !== 'memory' || now - takenAt >= MEMORY_DELAY)
+    if (ripe.length === 0) return undefined
+    this.#waiting.splice(0, ripe.length)
+    const heads = new Map<string, Head>()
+    for (const pending of ripe) for (const [key, head] of pending.heads) heads.set(key, head)
+    return { lsn: (ripe.at(-1) as Pending).lsn, heads }
+  }
+
+  #putBack(pending: Pending): void {
+    this.#waiting.unshift({ ...pending, takenAt: Number.NEGATIVE_INFINITY })
+  }
+
+  /** An explicit level is taken at its word: where it cannot be met, confirming blocks, visibly. */
+  async #choose(): Promise<Level> {
+    const { level: configured, tryLevel, observe } = this.#options
+    let chosen: Level = 'memory'
+    if (configured !== 'auto') chosen = configured
+    else {
+      for (const level of LEVELS) {
+        try {
+          await tryLevel(level)
+          chosen = level
+          break
+        } catch (error) {
+          // A reply that says no rules the level out; a lost connection says nothing about it.
+          if (!(error instanceof LevelUnmet) && (error as Error).name !== 'ReplyError') throw error
+        }
+      }
+    }
+    observe.level(chosen)
+    return chosen
+  }
+}

@@ -1,0 +1,126 @@
+import type pg from 'pg'
+import { openIncident } from '../postgres/incidents.js'
+import type { Lineage } from '../postgres/lineage.js'
+import { formatLsn, parseLsn } from '../postgres/lsn.js'
+import { readSlot, type Slot } from '../postgres/slot.js'
+import { Halt } from './halt.js'
+
+/**
+ * Is this the database, the slot and the publication that the lineage was made with? A gap or a foreign server is
+ * recorded before anything else happens, and halts the relay until somebody has decided.
+ */
+export async function verifyIdentity(
+  client: pg.ClientBase,
+  lineage: Lineage,
+  server: { systemId: string; timeline: number },
+): Promise<Slot> {
+  if (server.systemId !== lineage.systemId) {
+    throw await foreign(client, lineage, 'system_id', { expected: lineage.systemId, found: server.systemId })
+  }
+  if (server.timeline < lineage.timeline) {
+    throw await foreign(client, lineage, 'timeline', { expected: lineage.timeline, found: server.timeline })
+  }
+  const slot = await readSlot(client, lineage.slot)
+  if (!slot) throw await gap(client, lineage, 'slot_missing', { slot: lineage.slot, confirmed: lineage.confirmedLsn })
+  await verifySlot(client, lineage, slot)
+  await verifyPublication(client, lineage)
+  await verifyIncidents(client, lineage)
+  return slot
+}
+
+/** Can the slot still give everything after what is confirmed? */
+export async function verifySlot(client: pg.ClientBase, lineage: Lineage, slot: Slot): Promise<void> {
+  if (slot.walStatus === 'lost') {
+    throw await gap(client, lineage, 'slot_lost', { slot: lineage.slot, confirmed: lineage.confirmedLsn })
+  }
+  if (slot.confirmedFlush !== undefined && slot.confirmedFlush > parseLsn(lineage.confirmedLsn)) {
+    throw await gap(client, lineage, 'slot_ahead', {
+      slot: lineage.slot,
+      confirmed: lineage.confirmedLsn,
+      found: formatLsn(slot.confirmedFlush),
+    })
+  }
+}
+
+/** Every change to the publication may have let rows pass unseen, also one that was undone. */
+export async function verifyPublication(client: pg.ClientBase, lineage: Lineage): Promise<void> {
+  const { rows } = await client.query('select outrider.publication_state($1) as state', [lineage.publication])
+  const state: string | null = rows[0].state
+  if (state === lineage.publicationState) return
+  const reason = state === null ? 'publication_missing' : 'publication_changed'
+  throw await gap(client, lineage, reason, {
+    publication: lineage.publication,
+    expected: lineage.publicationState,
+    found: state,
+  })
+}
+
+async function verifyIncidents(client: pg.ClientBase, lineage: Lineage): Promise<void> {
+  const { rows } = await client.query(
+    `select id, kind, reason, stream from outrider.incident
+      where lineage = $1 and kind in ('gap', 'foreign') and closed_at is null order by id`,
+    [lineage.lineage],
+  )
+  const open = rows[0]
+  if (open) throw new Halt(open.reason, advice(open.kind, open.reason, open.id, open.stream))
+}
+
+/** Opens a gap, and gives what to throw. */
+export async function gap(
+  client: pg.ClientBase,
+  lineage: Lineage,
+  reason: string,
+  detail: object,
+  stream?: string,
+): Promise<Halt> {
+  const id = await openIncident(client, {
+    lineage: lineage.lineage,
+    kind: 'gap',
+    reason,
+    detail,
+    ...(stream === undefined ? {} : { stream }),
+  })
+  return new Halt(reason, advice('gap', reason, id, stream))
+}
+
+/** Opens an incident that says this database or this Redis is not the one that the lineage knows. */
+export async function foreign(
+  client: pg.ClientBase,
+  lineage: Lineage,
+  reason: string,
+  detail: object,
+  stream?: string,
+): Promise<Halt> {
+  const id = await openIncident(client, {
+    lineage: lineage.lineage,
+    kind: 'foreign',
+    reason,
+    detail,
+    ...(stream === undefined ? {} : { stream }),
+  })
+  return new Halt(reason, advice('foreign', reason, id, stream))
+}
+
+const WHAT: Record<string, string> = {
+  slot_missing: 'The replication slot is gone: what was committed since it was last confirmed cannot be read from WAL.',
+  slot_lost: 'Postgres has removed WAL that the slot needed: what was committed meanwhile cannot be read from it.',
+  slot_ahead: 'The slot stands beyond what Outrider confirmed: somebody advanced it or made it anew, and rows may have been passed over.',
+  publication_missing: 'The publication is gone: inserts made since then are not decoded. `outrider setup` creates it again.',
+  publication_changed: 'The publication was altered: inserts may not have been decoded meanwhile.',
+  stream_behind: 'Redis has lost events that were confirmed.',
+  system_id: 'This is another Postgres cluster than the one that was set up (a restore, a copy, or a major upgrade).',
+  timeline: 'This Postgres is on an older timeline than one that was published from: an old primary, or a restore.',
+  session_unknown: 'The head in Redis was written by a relay that this database knows nothing of: a copy of it publishes, or this is the copy.',
+  wal_beyond: 'The head in Redis lies beyond the WAL of this server: this is an older copy of the database.',
+  diverged: 'Redis holds another event at a position that this database gives to a different one: a copy of it has published.',
+}
+
+function advice(kind: string, reason: string, id: string, stream?: string | null): string {
+  const where = stream ? ` Stream: ${stream}.` : ''
+  const what = WHAT[reason] ?? 'Found something that a person has to decide.'
+  const next =
+    kind === 'foreign'
+      ? '`outrider adopt` starts a new lineage if this copy is meant to publish; otherwise stop this relay.'
+      : `See \`outrider incidents show ${id}\`; \`outrider incidents close ${id}\` accepts the loss, or says what else to do.`
+  return `${what}${where} Nothing newer is published. ${next}`
+}

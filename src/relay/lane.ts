@@ -1,0 +1,129 @@
+import { type Position, ZERO_POSITION } from '../event/position.js'
+import type { Head } from '../postgres/heads.js'
+import { batchArguments, EVENTS_AT } from '../redis/append.js'
+
+/** Events of one stream that go to Redis in one call. */
+export interface Batch {
+  /** The call's arguments, events last. */
+  args: string[]
+  events: number
+  bytes: number
+  /** The position of its last event. */
+  last: Position
+  /** Which transactions its events belong to, in order, and how many events of each. */
+  transactions: number[]
+  counts: number[]
+  /** Commit time of its oldest event, in milliseconds since 1970. */
+  committedAt: number
+  /** When it was sent, by `performance.now()`. */
+  sentAt: number
+}
+
+/** An event of a batch, taken out again: what an incident keeps of it. */
+export interface TakenEvent {
+  transaction: number
+  position: Position
+  id: string
+  fields: Record<string, string>
+}
+
+/**
+ * new      nothing is known of the head in Redis yet
+ * opening  it is being asked for
+ * open     the head is this session's: batches go out
+ * refused  Redis will not have this stream (its key holds another type): its events become incidents
+ */
+export type LaneState = 'new' | 'opening' | 'open' | 'refused'
+
+/** One stream's queue of batches: sent ones first, each chained to the one before it. */
+export class Lane {
+  state: LaneState = 'new'
+  /** Why it is refused. */
+  refusal = ''
+  /** The head as Redis last told it. */
+  head: Head = { position: ZERO_POSITION, event: '', entry: '0-0' }
+  /** The last position known to be appended: where the chain begins again after a fault. */
+  acknowledged: Position = ZERO_POSITION
+  /** The last position that was sent. */
+  sent: Position = ZERO_POSITION
+  /** The head moved since it was last saved. */
+  moved = false
+  readonly batches: Batch[] = []
+  /** How many of `batches`, from the first, are in flight. */
+  inFlight = 0
+
+  constructor(
+    readonly key: string,
+    readonly lineage: string,
+    readonly session: string,
+  ) {}
+
+  /** The batch that takes the next event: the last one, unless it is full or on its way. */
+  batch(maxEvents: number, maxBytes: number, bytes: number): Batch {
+    const last = this.batches.at(-1)
+    if (last && this.batches.length > this.inFlight && last.events < maxEvents && last.bytes + bytes <= maxBytes) {
+      return last
+    }
+    const batch: Batch = {
+      args: batchArguments(this.key, this.lineage, this.session),
+      events: 0,
+      bytes: 0,
+      last: ZERO_POSITION,
+      transactions: [],
+      counts: [],
+      committedAt: 0,
+      sentAt: 0,
+    }
+    this.batches.push(batch)
+    return batch
+  }
+
+  /** Forgets what was sent: everything that is not acknowledged goes out again, from where the chain is known. */
+  rewind(): void {
+    this.inFlight = 0
+    this.sent = this.acknowledged
+  }
+}
+
+/** Counts an event whose arguments were pushed to the batch. */
+export function countEvent(batch: Batch, transaction: number, position: Position, bytes: number, committedAt: number): void {
+  if (batch.events === 0) batch.committedAt = committedAt
+  batch.events += 1
+  batch.bytes += bytes
+  batch.last = position
+  const runs = batch.transactions.length
+  if (runs > 0 && batch.transactions[runs - 1] === transaction) batch.counts[runs - 1]! += 1
+  else {
+    batch.transactions.push(transaction)
+    batch.counts.push(1)
+  }
+}
+
+/**
+ * Takes event `index` out of a batch. The batch keeps its bytes' count: it only ever errs towards too much.
+ * Arguments of an event: position, id, number of arguments, arguments.
+ */
+export function takeEvent(batch: Batch, index: number): TakenEvent {
+  let at = EVENTS_AT
+  let before: Position = ZERO_POSITION
+  for (let i = 0; i < index; i++) {
+    before = batch.args[at] as Position
+    at += 3 + Number(batch.args[at + 2])
+  }
+  const count = Number(batch.args[at + 2])
+  const [position, id, , ...pairs] = batch.args.splice(at, 3 + count) as [string, string, string, ...string[]]
+  const fields: Record<string, string> = {}
+  for (let i = 0; i < pairs.length; i += 2) fields[pairs[i] as string] = pairs[i + 1] as string
+
+  let run = 0
+  for (let left = index; left >= batch.counts[run]!; run++) left -= batch.counts[run]!
+  const transaction = batch.transactions[run] as number
+  batch.counts[run]! -= 1
+  if (batch.counts[run] === 0) {
+    batch.counts.splice(run, 1)
+    batch.transactions.splice(run, 1)
+  }
+  batch.events -= 1
+  if (index === batch.events) batch.last = before
+  return { transaction, position, id, fields }
+}

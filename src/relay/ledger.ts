@@ -1,0 +1,98 @@
+import { hostname } from 'node:os'
+import type pg from 'pg'
+import type { Position } from '../event/position.js'
+import { type Checkpoint, saveCheckpoint, takeCheckpoint } from '../postgres/checkpoints.js'
+import { type Head, saveProgress } from '../postgres/heads.js'
+import { openIncidents } from '../postgres/incidents.js'
+import type { Lineage } from '../postgres/lineage.js'
+import type { Lsn } from '../postgres/lsn.js'
+
+/** A row that cannot be published, as an incident keeps it. */
+export interface Rejection {
+  reason: string
+  stream: string | undefined
+  eventId: string | undefined
+  position: Position
+  row: Record<string, string | null>
+}
+
+/** How often a checkpoint is taken, in milliseconds, while events flow. */
+const CHECKPOINT_EVERY = 60_000
+
+/** What a session writes to Postgres, over one ordinary connection, one statement after the other. */
+export class Ledger {
+  readonly #client: pg.Client
+  readonly #lineage: Lineage
+  readonly #session: string
+  readonly #owned = new Set<string>()
+  #turn: Promise<unknown> = Promise.resolve()
+  #checkpoint: Checkpoint | undefined
+  #checkpointAt = Number.NEGATIVE_INFINITY
+
+  constructor(client: pg.Client, lineage: Lineage, session: string) {
+    this.#client = client
+    this.#lineage = lineage
+    this.#session = session
+    this.#owned.add(session)
+  }
+
+  /** Runs `work` when everything before it is through. */
+  inTurn<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
+    const turn = this.#turn.then(() => work(this.#client))
+    this.#turn = turn.catch(() => {})
+    return turn
+  }
+
+  /** Records the session. Before its first append: a head that bears another session was written by somebody else. */
+  begin(version: string, timeline: number): Promise<unknown> {
+    return this.inTurn((client) =>
+      client.query(
+        `with recorded as (
+           insert into outrider.session (session, lineage, hostname, pid, version, timeline) values ($1, $2, $3, $4, $5, $6)
+         )
+         update outrider.lineage set timeline = $6 where lineage = $2 and timeline < $6`,
+        [this.#session, this.#lineage.lineage, hostname(), process.pid, version, timeline],
+      ),
+    )
+  }
+
+  /** Did this database issue the session, for this lineage? */
+  async owns(session: string): Promise<boolean> {
+    if (this.#owned.has(session)) return true
+    const { rowCount } = await this.inTurn((client) =>
+      client.query('select from outrider.session where session::text = $1 and lineage = $2', [
+        session,
+        this.#lineage.lineage,
+      ]),
+    )
+    if (rowCount) this.#owned.add(session)
+    return Boolean(rowCount)
+  }
+
+  save(confirmed: Lsn, heads: ReadonlyMap<string, Head>): Promise<void> {
+    const progress = { lineage: this.#lineage.lineage, session: this.#session, confirmed, heads }
+    return this.inTurn((client) => saveProgress(client, progress))
+  }
+
+  reject(rejections: Rejection[]): Promise<void> {
+    const incidents = rejections.map(({ stream, eventId, ...rest }) => ({
+      ...rest,
+      ...(stream === undefined ? {} : { stream }),
+      ...(eventId === undefined ? {} : { eventId }),
+    }))
+    return this.inTurn((client) => openIncidents(client, this.#lineage.lineage, incidents))
+  }
+
+  /** Called when something was confirmed: takes a checkpoint now and then, and keeps it once the slot is past it. */
+  async checkpoint(confirmed: Lsn, now: number): Promise<void> {
+    const taken = this.#checkpoint
+    if (taken && confirmed >= taken.lsn) {
+      await this.inTurn((client) => saveCheckpoint(client, this.#lineage.lineage, taken))
+      this.#checkpoint = undefined
+    }
+    if (this.#checkpoint === undefined && now - this.#checkpointAt >= CHECKPOINT_EVERY) {
+      this.#checkpoint = await this.inTurn(takeCheckpoint)
+      this.#checkpointAt = now
+    }
+  }
+}

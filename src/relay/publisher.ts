@@ -1,0 +1,388 @@
+import { type Position, ZERO_POSITION } from '../event/position.js'
+import type { Head } from '../postgres/heads.js'
+import { type AppendReply, append, batchArguments, loadAppend } from '../redis/append.js'
+import type { RedisClient } from '../redis/connect.js'
+import { classifyRedis } from '../redis/errors.js'
+import { backoff, pause } from './backoff.js'
+import { type Batch, countEvent, Lane, type TakenEvent, takeEvent } from './lane.js'
+
+/**
+ * Appends events to their streams: a lane for each stream, batches chained within a lane, several on their way at once.
+ *
+ * It lives through faults of Redis in epochs. An epoch is one connection; whatever goes wrong ends it: the connection
+ * is destroyed, so that no late reply can meet a later command, and what was in flight counts as unknown. The next one
+ * probes every head: if each is at or past what it last acknowledged, everything unacknowledged is sent again, and what
+ * had been applied is skipped. If not, only the saved heads can tell what is lost: `lost` is called and the session ends.
+ */
+export interface PublisherOptions {
+  lineage: string
+  session: string
+  limits: { batchEvents: number; batchBytes: number }
+  connect(): Promise<RedisClient>
+  /** Is this session one that the database issued? */
+  owns(session: string): Promise<boolean>
+  /** Where the chain begins at a head that an earlier session left; undefined when this database cannot have written it. */
+  chain(head: Head, saved: Position): Position | undefined
+  /** Events were appended, or found to be there: `count` of a transaction. */
+  done(transaction: number, count: number): void
+  /** These can never be appended. Resolves when they are kept as incidents, and counted as done. */
+  reject(lane: Lane, events: TakenEvent[], reason: string): Promise<void>
+  /** Nothing more can be done in this session. */
+  lost(loss: Loss): void
+  /** Bytes that wait or are in flight have become fewer. */
+  drained(): void
+  observe: PublisherObserver
+}
+
+export interface PublisherObserver {
+  appended(lane: Lane, batch: Batch, reply: AppendReply, milliseconds: number): void
+  /** An epoch ended, and why; undefined when one began. */
+  blocked(reason: string | undefined, message: string): void
+}
+
+/** The session cannot go on: Redis has lost something, or somebody else writes to the head. */
+export class Loss extends Error {
+  override name = 'Loss'
+  constructor(
+    readonly status: 'OTHER' | 'BEHIND' | 'DIVERGED' | 'BEYOND' | 'HALT',
+    readonly key: string,
+    readonly reply: Pick<AppendReply, 'head' | 'session' | 'error'>,
+    readonly expected: Position,
+  ) {
+    super(`${status} at stream ${key}: head ${reply.head.position}, expected ${expected} ${reply.error}`.trim())
+  }
+}
+
+/** Batches of one lane on their way at once: enough to keep Redis busy while replies travel. */
+const WINDOW = 3
+/** No reply for so long, in milliseconds: the connection is as good as lost. */
+const REPLY_DEADLINE = 5_000
+/** Probes of lanes where nothing flows, a tick. */
+const PROBES = 200
+
+export class Publisher {
+  readonly lanes = new Map<string, Lane>()
+  /** Bytes of rows that wait or are in flight. */
+  bytes = 0
+  /** Events that wait or are in flight. */
+  events = 0
+  readonly #options: PublisherOptions
+  readonly #stop = new AbortController()
+  /** The connection of the running epoch. */
+  #client: RedisClient | undefined
+  #recovering: Promise<void> | undefined
+  #rejecting: Promise<void> = Promise.resolve()
+  readonly #dirty = new Set<Lane>()
+  #scheduled = false
+  #probeFrom = 0
+
+  constructor(options: PublisherOptions) {
+    this.#options = options
+  }
+
+  /** Begins the first epoch. Resolves when Redis answers. */
+  start(): Promise<void> {
+    this.#recovering = this.#recover()
+    return this.#recovering
+  }
+
+  /** The connection of the running epoch; undefined between two. */
+  get client(): RedisClient | undefined {
+    return this.#client
+  }
+
+  lane(key: string): Lane {
+    let lane = this.lanes.get(key)
+    if (lane === undefined) {
+      lane = new Lane(key, this.#options.lineage, this.#options.session)
+      this.lanes.set(key, lane)
+    }
+    return lane
+  }
+
+  /** The batch to push the next event's arguments to; `added` must follow before anything else happens. */
+  batch(lane: Lane, bytes: number): Batch {
+    const { batchEvents, batchBytes } = this.#options.limits
+    return lane.batch(batchEvents, batchBytes, bytes)
+  }
+
+  added(lane: Lane, batch: Batch, transaction: number, position: Position, bytes: number, committedAt: number): void {
+    countEvent(batch, transaction, position, bytes, committedAt)
+    this.bytes += bytes
+    this.events += 1
+    this.#dirty.add(lane)
+    if (this.#scheduled) return
+    this.#scheduled = true
+    // After everything that this read of the socket brought: a busy stream makes large batches, a quiet one small ones.
+    setImmediate(() => {
+      this.#scheduled = false
+      for (const dirty of this.#dirty) this.#pump(dirty)
+      this.#dirty.clear()
+    })
+  }
+
+  /** Counts rows that wait elsewhere among those that wait here; negative numbers when they no longer do. */
+  hold(events: number, bytes: number): void {
+    this.events += events
+    this.bytes += bytes
+    if (bytes < 0 || events < 0) this.#options.drained()
+  }
+
+  /** A lane whose head is known to be this session's. */
+  open(lane: Lane, head: Head, chain: Position): void {
+    lane.head = head
+    lane.acknowledged = chain
+    lane.rewind()
+    lane.state = 'open'
+    this.#pump(lane)
+  }
+
+  /** Looks after deadlines, and after the streams where nothing flows: a loss is found there too. */
+  tick(now: number): void {
+    const client = this.#client
+    if (client === undefined) return
+    for (const lane of this.lanes.values()) {
+      const oldest = lane.inFlight > 0 ? lane.batches[0] : undefined
+      if (oldest && now - oldest.sentAt > REPLY_DEADLINE) {
+        this.broken(client, `no reply for ${REPLY_DEADLINE} ms`, 'redis_timeout')
+        return
+      }
+    }
+    this.#probeIdle(client)
+  }
+
+  /** Resolves when nothing waits any more, or the signal says so. */
+  async drain(signal: AbortSignal): Promise<boolean> {
+    while (this.events > 0 && !signal.aborted && !this.#stop.signal.aborted) await pause(5, signal)
+    return this.events === 0
+  }
+
+  /** Ends the epoch for good. */
+  close(): void {
+    this.#stop.abort()
+    this.#client?.disconnect()
+    this.#client = undefined
+  }
+
+  #pump(lane: Lane): void {
+    const client = this.#client
+    if (client === undefined || lane.batches.length === 0) return
+    if (lane.state === 'open') {
+      while (lane.inFlight < WINDOW && lane.inFlight < lane.batches.length) this.#send(client, lane)
+    } else if (lane.state === 'refused') {
+      this.#rejectAll(lane)
+    } else if (lane.state === 'new') {
+      void this.#open(client, lane)
+    }
+  }
+
+  #send(client: RedisClient, lane: Lane): void {
+    const batch = lane.batches[lane.inFlight] as Batch
+    lane.inFlight += 1
+    batch.sentAt = performance.now()
+    const previous = lane.sent
+    lane.sent = batch.last
+    append(client, batch.args, previous).then(
+      (reply) => this.#replied(client, lane, batch, reply),
+      (error: Error) => this.broken(client, error.message),
+    )
+  }
+
+  #replied(client: RedisClient, lane: Lane, batch: Batch, reply: AppendReply): void {
+    if (client !== this.#client) return
+    if (reply.status === 'OK') {
+      lane.batches.shift()
+      lane.inFlight -= 1
+      lane.head = reply.head
+      lane.acknowledged = batch.last
+      lane.moved = true
+      this.#options.observe.appended(lane, batch, reply, performance.now() - batch.sentAt)
+      this.#done(batch)
+      this.#pump(lane)
+    } else if (reply.status === 'ERROR') {
+      this.#refused(client, lane, batch, reply)
+    } else if (reply.status === 'INVALID') {
+      this.#lose(new Loss('HALT', lane.key, reply, lane.acknowledged))
+    } else {
+      this.#lose(new Loss(reply.status, lane.key, reply, lane.acknowledged))
+    }
+  }
+
+  /** Redis would not take a batch, or only its beginning. Batches behind it found their chain broken: nothing overtook. */
+  #refused(client: RedisClient, lane: Lane, batch: Batch | undefined, reply: AppendReply): void {
+    const verdict = classifyRedis(reply.error)
+    if (verdict.fate === 'halt') {
+      this.#lose(new Loss('HALT', lane.key, reply, lane.acknowledged))
+      return
+    }
+    if (verdict.fate === 'row' && batch) {
+      const event = takeEvent(batch, reply.appended + reply.skipped)
+      if (batch.events === 0) lane.batches.splice(lane.batches.indexOf(batch), 1)
+      this.#keep(lane, [event], reply.error, batch.events === 0 ? batch.bytes : 0)
+    } else if (verdict.fate === 'stream') {
+      if (lane.head.position !== ZERO_POSITION) {
+        this.#lose(new Loss('BEHIND', lane.key, reply, lane.acknowledged))
+        return
+      }
+      lane.state = 'refused'
+      lane.refusal = reply.error
+    }
+    this.broken(client, reply.error)
+  }
+
+  #done(batch: Batch): void {
+    for (let i = 0; i < batch.transactions.length; i++) {
+      this.#options.done(batch.transactions[i] as number, batch.counts[i] as number)
+    }
+    this.hold(-batch.events, -batch.bytes)
+  }
+
+  /** Everything that waits in a refused lane becomes incidents. */
+  #rejectAll(lane: Lane): void {
+    for (const batch of lane.batches.splice(0)) {
+      const events: TakenEvent[] = []
+      while (batch.events > 0) events.push(takeEvent(batch, 0))
+      this.#keep(lane, events, lane.refusal, batch.bytes)
+    }
+  }
+
+  /** In turn, so that a broken Postgres cannot pile up statements; done only when kept. */
+  #keep(lane: Lane, events: TakenEvent[], reason: string, bytes: number): void {
+    this.#rejecting = this.#rejecting.then(async () => {
+      await this.#options.reject(lane, events, reason)
+      this.hold(-events.length, -bytes)
+    })
+    // Whoever failed to keep them ends the session; the rows come again in the next one.
+    this.#rejecting.catch(() => {})
+  }
+
+  /** The first event of a stream in this session: whose head is there? */
+  async #open(client: RedisClient, lane: Lane): Promise<void> {
+    lane.state = 'opening'
+    try {
+      const reply = await this.claim(client, lane, ZERO_POSITION)
+      const chain = this.#options.chain(reply.head, ZERO_POSITION)
+      if (client !== this.#client) lane.state = 'new'
+      else if (chain === undefined) this.#lose(new Loss('BEYOND', lane.key, reply, ZERO_POSITION))
+      else if (reply.status === 'OK') this.open(lane, reply.head, chain)
+      else if (reply.status === 'BEHIND') {
+        // A head that no saved head knows: none of its events is confirmed, so all of them come again.
+        await client.del(batchArguments(lane.key, lane.lineage, lane.session)[3] as string)
+        lane.state = 'new'
+        this.#pump(lane)
+      } else if (reply.status === 'ERROR') {
+        lane.state = 'new'
+        const verdict = classifyRedis(reply.error)
+        if (verdict.fate === 'stream') {
+          lane.state = 'refused'
+          lane.refusal = reply.error
+          this.#pump(lane)
+        } else if (verdict.fate === 'retry') this.broken(client, reply.error)
+        else this.#lose(new Loss('HALT', lane.key, reply, ZERO_POSITION))
+      } else {
+        this.#lose(new Loss(reply.status as 'OTHER' | 'DIVERGED', lane.key, reply, ZERO_POSITION))
+      }
+    } catch (error) {
+      if (lane.state === 'opening') lane.state = 'new'
+      this.broken(client, (error as Error).message)
+    }
+  }
+
+  /** Takes the head over from an earlier session of this database. OTHER: it belongs to somebody else. */
+  async claim(client: RedisClient, lane: Lane, saved: Position): Promise<AppendReply> {
+    const { lineage, session } = this.#options
+    for (;;) {
+      const found = await append(client, batchArguments(lane.key, lineage, session), saved)
+      if (found.status !== 'OTHER' || !(await this.#options.owns(found.session))) return found
+      const taken = await append(client, batchArguments(lane.key, lineage, session, found.session), saved)
+      // Another session of this database may have written in between; each can do so only until it meets this one.
+      if (taken.status !== 'OTHER') return taken
+    }
+  }
+
+  #probeIdle(client: RedisClient): void {
+    const lanes = [...this.lanes.values()]
+    for (let i = 0; i < Math.min(PROBES, lanes.length); i++) {
+      const lane = lanes[this.#probeFrom++ % lanes.length] as Lane
+      if (lane.inFlight > 0 || (lane.state !== 'open' && lane.state !== 'refused')) continue
+      const expected = lane.acknowledged
+      append(client, batchArguments(lane.key, lane.lineage, lane.session), expected).then(
+        (reply) => {
+          if (client !== this.#client) return
+          if (reply.status === 'OK') {
+            if (lane.state === 'refused') lane.state = 'new'
+          } else if (reply.status === 'ERROR') {
+            if (lane.state === 'open') this.#refused(client, lane, undefined, reply)
+          } else this.#lose(new Loss(reply.status as 'OTHER', lane.key, reply, expected))
+        },
+        (error: Error) => this.broken(client, error.message),
+      )
+    }
+  }
+
+  /** Ends the epoch: something about its connection, or a reply on it, was not as it should be. */
+  broken(client: RedisClient, message: string, reason = classifyRedis(message).reason): void {
+    if (client !== this.#client || this.#stop.signal.aborted) return
+    this.#client = undefined
+    client.disconnect()
+    this.#options.observe.blocked(reason, message)
+    this.#recovering = this.#recover()
+  }
+
+  #lose(loss: Loss): void {
+    if (this.#stop.signal.aborted) return
+    this.close()
+    this.#options.lost(loss)
+  }
+
+  async #recover(): Promise<void> {
+    const { signal } = this.#stop
+    for (let attempt = 0; !signal.aborted; attempt++) {
+      let client: RedisClient | undefined
+      try {
+        if (attempt > 0) await pause(backoff(attempt, 100, 2_000), signal)
+        if (signal.aborted) return
+        client = await this.#options.connect()
+        await loadAppend(client)
+        await this.#verify(client)
+        if (signal.aborted) return client.disconnect()
+        this.#begin(client)
+        return
+      } catch (error) {
+        client?.disconnect()
+        if (signal.aborted) return
+        if (error instanceof Loss) return this.#lose(error)
+        const message = error instanceof Error ? error.message : String(error)
+        this.#options.observe.blocked(classifyRedis(message).reason, message)
+      }
+    }
+  }
+
+  /** Is everything that was acknowledged in this session still there? */
+  async #verify(client: RedisClient): Promise<void> {
+    const open = [...this.lanes.values()].filter((lane) => lane.state === 'open')
+    for (let from = 0; from < open.length; from += PROBES) {
+      await Promise.all(
+        open.slice(from, from + PROBES).map(async (lane) => {
+          const args = batchArguments(lane.key, lane.lineage, lane.session)
+          const reply = await append(client, args, lane.acknowledged)
+          if (reply.status === 'OK') lane.head = reply.head
+          else if (reply.status !== 'ERROR') throw new Loss(reply.status as 'OTHER', lane.key, reply, lane.acknowledged)
+          else throw new Error(reply.error)
+        }),
+      )
+    }
+  }
+
+  #begin(client: RedisClient): void {
+    this.#client = client
+    client.once('close', () => this.broken(client, 'Redis closed the connection', 'redis_unreachable'))
+    this.#options.observe.blocked(undefined, '')
+    for (const lane of this.lanes.values()) {
+      if (lane.state === 'opening') lane.state = 'new'
+      lane.rewind()
+      this.#pump(lane)
+    }
+  }
+}
+

@@ -1,0 +1,92 @@
+import { Column, pushFields } from '../event/envelope.js'
+import { type Position, positionOf, positionPrefix } from '../event/position.js'
+import { beginLsn, beginTime, commitEndLsn, insertOid, MessageType, readRelation } from '../postgres/pgoutput.js'
+import { type TimelineHistory, timelineOf } from '../postgres/timeline.js'
+import type { Rejection } from './ledger.js'
+import type { Progress } from './progress.js'
+import type { Publisher } from './publisher.js'
+import type { Router } from './route.js'
+
+/** From the messages of the replication stream to the lanes of the publisher: the hot path, one call an event. */
+export interface ReceiverOptions {
+  router: Router
+  progress: Progress
+  publisher: Publisher
+  history: TimelineHistory
+  source: string
+  /** Bytes of a row's message beyond which it is rejected. */
+  maxEventBytes: number
+  /** Keeps a row that cannot be published; its transaction waits until `progress.done` is called for it. */
+  reject(rejection: Rejection, transaction: number, bytes: number): void
+  /** After each row. */
+  received(): void
+}
+
+export class Receiver {
+  readonly #options: ReceiverOptions
+  // Of the transaction that is being received.
+  #transaction = 0
+  #prefix = ''
+  #index = 0
+  #committedAt = 0
+
+  constructor(options: ReceiverOptions) {
+    this.#options = options
+  }
+
+  /** Takes one pgoutput message. */
+  message(data: Buffer): void {
+    const { progress, router, history } = this.#options
+    switch (data[0]) {
+      case MessageType.insert:
+        this.#insert(data)
+        break
+      case MessageType.begin: {
+        const lsn = beginLsn(data)
+        this.#transaction = progress.begin()
+        this.#prefix = positionPrefix(timelineOf(history, lsn), lsn)
+        this.#index = 0
+        this.#committedAt = beginTime(data)
+        break
+      }
+      case MessageType.commit:
+        progress.commit(commitEndLsn(data))
+        break
+      case MessageType.relation:
+        router.relation(readRelation(data))
+        break
+    }
+  }
+
+  #insert(data: Buffer): void {
+    const { router, publisher, progress, maxEventBytes } = this.#options
+    if (!router.read(data, insertOid(data))) return
+    const position = positionOf(this.#prefix, this.#index++)
+    const bytes = data.length
+    progress.row()
+    this.#options.received()
+
+    const key = router.key()
+    if (key === undefined) return this.#reject(position, 'bad_stream', bytes)
+    if (bytes > maxEventBytes) return this.#reject(position, 'too_large', bytes, key)
+    const lane = publisher.lane(key)
+    const batch = publisher.batch(lane, bytes)
+    const { args } = batch
+    const at = args.length
+    args.push(position, router.values[Column.id] ?? '', '')
+    const wrong = pushFields(args, router.values, this.#options.source, position, this.#committedAt)
+    if (wrong !== undefined) {
+      args.length = at
+      return this.#reject(position, wrong, bytes, key)
+    }
+    args[at + 2] = String(args.length - at - 3)
+    publisher.added(lane, batch, this.#transaction, position, bytes, this.#committedAt)
+  }
+
+  #reject(position: Position, reason: string, bytes: number, stream?: string): void {
+    const { router } = this.#options
+    const eventId = router.values[Column.id] ?? undefined
+    const row = router.content()
+    this.#options.reject({ reason, stream: stream ?? router.stream(), eventId, position, row }, this.#transaction, bytes)
+  }
+}

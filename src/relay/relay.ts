@@ -1,0 +1,133 @@
+import type { Config } from '../config/schema.js'
+import { Failure } from '../failure.js'
+import { classifyPostgres } from '../postgres/errors.js'
+import type { Logger } from '../telemetry/log.js'
+import type { Metrics } from '../telemetry/metrics.js'
+import { backoff, pause } from './backoff.js'
+import { Halt } from './halt.js'
+import { Loss } from './publisher.js'
+import { ColumnMissing } from './route.js'
+import { Session } from './session.js'
+
+/**
+ * starting  before the first connection
+ * standby   another relay is active; this one waits for its lock
+ * active    holds the lock; `state` says whether events flow or what holds them up
+ * waiting   a fault ended the session; the next one begins soon
+ * halted    somebody has to act; looked at again from time to time
+ * stopping  drains after a signal
+ */
+export type Role = 'starting' | 'standby' | 'active' | 'waiting' | 'halted' | 'stopping'
+
+/** What /readyz answers with. */
+export interface RelayStatus {
+  role: Role
+  state: string
+  /** Short and stable; only when something is not as it should be. */
+  reason?: string
+  message?: string
+  /** True for active and standby, whatever Redis does: a relay that waits for Redis is not helped by a restart. */
+  ready: boolean
+}
+
+/** How soon a halted relay looks again, in milliseconds. */
+const LOOK_AGAIN = 3_000
+/** A session that streamed so long, in milliseconds, was a good one: the next fault begins with a short pause again. */
+const GOOD_SESSION = 10_000
+
+/** Session after session, until it is stopped. Nothing that a server does ends it. */
+export class Relay {
+  readonly #config: Config
+  readonly #log: Logger
+  readonly #metrics: Metrics
+  readonly #stop = new AbortController()
+  #session: Session | undefined
+  #status: RelayStatus = { role: 'starting', state: 'starting', ready: false }
+
+  constructor(config: Config, log: Logger, metrics: Metrics) {
+    this.#config = config
+    this.#log = log
+    this.#metrics = metrics
+  }
+
+  get status(): RelayStatus {
+    return this.#status
+  }
+
+  /** Resolves after `stop`. */
+  async run(): Promise<void> {
+    const { signal } = this.#stop
+    for (let attempt = 1; !signal.aborted; attempt++) {
+      const began = performance.now()
+      try {
+        this.#session = new Session({
+          config: this.#config,
+          log: this.#log,
+          metrics: this.#metrics,
+          report: (role, state, reason, message) => this.#report(role, state, reason, message),
+        })
+        await this.#session.run()
+      } catch (error) {
+        if (signal.aborted) break
+        const verdict = judge(error)
+        this.#metrics.errors.inc({ target: verdict.target, code: verdict.reason })
+        this.#report(verdict.halt ? 'halted' : 'waiting', verdict.halt ? 'halted' : 'reconnecting', verdict.reason, verdict.message)
+        if (verdict.bug) this.#log.error({ err: error }, 'unexpected error')
+        if (performance.now() - began > GOOD_SESSION) attempt = 1
+        await pause(verdict.halt ? LOOK_AGAIN : backoff(attempt, 100, 5_000), signal)
+      }
+    }
+  }
+
+  /** Drains and ends: everything that was read is appended and confirmed first, within the drain time-out. */
+  async stop(): Promise<void> {
+    if (this.#stop.signal.aborted) return
+    this.#report('stopping', 'draining')
+    this.#stop.abort()
+    await this.#session?.stop(this.#config.drainTimeout)
+  }
+
+  #report(role: Role, state: string, reason?: string, message?: string): void {
+    if (this.#stop.signal.aborted && role !== 'stopping') return
+    const before = this.#status
+    this.#status = {
+      role,
+      state,
+      ...(reason === undefined ? {} : { reason }),
+      ...(message ? { message } : {}),
+      ready: role === 'active' || role === 'standby',
+    }
+    this.#metrics.setRole(role, state, reason)
+    if (before.role === role && before.state === state && before.reason === reason) return
+    const level = role === 'halted' ? 'error' : reason === undefined ? 'info' : 'warn'
+    this.#log[level]({ role, state, ...(reason && { reason }) }, message ? `${state}: ${message}` : state)
+  }
+}
+
+interface Verdict {
+  target: 'postgres' | 'redis' | 'outrider'
+  halt: boolean
+  reason: string
+  message: string
+  /** Nobody foresaw it: the stack goes into the log. */
+  bug: boolean
+}
+
+/** What ended a session, and what follows. */
+export function judge(error: unknown): Verdict {
+  const { message } = error as Error
+  const known = { message, bug: false }
+  if (error instanceof Halt) return { ...known, target: 'outrider', halt: true, reason: error.reason }
+  if (error instanceof ColumnMissing) return { ...known, target: 'postgres', halt: true, reason: 'column_missing' }
+  if (error instanceof Loss) return { ...known, target: 'redis', halt: false, reason: 'redis_behind' }
+  const cause = error instanceof Failure && error.cause instanceof Error ? error.cause : error
+  const { code, severity } = cause as { code?: string; severity?: string }
+  if (error instanceof Failure && error.cause === undefined) {
+    return { ...known, target: 'outrider', halt: true, reason: 'setup_differs' }
+  }
+  if (code === undefined && severity === undefined && (cause as Error).name !== 'Error') {
+    return { ...known, target: 'outrider', halt: true, reason: 'internal', bug: true }
+  }
+  const { fate, reason } = classifyPostgres(code)
+  return { ...known, target: 'postgres', halt: fate === 'halt', reason, bug: reason === 'postgres_unknown' }
+}

@@ -1,0 +1,104 @@
+import { crc32 } from 'node:zlib'
+import type { OutboxMapping } from '../config/schema.js'
+import { COLUMN_COUNT, Column, type RowValues } from '../event/envelope.js'
+import { STREAM_NAME, streamKey } from '../event/names.js'
+import { type Relation, readInsert } from '../postgres/pgoutput.js'
+
+/** The table lacks a column that the mapping names. Nothing is skipped: the relay halts until it is mended. */
+export class ColumnMissing extends Error {
+  override name = 'ColumnMissing'
+}
+
+/**
+ * From a row to its stream. Holds what is known of the table and of the streams; pure otherwise.
+ * One row at a time is read into `values`, which the next row overwrites.
+ */
+export class Router {
+  readonly values: RowValues
+  readonly #columns: string[]
+  readonly #copies: [from: number, to: number][] = []
+  readonly #template: (string | number)[]
+  readonly #table: string
+  readonly #partitions: Readonly<Record<string, number>>
+  /** By the oid of each relation that the stream has named: where its columns go; null for a table that is not ours. */
+  readonly #slots = new Map<number, Int8Array | null>()
+
+  /** `partitions`: the count for each stream that has any. */
+  constructor(mapping: OutboxMapping, partitions: Readonly<Record<string, number>>) {
+    this.#table = mapping.table
+    this.#partitions = partitions
+    this.#columns = new Array<string>(COLUMN_COUNT).fill('')
+    for (const [name, column] of Object.entries(mapping.columns)) {
+      if (column !== undefined) this.#columns[Column[name as keyof typeof Column]] = column
+    }
+    // One column may serve as several attributes: it is read into the first, and copied to the others.
+    this.#columns.forEach((column, to) => {
+      const from = this.#columns.indexOf(column)
+      if (column !== '' && from < to) this.#copies.push([from, to])
+    })
+    this.#template = mapping.stream.split(/\{([^}]+)\}/).map((part, i) => {
+      if (i % 2 === 0) return part
+      const at = this.#columns.indexOf(part)
+      return at >= 0 ? at : this.#columns.push(part) - 1
+    })
+    this.values = new Array(this.#columns.length).fill(null)
+  }
+
+  /** Takes a Relation message. Throws `ColumnMissing`. */
+  relation(relation: Relation): void {
+    if (`${relation.schema}.${relation.table}` !== this.#table) {
+      this.#slots.set(relation.oid, null)
+      return
+    }
+    const missing = this.#columns.filter((name) => name !== '' && !relation.columns.includes(name))
+    if (missing.length > 0) {
+      throw new ColumnMissing(
+        `Expected the columns ${missing.join(', ')} in ${this.#table}, found ${relation.columns.join(', ')}. ` +
+          'Add them again, or change the mapping under "outbox" in the configuration.',
+      )
+    }
+    this.#slots.set(
+      relation.oid,
+      Int8Array.from(relation.columns, (column) => this.#columns.indexOf(column)),
+    )
+  }
+
+  /** Reads an inserted row into `values`; false when its table is not the outbox. */
+  read(message: Buffer, oid: number): boolean {
+    const slots = this.#slots.get(oid)
+    if (slots === null) return false
+    if (slots === undefined) throw new Error(`Expected a Relation message before the rows of table ${oid}, found none.`)
+    readInsert(message, slots, this.values)
+    for (const [from, to] of this.#copies) this.values[to] = this.values[from] ?? null
+    return true
+  }
+
+  /** The key of the stream for the row in `values`; undefined when its name is not one that a stream may bear. */
+  key(): string | undefined {
+    const stream = this.stream()
+    if (stream === undefined || !STREAM_NAME.test(stream)) return undefined
+    const count = this.#partitions[stream]
+    if (count === undefined) return stream
+    return streamKey(stream, crc32(this.values[Column.subject] ?? this.values[Column.id] ?? '') % count)
+  }
+
+  /** The stream that the row in `values` names; undefined when a column of the template is null. */
+  stream(): string | undefined {
+    let name = ''
+    for (const part of this.#template) {
+      const text = typeof part === 'string' ? part : this.values[part]
+      if (text == null) return undefined
+      name += text
+    }
+    return name
+  }
+
+  /** The row in `values` by the table's column names: what an incident keeps of it. */
+  content(): Record<string, string | null> {
+    const content: Record<string, string | null> = {}
+    this.#columns.forEach((column, i) => {
+      if (column !== '') content[column] ??= this.values[i] ?? null
+    })
+    return content
+  }
+}

@@ -1,0 +1,433 @@
+import { randomUUID } from 'node:crypto'
+import type pg from 'pg'
+import type { Config } from '../config/schema.js'
+import { partitionsKey } from '../event/names.js'
+import { connectFailure, connectPostgres, postgresOptions } from '../postgres/connect.js'
+import { type Head, loadHeads } from '../postgres/heads.js'
+import { currentLineage, type Lineage } from '../postgres/lineage.js'
+import { type Lsn, parseLsn } from '../postgres/lsn.js'
+import { fixPartitions } from '../postgres/partitions.js'
+import { Replication } from '../postgres/replication.js'
+import { readSlot } from '../postgres/slot.js'
+import { parseTimelineHistory } from '../postgres/timeline.js'
+import { connectRedis } from '../redis/connect.js'
+import type { Logger } from '../telemetry/log.js'
+import type { Metrics } from '../telemetry/metrics.js'
+import { VERSION } from '../version.js'
+import { pause } from './backoff.js'
+import { Barrier } from './barrier.js'
+import { chainStart, claimHeads, describe, type ServerWal, unknown } from './claim.js'
+import { Confirmer, type Pending } from './confirm.js'
+import { Halt } from './halt.js'
+import { foreign, verifyIdentity, verifyPublication, verifySlot } from './identity.js'
+import { Ledger, type Rejection } from './ledger.js'
+import { silenceLimit, statusInterval, worthConfirming } from './pace.js'
+import { Progress } from './progress.js'
+import { type Loss, Publisher } from './publisher.js'
+import { Receiver } from './receiver.js'
+import { Router } from './route.js'
+
+/**
+ * One run as leader: a replication connection that takes the advisory lock and then streams, so that the lock and the
+ * walsender die together. Crash-only: every fault on the side of Postgres ends it, and the next one begins from what the
+ * slot has confirmed. Faults of Redis are the publisher's.
+ */
+export interface SessionOptions {
+  config: Config
+  log: Logger
+  metrics: Metrics
+  /** What the relay is doing, for /readyz and the log. */
+  report(role: 'standby' | 'active', state: string, reason?: string, message?: string): void
+}
+
+/** How often a standby asks for the lock, in milliseconds. */
+const LOCK_EVERY = 200
+const CONFIRM_EVERY = 1_000
+const PROBE_EVERY = 1_000
+const CATALOG_EVERY = 2_000
+
+export class Session {
+  readonly #options: SessionOptions
+  readonly #log: Logger
+  readonly #id = randomUUID()
+  readonly #ended = new AbortController()
+  readonly #progress = new Progress()
+  readonly #timers: NodeJS.Timeout[] = []
+  #failure: unknown
+  #stopping = false
+  #replication!: Replication
+  #postgres: pg.Client | undefined
+  #ledger!: Ledger
+  #lineage!: Lineage
+  #publisher: Publisher | undefined
+  #barrier: Barrier | undefined
+  #confirmer!: Confirmer
+  #server!: ServerWal
+  #walSenderTimeout = 0
+  #confirmedAt = performance.now()
+  #taken: Lsn = 0n
+  #paused = false
+  #receiver: Receiver | undefined
+  #round: Promise<void> | undefined
+  #connected = false
+  #watching = false
+  #wasUnmet = false
+
+  constructor(options: SessionOptions) {
+    this.#options = options
+    this.#log = options.log.child({ session: this.#id })
+  }
+
+  /** Until it fails, or `stop`. Rejects with what ended it. */
+  async run(): Promise<void> {
+    const { config } = this.#options
+    try {
+      this.#replication = new Replication(await postgresOptions(config.postgres, `outrider ${config.slot}`))
+      const streaming = this.#replication.run(config.slot, config.publication, {
+        prepare: (query) => this.#prepare(query),
+        message: (data) => this.#receiver?.message(data),
+        keepalive: (walEnd, replyRequested) => this.#keepalive(walEnd, replyRequested),
+      })
+      await streaming
+    } catch (error) {
+      this.#failure ??= this.#connected ? error : connectFailure(error, config.postgres)
+    } finally {
+      this.#end()
+      await this.#postgres?.end().catch(() => {})
+    }
+    if (this.#failure !== undefined && !this.#stopping) throw this.#failure
+  }
+
+  /** Stops reading, lets everything that was read arrive and be confirmed, then takes leave. Within `timeout` milliseconds. */
+  async stop(timeout: number): Promise<void> {
+    this.#stopping = true
+    const deadline = AbortSignal.any([AbortSignal.timeout(timeout), this.#ended.signal])
+    if (this.#confirmer !== undefined && this.#publisher) {
+      this.#replication.pause()
+      const drained = await this.#publisher.drain(deadline)
+      while (!deadline.aborted && !this.#settled()) {
+        await this.#confirm()
+        if (this.#confirmer.level === 'memory') break
+        if (!this.#settled()) await pause(50, deadline)
+      }
+      this.#log.info({ drained, confirmed: this.#confirmer.confirmed.toString() }, 'drained')
+    }
+    await this.#replication?.close()
+    this.#end()
+  }
+
+  #settled(): boolean {
+    return this.#confirmer.settled && this.#progress.confirmable <= this.#taken
+  }
+
+  #fail(error: unknown): void {
+    if (this.#ended.signal.aborted) return
+    this.#failure ??= error
+    this.#end()
+  }
+
+  #end(): void {
+    this.#ended.abort()
+    for (const timer of this.#timers.splice(0)) clearInterval(timer)
+    this.#publisher?.close()
+    this.#barrier?.close()
+    this.#replication?.destroy()
+  }
+
+  async #prepare(query: (sql: string) => Promise<Record<string, string | null>[]>): Promise<void> {
+    const { config, metrics } = this.#options
+    this.#connected = true
+    await this.#lock(query)
+    this.#ended.signal.throwIfAborted()
+    if (this.#stopping) throw new Error('Stopped before the session began.')
+    this.#options.report('active', 'starting')
+
+    const postgres = await this.#connect()
+    const [identity] = await query('IDENTIFY_SYSTEM')
+    const timeline = Number(identity?.timeline)
+    const [file] = timeline > 1 ? await query(`TIMELINE_HISTORY ${timeline}`) : []
+    const history = parseTimelineHistory(timeline, String(file?.content ?? ''))
+
+    const lineage = await currentLineage(postgres, config.slot)
+    if (!lineage) throw new Halt('setup_missing', `Found no lineage for slot ${config.slot}. Run \`outrider setup\`.`)
+    this.#lineage = lineage
+    const slot = await verifyIdentity(postgres, lineage, { systemId: String(identity?.systemid), timeline })
+    await fixPartitions(postgres, partitionsIn(config))
+    const confirmed = parseLsn(lineage.confirmedLsn)
+    this.#server = { history, lsn: slot.serverLsn, confirmed }
+    this.#taken = confirmed
+
+    this.#ledger = new Ledger(postgres, lineage, this.#id)
+    await this.#ledger.begin(VERSION, timeline)
+    const partitions = await partitionCounts(postgres)
+    const connect = () => connectRedis(config.redis, `outrider ${config.slot}`)
+    this.#barrier = new Barrier(connect, lineage.lineage, this.#id)
+    this.#confirmer = this.#createConfirmer(confirmed)
+    this.#publisher = this.#createPublisher(async () => {
+      const client = await connect()
+      for (const [stream, count] of Object.entries(partitions)) await client.set(partitionsKey(stream), String(count))
+      return client
+    })
+    await this.#publisher.start()
+    this.#ended.signal.throwIfAborted()
+    await this.#claim(this.#publisher, await loadHeads(postgres, lineage.lineage))
+    metrics.sessions.inc()
+    this.#options.report('active', 'streaming')
+    this.#log.info({ slot: config.slot, lineage: lineage.lineage, timeline, confirmed: lineage.confirmedLsn }, 'streaming')
+    this.#receiver = new Receiver({
+      router: new Router(config.outbox, partitions),
+      progress: this.#progress,
+      publisher: this.#publisher,
+      history,
+      source: lineage.source,
+      maxEventBytes: config.maxEventBytes,
+      reject: (rejection, transaction, bytes) => void this.#reject([rejection], [transaction], bytes),
+      received: () => {
+        metrics.received.inc()
+        if ((this.#publisher as Publisher).bytes > config.limits.inflightBytes) this.#pause()
+      },
+    })
+    this.#startTimers()
+  }
+
+  /** Waits for the lock as standby. Asking again and again holds no snapshot, as a blocking call would. */
+  async #lock(query: (sql: string) => Promise<Record<string, unknown>[]>): Promise<void> {
+    const { config } = this.#options
+    // A slot's name holds nothing but letters, digits and underscores.
+    const sql = `select pg_try_advisory_lock(hashtextextended('outrider ${config.slot}', 0)) as locked`
+    for (let waiting = false; !this.#ended.signal.aborted && !this.#stopping; waiting = true) {
+      if ((await query(sql))[0]?.locked === true) return
+      if (!waiting) this.#options.report('standby', 'waiting')
+      await pause(LOCK_EVERY, this.#ended.signal)
+    }
+  }
+
+  async #connect(): Promise<pg.Client> {
+    const { config } = this.#options
+    const postgres = await connectPostgres(config.postgres, `outrider ${config.slot} state`)
+    this.#postgres = postgres
+    // When Postgres shuts down it ends ordinary connections first, and waits for walsenders: let go of that one, too.
+    postgres.on('error', (error) => this.#fail(error))
+    postgres.on('end', () => this.#fail(new Error('Postgres closed the connection.')))
+    // The relay's own small writes must neither wait for a synchronous standby nor be refused by a default.
+    await postgres.query(
+      "set synchronous_commit = local; set default_transaction_read_only = off; set statement_timeout = '30s'; " +
+        "set lock_timeout = '5s'; set idle_in_transaction_session_timeout = '30s'",
+    )
+    const { rows } = await postgres.query(
+      "select pg_is_in_recovery() as standby, (select setting from pg_settings where name = 'wal_sender_timeout') as timeout",
+    )
+    if (rows[0].standby) throw new Error('Expected a primary, found a server in recovery.')
+    this.#walSenderTimeout = Number(rows[0].timeout)
+    return postgres
+  }
+
+  #createPublisher(connect: () => ReturnType<typeof connectRedis>): Publisher {
+    const { config, metrics } = this.#options
+    return new Publisher({
+      lineage: this.#lineage.lineage,
+      session: this.#id,
+      limits: config.limits,
+      connect,
+      owns: (session) => this.#ledger.owns(session),
+      chain: (head, saved) => chainStart(head, saved, this.#server),
+      done: (transaction, count) => this.#progress.done(transaction, count),
+      reject: (lane, events, reason) =>
+        this.#reject(
+          events.map(({ position, id, fields }) => ({ reason, stream: lane.key, eventId: id, position, row: fields })),
+          events.map(({ transaction }) => transaction),
+          0,
+        ),
+      lost: (loss) => void this.#lost(loss),
+      drained: () => this.#resume(),
+      observe: {
+        appended: (lane, batch, reply, milliseconds) => {
+          metrics.appended(lane.key, reply.appended, reply.skipped, milliseconds / 1000)
+          metrics.commitToAppend.observe(Math.max(0, Date.now() - batch.committedAt) / 1000)
+        },
+        blocked: (reason, message) => {
+          if (reason === undefined) metrics.epochs.inc()
+          else metrics.errors.inc({ target: 'redis', code: reason })
+          this.#options.report('active', reason === undefined ? 'streaming' : 'blocked', reason, message)
+        },
+      },
+    })
+  }
+
+  #createConfirmer(confirmed: Lsn): Confirmer {
+    const { config, metrics } = this.#options
+    const barrier = this.#barrier as Barrier
+    return new Confirmer(
+      {
+        level: config.durability,
+        take: () => this.#take(),
+        tryLevel: (level) => barrier.try(level),
+        reachDurability: (level, heads) => barrier.reach(level, heads),
+        save: (lsn, heads) => this.#ledger.save(lsn, heads),
+        confirm: (lsn) => {
+          this.#confirmedAt = performance.now()
+          metrics.confirmed(Date.now() / 1000)
+          this.#replication.status(lsn)
+        },
+        observe: {
+          level: (level) => {
+            metrics.setDurability(level)
+            this.#log.info({ level }, 'durability level')
+          },
+          waited: (milliseconds) => metrics.durabilityWait.observe(milliseconds / 1000),
+          unmet: (error) => this.#unmet(error),
+        },
+      },
+      confirmed,
+    )
+  }
+
+  #unmet(error: Error | undefined): void {
+    const unmet = error !== undefined
+    if (unmet) this.#options.metrics.errors.inc({ target: 'redis', code: 'durability' })
+    if (unmet !== this.#wasUnmet && this.#publisher?.client !== undefined) {
+      this.#options.report('active', unmet ? 'blocked' : 'streaming', unmet ? 'durability' : undefined, error?.message)
+    }
+    this.#wasUnmet = unmet
+  }
+
+  async #claim(publisher: Publisher, saved: Map<string, Head>): Promise<void> {
+    const postgres = this.#postgres as pg.Client
+    for (;;) {
+      const client = publisher.client
+      if (client === undefined) {
+        await pause(50, this.#ended.signal)
+        this.#ended.signal.throwIfAborted()
+        continue
+      }
+      try {
+        return await claimHeads(client, postgres, publisher, this.#lineage, saved, this.#server)
+      } catch (error) {
+        if (error instanceof Halt || (error as { code?: string }).code !== undefined) throw error
+        publisher.broken(client, (error as Error).message)
+      }
+    }
+  }
+
+  #startTimers(): void {
+    const every = (milliseconds: number, work: () => void) => this.#timers.push(setInterval(work, milliseconds))
+    const limit = silenceLimit(this.#walSenderTimeout)
+    every(statusInterval(this.#walSenderTimeout), () => {
+      this.#replication.status(this.#confirmer.confirmed, true)
+      if (!this.#paused && performance.now() - this.#replication.heardAt > limit) {
+        this.#fail(new Error(`Postgres has been silent for ${limit} ms.`))
+      }
+    })
+    every(PROBE_EVERY, () => this.#publisher?.tick(performance.now()))
+    every(CONFIRM_EVERY, () => void this.#confirm())
+    every(CATALOG_EVERY, () => void this.#watchCatalog())
+  }
+
+  #keepalive(walEnd: Lsn, replyRequested: boolean): void {
+    const since = performance.now() - this.#confirmedAt
+    // With nothing in flight, what others wrote is confirmed too: an idle outbox holds no WAL.
+    if (this.#receiver && this.#progress.idle && worthConfirming(walEnd, this.#taken, since)) {
+      this.#progress.reached(walEnd)
+    }
+    if (replyRequested) this.#replication.status(this.#confirmer.confirmed)
+  }
+
+  #take(): Pending | undefined {
+    const lsn = this.#progress.confirmable
+    if (lsn <= this.#taken) return undefined
+    this.#taken = lsn
+    const heads = new Map<string, Head>()
+    for (const lane of this.#publisher?.lanes.values() ?? []) {
+      if (lane.moved) heads.set(lane.key, lane.head)
+      lane.moved = false
+    }
+    return { lsn, heads }
+  }
+
+  /** One round of confirming, unless one is under way. */
+  #confirm(): Promise<void> {
+    this.#round ??= this.#confirmer
+      .round(performance.now())
+      .then(() => this.#ledger.checkpoint(this.#confirmer.confirmed, performance.now()))
+      .catch((error) => this.#fail(error))
+      .finally(() => {
+        this.#round = undefined
+      })
+    return this.#round
+  }
+
+  /** Rows that cannot be published are kept in Postgres before they count as done. */
+  #reject(rejections: Rejection[], transactions: number[], bytes: number): Promise<void> {
+    this.#publisher?.hold(rejections.length, bytes)
+    const kept = this.#ledger.reject(rejections).then(() => {
+      for (const { reason, stream, eventId } of rejections) {
+        this.#options.metrics.rejected(reason)
+        this.#log.warn({ reason, stream, eventId }, 'event rejected: see outrider incidents')
+      }
+      for (const transaction of transactions) this.#progress.done(transaction, 1)
+      this.#publisher?.hold(-rejections.length, -bytes)
+    })
+    kept.catch((error) => this.#fail(error))
+    return kept
+  }
+
+  async #watchCatalog(): Promise<void> {
+    if (this.#watching) return
+    this.#watching = true
+    try {
+      await this.#ledger.inTurn(async (postgres) => {
+        await verifyPublication(postgres, this.#lineage)
+        const slot = await readSlot(postgres, this.#lineage.slot)
+        if (slot) {
+          this.#options.metrics.slot(slot)
+          if (slot.walStatus === 'lost') await verifySlot(postgres, this.#lineage, slot)
+        }
+      })
+    } catch (error) {
+      this.#fail(error)
+    } finally {
+      this.#watching = false
+    }
+  }
+
+  /** Redis has lost something, or somebody else writes there: only the saved heads can tell, at the next session's start. */
+  async #lost(loss: Loss): Promise<void> {
+    this.#log.warn({ stream: loss.key, status: loss.status, head: loss.reply.head, expected: loss.expected }, loss.message)
+    try {
+      this.#fail(await this.#judge(loss))
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  async #judge(loss: Loss): Promise<Error> {
+    const { key, status, reply, expected } = loss
+    if (status === 'HALT') return new Halt('redis_unknown', unknown(reply.error))
+    if (status === 'BEHIND' || (status === 'OTHER' && (await this.#ledger.owns(reply.session)))) return loss
+    const reason = { OTHER: 'session_unknown', DIVERGED: 'diverged', BEYOND: 'wal_beyond' }[status]
+    const detail = { expected, found: reply.head, session: reply.session, server: describe(this.#server) }
+    return this.#ledger.inTurn((postgres) => foreign(postgres, this.#lineage, reason, detail, key))
+  }
+
+  #pause(): void {
+    if (this.#paused) return
+    this.#paused = true
+    this.#replication.pause()
+  }
+
+  #resume(): void {
+    const { publisher, config } = { publisher: this.#publisher, config: this.#options.config }
+    if (!this.#paused || this.#stopping || !publisher || publisher.bytes > config.limits.inflightBytes / 2) return
+    this.#paused = false
+    this.#replication.resume()
+  }
+}
+
+const partitionsIn = ({ streams }: Config): Map<string, number> =>
+  new Map(Object.entries(streams).flatMap(([name, { partitions }]) => (partitions ? [[name, partitions]] : [])))
+
+/** The number of partitions of each partitioned stream, as Postgres has it. */
+async function partitionCounts(postgres: pg.ClientBase): Promise<Record<string, number>> {
+  const { rows } = await postgres.query('select stream, partitions from outrider.stream')
+  return Object.fromEntries(rows.map(({ stream, partitions }) => [stream, partitions]))
+}
