@@ -1,0 +1,21 @@
+export {
+  defineEvent,
+  type EventDefinition,
+  type EventInputData,
+  type EventOptions,
+  type EventOutputData,
+} from './event/define.js'
+export { EventError, type EventIssue } from './event/error.js'
+export type { EventAttributes } from './outbox/attributes.js'
+export type { JsonText } from './outbox/json.js'
+export { publish } from './outbox/publish.js'
+export { type EventInput, type OutboxRow, toRow } from './outbox/row.js'
+export {
+  type DrizzleTransaction,
+  type KyselyTransaction,
+  type PgTransaction,
+  type Query,
+  type Transaction,
+  type TransactionAdapter,
+  TransactionError,
+} from './outbox/transaction.js'

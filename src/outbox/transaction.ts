@@ -1,0 +1,124 @@
+/** Runs one statement with text parameters, `$1` …, in a transaction that is open. What it returns is not looked at. */
+export type Query = (text: string, values: string[]) => PromiseLike<unknown>
+
+/** A `pg` Client or PoolClient, between `BEGIN` and `COMMIT`. A Pool is not one: it has no escapeLiteral. */
+export interface PgTransaction {
+  query: Query
+  escapeLiteral(text: string): string
+}
+
+/** The `tx` of a Drizzle Postgres transaction. A database is not one: it cannot roll back. */
+export interface DrizzleTransaction {
+  execute(query: never): PromiseLike<unknown>
+  rollback(): never
+  setTransaction(config: never): Promise<void>
+}
+
+/** The `trx` of a Kysely transaction. A database is not one: its `isTransaction` is false. */
+export interface KyselyTransaction {
+  readonly isTransaction: true
+  executeQuery(query: never): Promise<unknown>
+}
+
+/**
+ * For any other library: one function that runs a statement inside the open transaction. The only values are strings.
+ *
+ *     sql.begin((tx) => publish({ query: (text, values) => tx.unsafe(text, values) }, OrderPlaced, { data }))   // postgres.js
+ *
+ * Pools and databases, which also have a `query`, are told apart by their being able to connect or to begin.
+ */
+export interface TransactionAdapter {
+  query: Query
+  connect?: never
+  transaction?: never
+}
+
+/** An open transaction: the first argument of `publish`. */
+export type Transaction = PgTransaction | DrizzleTransaction | KyselyTransaction | TransactionAdapter
+
+/** What was given as a transaction is none. Thrown before anything is sent to Postgres. */
+export class TransactionError extends Error {
+  override name = 'TransactionError'
+
+  constructor(found: string, advice: string) {
+    super(
+      `Expected an open transaction to publish in, found ${found}. An event belongs into the transaction of the change ` +
+        `that it tells of: ${advice}`,
+    )
+  }
+}
+
+/** How to run a statement in this transaction. Throws a TransactionError on what is none, as far as that can be seen. */
+export function queryOf(tx: Transaction): Query {
+  if ((typeof tx !== 'object' && typeof tx !== 'function') || tx === null) {
+    throw new TransactionError(tx === null ? 'null' : typeof tx, 'pass the transaction as the first argument.')
+  }
+  const found = tx as object as Record<string, unknown>
+  const can = (...methods: string[]) => methods.every((method) => typeof found[method] === 'function')
+  if (can('executeQuery')) return kysely(tx as KyselyTransaction)
+  if (can('execute', 'transaction')) return drizzle(tx as DrizzleTransaction, can('rollback', 'setTransaction'))
+  if (can('query', 'connect')) return pg(tx as PgTransaction & Partial<PgClient>)
+  if (can('query', 'transaction')) {
+    throw new TransactionError('a database that begins transactions itself', 'pass the transaction that it gave you.')
+  }
+  if (can('query')) return (text, values) => (tx as TransactionAdapter).query(text, values)
+  throw new TransactionError(
+    'an object of another kind',
+    'pass a pg client, a Drizzle or Kysely transaction, or { query: (text, values) => … } for another library.',
+  )
+}
+
+interface PgClient {
+  getTransactionStatus(): string | null
+  totalCount: number
+}
+
+function pg(client: PgTransaction & Partial<PgClient>): Query {
+  if ('totalCount' in client) {
+    throw new TransactionError(
+      'a pool, which runs every statement on a connection of its own',
+      "const client = await pool.connect(), then await client.query('BEGIN') and pass the client.",
+    )
+  }
+  return (text, values) => {
+    // Older versions of pg do not know it.
+    if (client.getTransactionStatus?.() === 'I') {
+      throw new TransactionError('a client outside a transaction', "await client.query('BEGIN') before publishing.")
+    }
+    return client.query(text, values)
+  }
+}
+
+/**
+ * Drizzle's `execute` takes anything with `getSQL()`, and asks what that returns for its text and parameters by `toQuery()`.
+ * https://github.com/drizzle-team/drizzle-orm/blob/main/drizzle-orm/src/pg-core/dialect.ts (sqlToQuery)
+ */
+function drizzle(tx: DrizzleTransaction, isTransaction: boolean): Query {
+  if (!isTransaction) {
+    throw new TransactionError('a Drizzle database', 'db.transaction((tx) => publish(tx, …)), and pass its tx.')
+  }
+  const execute = tx.execute.bind(tx) as (query: object) => PromiseLike<unknown>
+  return (sql, params) => {
+    const query = { sql, params }
+    // `then` at once: Drizzle sends a statement only when somebody waits for it.
+    return execute({ getSQL: () => ({ toQuery: () => query }) }).then((result) => result)
+  }
+}
+
+/** https://github.com/kysely-org/kysely/blob/master/src/query-compiler/compiled-query.ts (CompiledQuery.raw) */
+function kysely(tx: KyselyTransaction): Query {
+  if (tx.isTransaction !== true) {
+    throw new TransactionError(
+      'a Kysely database',
+      'db.transaction().execute((trx) => publish(trx, …)), and pass its trx.',
+    )
+  }
+  const execute = tx.executeQuery.bind(tx) as (query: object) => Promise<unknown>
+  return (sql, parameters) =>
+    execute({
+      sql,
+      parameters,
+      query: { kind: 'RawNode', sqlFragments: [sql], parameters: [] },
+      queryId: { queryId: 'outrider' },
+    })
+}
