@@ -49,7 +49,13 @@ export class Redis extends Service {
   constructor(host: Host, port: number, options: RedisOptions) {
     super('redis', host, port)
     this.#options = options
-    this.#settings = { save: '', appendonly: 'no', 'protected-mode': 'no', ...options.settings }
+    this.#settings = {
+      save: '',
+      appendonly: 'no',
+      'protected-mode': 'no',
+      'repl-diskless-sync-delay': '0',
+      ...options.settings,
+    }
     if (options.replicaOf) this.#settings.replicaof = `127.0.0.1 ${options.replicaOf.port}`
   }
 

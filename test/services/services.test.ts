@@ -12,6 +12,7 @@ import {
   type Postgres,
   PostgresServer,
   type Redis,
+  redisClient,
   startPostgres,
   startProxy,
   startRedis,
@@ -248,7 +249,7 @@ describe('the proxy', () => {
     const redis = own(await startRedis())
     const proxy = await startProxy(redis.port)
     cleanups.push(() => proxy.close())
-    const client = redis.client({ port: proxy.port })
+    const client = redisClient(proxy.url(redis.url))
     cleanups.push(async () => client.disconnect())
     return [proxy, redis, client]
   }
@@ -318,7 +319,7 @@ describe('the proxy', () => {
     const [proxy, redis, client] = await between()
     await client.ping()
     proxy.refuse()
-    const other = redis.client({ port: proxy.port })
+    const other = redisClient(proxy.url(redis.url))
     await expect(other.connect()).rejects.toMatchObject({ message: expect.stringContaining('closed') })
     expect(await client.ping()).toBe('PONG')
     await proxy.accept()
