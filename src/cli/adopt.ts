@@ -68,6 +68,7 @@ const note = (same: boolean): string => (same ? '' : '   <- not the same')
 
 function describeLeftOut({ rows, provenUntil, oldest, newest }: LeftOut, table: string): string {
   const range = oldest && newest ? `, created ${oldest.toISOString()} to ${newest.toISOString()}` : ''
+  if (rows === 0 && !provenUntil) return `${table} is empty: no event is left out.`
   if (!provenUntil) {
     return `NOT published by the new lineage: all ${rows} rows in ${table}${range}. Nothing here proves which of them the old one has published.`
   }

@@ -89,8 +89,8 @@ export async function adopt(
   if (slot) await dropSlot(client, stored.slot)
   const { started, closed } = await inTransaction(client, async () => {
     await retireLineage(client, stored.lineage)
-    const closed = await closeAsAdopted(client, stored.lineage)
-    return { started: await insertLineage(client, stored), closed: closed.map(({ id }) => id) }
+    const closed = (await closeAsAdopted(client, stored.lineage)).map(({ id }) => id)
+    return { started: await insertLineage(client, stored), closed }
   })
   return { lineage: await finishLineage(client, started, lockTimeout), closed }
 }

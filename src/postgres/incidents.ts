@@ -128,7 +128,9 @@ export async function closeIncident(client: pg.ClientBase, id: string, note?: st
 
 /** Closes what kept the relay of a lineage from running, because another lineage takes its place. */
 export async function closeAsAdopted(client: pg.ClientBase, lineage: string): Promise<Incident[]> {
-  return markClosed(client, "lineage = $1 and kind in ('gap', 'foreign') and closed_at is null", lineage, 'adopted')
+  const which = "lineage = $1 and kind in ('gap', 'foreign') and closed_at is null"
+  const closed = await markClosed(client, which, lineage, 'adopted')
+  return closed.sort((a, b) => Number(a.id) - Number(b.id))
 }
 
 async function markClosed(
