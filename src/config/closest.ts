@@ -12,16 +12,28 @@ export function closest(word: string, candidates: Iterable<string>): string | un
   return best
 }
 
-/** Levenshtein's distance, one row at a time. */
+/** Insertions, deletions, replacements and swaps of neighbours: Damerau's distance, of which two rows are kept. */
 function distance(from: string, to: string): number {
+  let above: number[] = []
   let row = Array.from({ length: to.length + 1 }, (_, i) => i)
   for (let i = 1; i <= from.length; i++) {
     const next = [i]
     for (let j = 1; j <= to.length; j++) {
-      const replaced = (row[j - 1] as number) + (from[i - 1] === to[j - 1] ? 0 : 1)
-      next.push(Math.min(replaced, (row[j] as number) + 1, (next[j - 1] as number) + 1))
+      const same = from[i - 1] === to[j - 1]
+      const swapped = i > 1 && j > 1 && from[i - 1] === to[j - 2] && from[i - 2] === to[j - 1]
+      next.push(
+        Math.min(
+          at(row, j - 1) + (same ? 0 : 1),
+          at(row, j) + 1,
+          at(next, j - 1) + 1,
+          swapped ? at(above, j - 2) + 1 : Number.POSITIVE_INFINITY,
+        ),
+      )
     }
+    above = row
     row = next
   }
-  return row[to.length] as number
+  return at(row, to.length)
 }
+
+const at = (row: number[], index: number): number => row[index] as number

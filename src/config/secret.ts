@@ -52,6 +52,6 @@ export function maskUrl(url: string): string {
   return scheme[0] + user + bare.replace(/([?&][^=&]*(?:pass|secret|key|token)[^=&]*=)[^&]*/gi, '$1***')
 }
 
-/** Takes passwords out of every URL in a text. */
+/** Takes passwords out of every URL in a text, but leaves the word that stands for one in our own examples. */
 export const maskUrlsIn = (text: string): string =>
-  text.replace(/([a-z][a-z0-9+.-]*:\/\/[^\s:@/"'?#]*):[^\s"']*@/gi, '$1:***@')
+  text.replace(/([a-z][a-z0-9+.-]*:\/\/[^\s:@/"'?#]*):(?!password@)(?:[^\s"]|\\")*@/gi, '$1:***@')

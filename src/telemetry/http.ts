@@ -11,9 +11,10 @@ export interface Status {
   state: string
   /** Why nothing flows, where nothing does: short and stable. */
   reason?: string
+  /** The same for a person. */
+  message?: string
   /** Whether this process does its part: active and not halted, or standing by. */
   ready: boolean
-  [detail: string]: unknown
 }
 
 export interface HttpOptions {

@@ -1,6 +1,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { VERSION } from '../version.js'
 
-export type Role = 'starting' | 'standby' | 'active' | 'halted' | 'stopping'
+export type Role = 'starting' | 'standby' | 'active' | 'waiting' | 'halted' | 'stopping'
 
 /** What is said of the slot. Bytes of WAL. */
 export interface SlotSizes {
@@ -23,7 +24,7 @@ const BATCH = [1, 2, 5, 10, 25, 50, 100, 256, 512, 1024]
  * The relay's metrics, in a registry of their own. They answer: is it working, how far behind, and why not.
  * What happens per event or per batch is a number here and becomes a metric when somebody looks.
  */
-export function createMetrics(build: { version: string }) {
+export function createMetrics() {
   const registry = new Registry()
   const registers = [registry]
   collectDefaultMetrics({ register: registry })
@@ -35,7 +36,7 @@ export function createMetrics(build: { version: string }) {
   const histogram = (name: string, help: string, buckets: number[]) =>
     new Histogram({ name: `outrider_${name}`, help, buckets, registers })
 
-  gauge('build_info', 'The version that runs', ['version', 'node']).set({ ...build, node: process.version }, 1)
+  gauge('build_info', 'The version that runs', ['version', 'node']).set({ version: VERSION, node: process.version }, 1)
 
   const appendedTotal = counter('events_appended_total', 'Events appended to a stream', ['stream'])
   const skippedTotal = counter('events_skipped_total', 'Events that a replay brought again and that were recognised')
@@ -93,7 +94,7 @@ export function createMetrics(build: { version: string }) {
       asked(registry, 'outrider_inflight_events', 'Events received and not yet confirmed', () => read().events)
       asked(registry, 'outrider_inflight_bytes', 'Bytes of events held in memory', () => read().bytes)
     },
-    status: statusMetrics(
+    setRole: roleMetrics(
       registry,
       gauge('role', 'The role of this process, as 1', ['role']),
       gauge('state', 'Its state, as 1', ['state']),
@@ -102,7 +103,7 @@ export function createMetrics(build: { version: string }) {
 }
 
 /** Tells role, state and, while there is a reason why nothing flows, how long that has lasted. */
-function statusMetrics(registry: Registry, role: Gauge<'role'>, state: Gauge<'state'>) {
+function roleMetrics(registry: Registry, role: Gauge<'role'>, state: Gauge<'state'>) {
   const seconds = new Map<string, number>()
   let blockedBy: string | undefined
   let since = 0

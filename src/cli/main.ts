@@ -1,0 +1,174 @@
+#!/usr/bin/env node
+import { parseArgs } from 'node:util'
+import { closest } from '../config/closest.js'
+import { loadConfig } from '../config/load.js'
+import type { Config } from '../config/schema.js'
+import { maskUrlsIn } from '../config/secret.js'
+import { parseDuration } from '../config/units.js'
+import { ExitCode, Failure } from '../failure.js'
+import { createLogger } from '../telemetry/log.js'
+import { VERSION } from '../version.js'
+import type { Command, CommandOptions } from './command.js'
+import { askOnTerminal, paint } from './output.js'
+
+/** Each is loaded only when it is called: a help text needs no database client. */
+const COMMANDS: Record<string, () => Promise<Command>> = {
+  setup: async () => (await import('./setup.js')).setup,
+  teardown: async () => (await import('./teardown.js')).teardown,
+  adopt: async () => (await import('./adopt.js')).adopt,
+  relay: async () => (await import('./relay.js')).relay,
+  incidents: async () => (await import('./incidents.js')).incidents,
+}
+
+const COMMON: CommandOptions = {
+  config: { type: 'string' },
+  timeout: { type: 'string' },
+  json: { type: 'boolean' },
+  yes: { type: 'boolean', short: 'y' },
+  help: { type: 'boolean', short: 'h' },
+  version: { type: 'boolean', short: 'V' },
+}
+
+const COMMON_HELP = `Options of every command
+  --config <file>    settings in YAML; environment variables win over it (OUTRIDER_CONFIG)
+  --timeout <time>   how long to wait for Postgres or Redis, such as 10s
+  --json             print data as JSON
+  --yes, -y          answer every question with yes
+  --help, -h         this text
+  --version, -V      the version`
+
+async function main(argv: string[]): Promise<ExitCode> {
+  const [name, ...rest] = argv
+  if (name === '--version' || name === '-V') return say(VERSION)
+  if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    if (name === 'help' && rest[0] !== undefined) return say(helpFor(await commandFor(rest[0])))
+    const text = await overview()
+    if (name !== undefined) return say(text)
+    process.stderr.write(`${text}\n`)
+    return ExitCode.usage
+  }
+  const command = await commandFor(name)
+  const { values, positionals } = parse(name, command, rest)
+  if (values.version) return say(VERSION)
+  if (values.help) return say(helpFor(command))
+  return runCommand(command, values, positionals)
+}
+
+async function runCommand(command: Command, values: Values, args: string[]): Promise<ExitCode> {
+  const { config: file, timeout, json = false, yes = false, help: _help, version: _version, ...flags } = values
+  const limit = readTimeout(timeout)
+  const config = withTimeout(loadConfig({ env: process.env, ...(typeof file === 'string' ? { file } : {}) }), limit)
+  const log = createLogger({ level: config.logLevel, output: command.service ? 'stdout' : 'stderr' })
+  return command.run({
+    config,
+    args,
+    flags,
+    json: json === true,
+    yes: yes === true,
+    timeout: limit ?? config.postgres.connectTimeout,
+    log,
+    out: say,
+    ask: async (question) => yes === true || askOnTerminal(question),
+  })
+}
+
+type Values = Record<string, string | boolean | undefined>
+
+function parse(name: string, command: Command, args: string[]): { values: Values; positionals: string[] } {
+  const options = { ...command.options, ...COMMON }
+  try {
+    const { values, positionals } = parseArgs({ args, options, allowPositionals: true, strict: true })
+    return { values: values as Values, positionals }
+  } catch (error) {
+    const { code, message } = error as { code?: string; message: string }
+    if (!code?.startsWith('ERR_PARSE_ARGS_')) throw error
+    const [, wrong] = /'(--?[^'\s=]+)/.exec(message) ?? []
+    const meant =
+      code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION' && wrong
+        ? closest(wrong.replace(/^-+/, ''), Object.keys(options))
+        : undefined
+    const found = code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION' ? `Unknown option ${wrong ?? ''}` : message
+    const hint = meant ? `Did you mean --${meant}? ` : ''
+    throw new Failure(`${found.replace(/\.$/, '')}. ${hint}See \`outrider ${name} --help\`.`, {
+      exitCode: ExitCode.usage,
+    })
+  }
+}
+
+async function commandFor(name: string): Promise<Command> {
+  const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
+  if (load) return load()
+  const meant = closest(name, Object.keys(COMMANDS))
+  throw new Failure(
+    `Unknown command "${name}". ${meant ? `Did you mean ${meant}? ` : ''}See \`outrider --help\` for all of them.`,
+    { exitCode: ExitCode.usage },
+  )
+}
+
+async function overview(): Promise<string> {
+  const lines = await Promise.all(
+    Object.entries(COMMANDS).map(async ([name, load]) => `  ${name.padEnd(11)}${(await load()).summary}`),
+  )
+  return `Outrider carries events from a Postgres outbox into Redis Streams.
+
+${paint('bold', 'outrider <command> [options]')}
+
+Commands
+${lines.join('\n')}
+
+${COMMON_HELP}
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a dependency unreachable, 4 done, with findings.
+\`outrider <command> --help\` tells more.`
+}
+
+const helpFor = (command: Command): string => `${command.summary}\n\n${command.usage}\n\n${COMMON_HELP}`
+
+function readTimeout(value: string | boolean | undefined): number | undefined {
+  if (value === undefined) return undefined
+  const timeout = parseDuration(value)
+  if (timeout !== undefined && timeout > 0) return timeout
+  throw new Failure(`Expected --timeout as a duration such as 10s, found "${value}".`, { exitCode: ExitCode.usage })
+}
+
+function withTimeout(config: Config, connectTimeout: number | undefined): Config {
+  if (connectTimeout === undefined) return config
+  return { ...config, postgres: { ...config.postgres, connectTimeout }, redis: { ...config.redis, connectTimeout } }
+}
+
+function say(text: string): ExitCode {
+  process.stdout.write(`${text}\n`)
+  return ExitCode.done
+}
+
+/** What a person sees of an error. A stack only for what nobody foresaw, and only when debugging. */
+function complain(error: unknown): ExitCode {
+  const line = (text: string) =>
+    process.stderr.write(`${paint('red', 'outrider:', process.stderr)} ${maskUrlsIn(text)}\n`)
+  if (error instanceof Failure) {
+    line(error.message)
+    return error.exitCode
+  }
+  const { name, message, stack } = error instanceof Error ? error : new Error(String(error))
+  line(
+    `${name}: ${message}. This is a bug in Outrider; please report it. OUTRIDER_LOG_LEVEL=debug shows where it happened.`,
+  )
+  if (/^(debug|trace)$/.test(process.env.OUTRIDER_LOG_LEVEL ?? '')) process.stderr.write(`${maskUrlsIn(stack ?? '')}\n`)
+  return ExitCode.failed
+}
+
+/** Ends at once, whatever is still open, but not before both outputs are written. */
+function end(code: ExitCode): void {
+  process.exitCode = code
+  process.stdout.write('', () => process.stderr.write('', () => process.exit()))
+}
+
+for (const event of ['uncaughtException', 'unhandledRejection']) process.on(event, (error) => end(complain(error)))
+// The reader of a pipe may leave early (`outrider incidents | head`); that is no error.
+for (const output of [process.stdout, process.stderr]) {
+  output.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+  })
+}
+
+main(process.argv.slice(2)).then(end, (error) => end(complain(error)))
