@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { hasApt, unpackDebian } from './debian.js'
 import { cached } from './folder.js'
+import { redisHost } from './redis-binaries.js'
 
 const name = 'da_DK.UTF-8'
 
@@ -14,6 +15,7 @@ const name = 'da_DK.UTF-8'
 export async function daDK(): Promise<Record<string, string> | undefined> {
   try {
     if (process.platform !== 'linux') throw new Error(`locales are made on Linux only, this is ${process.platform}`)
+    if (!(await redisHost()).isLocal) throw new Error('Redis runs in a container, which has its own locales')
     const folder = await cached('locale-da-DK', makeLocale)
     return { LOCPATH: folder, LC_ALL: name, LC_COLLATE: name }
   } catch (error) {

@@ -182,8 +182,7 @@ export class Postgres extends Service {
       return true
     } catch (error) {
       // Any answer but "starting up" is one: settings may well refuse this very connection.
-      const { code = '' } = error as { code?: string }
-      return /^[0-9A-Z]{5}$/.test(code) && code !== '57P03' && code !== 'EPIPE'
+      return error instanceof pg.DatabaseError && error.code !== '57P03'
     }
   }
 

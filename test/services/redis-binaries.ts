@@ -1,9 +1,7 @@
-import { execFile } from 'node:child_process'
-import { accessSync, constants, existsSync, readdirSync, readFileSync } from 'node:fs'
+import { accessSync, constants, readFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
-import { promisify } from 'node:util'
 import { containerHost, hasDocker } from './containers.js'
-import { dependenciesOf, hasApt, unpackDebian } from './debian.js'
+import { hasApt, libraryPath, unpackDebian } from './debian.js'
 import { cached } from './folder.js'
 import { type Host, LocalHost } from './process.js'
 
@@ -24,35 +22,10 @@ export async function redisHost(): Promise<Host> {
 
 async function debianRedis(): Promise<Host> {
   const release = /^VERSION_CODENAME=(.*)$/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? 'unknown'
-  const folder = await cached(`redis-${release}-${process.arch}`, async (target) => {
-    await unpackDebian(['redis-server', 'redis-tools', 'liblzf1', 'libjemalloc2'], target)
-    if ((await missingLibraries(target)).length > 0) {
-      await unpackDebian(await dependenciesOf(['redis-server', 'redis-tools']), target)
-    }
-    const missing = await missingLibraries(target)
-    if (missing.length > 0) {
-      throw new Error(
-        `Expected Debian's redis-server to find its libraries, missing: ${missing.join(', ')}. Install redis-server by hand.`,
-      )
-    }
-  })
-  return new LocalHost(join(folder, 'usr/bin'), libraryPath(folder))
-}
-
-async function missingLibraries(folder: string): Promise<string[]> {
-  const env = { ...process.env, ...libraryPath(folder) }
-  const { stdout } = await promisify(execFile)('ldd', [join(folder, 'usr/bin/redis-server')], { env })
-  return [...stdout.matchAll(/^\s*(\S+) => not found/gm)].map((match) => match[1]!)
-}
-
-function libraryPath(folder: string): Record<string, string> {
-  const roots = ['usr/lib', 'lib'].map((name) => join(folder, name)).filter((root) => existsSync(root))
-  const folders = roots.flatMap((root) =>
-    readdirSync(root)
-      .filter((name) => name.endsWith('-linux-gnu') || name.startsWith('arm-linux-gnu'))
-      .map((name) => join(root, name)),
+  const folder = await cached(`redis-${release}-${process.arch}`, (target) =>
+    unpackDebian(['redis-server', 'redis-tools'], target, 'usr/bin/redis-server'),
   )
-  return { LD_LIBRARY_PATH: folders.join(delimiter) }
+  return new LocalHost(join(folder, 'usr/bin'), libraryPath(folder))
 }
 
 function onPath(program: string): string | undefined {
