@@ -13,15 +13,25 @@ $$;
 comment on schema outrider is
   'Outrider carries the rows of outrider.outbox into Redis Streams. Start at `outrider status` and `outrider incidents`.';
 
--- Roles belong to the whole cluster: another database may have made it, or be making it right now.
+-- Roles belong to the whole cluster: another database may have made this one, or be making or dropping it right now.
+-- Once granted something it cannot be dropped before this transaction ends, so the grant is part of the attempt.
 do $$
 begin
-  if not exists (select from pg_catalog.pg_roles where rolname = 'outrider_writer') then
-    create role outrider_writer nologin;
-    comment on role outrider_writer is 'May add events to outrider.outbox, and nothing else. Grant it to applications.';
-  end if;
-exception
-  when duplicate_object or unique_violation then null;
+  for attempt in 1 .. 10 loop
+    begin
+      if not exists (select from pg_catalog.pg_roles where rolname = 'outrider_writer') then
+        create role outrider_writer nologin;
+        comment on role outrider_writer is 'May add events to outrider.outbox, and nothing else. Grant it to applications.';
+      end if;
+      grant usage on schema outrider to outrider_writer;
+      exit;
+    exception
+      when duplicate_object or unique_violation or undefined_object then
+        if attempt = 10 then
+          raise;
+        end if;
+    end;
+  end loop;
 end
 $$;
 
@@ -164,7 +174,6 @@ revoke all on all tables in schema outrider from public;
 revoke all on all sequences in schema outrider from public;
 revoke all on all functions in schema outrider from public;
 
-grant usage on schema outrider to outrider_writer;
 grant insert on outrider.outbox to outrider_writer;
 grant execute on function outrider.publish(text, text, json, text, text, text, json, integer, uuid) to outrider_writer;
 grant execute on function outrider.uuid_v7() to outrider_writer;

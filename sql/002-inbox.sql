@@ -11,12 +11,21 @@ $$;
 
 do $$
 begin
-  if not exists (select from pg_catalog.pg_roles where rolname = 'outrider_consumer') then
-    create role outrider_consumer nologin;
-    comment on role outrider_consumer is 'May record finished events in outrider.inbox. Grant it to workers.';
-  end if;
-exception
-  when duplicate_object or unique_violation then null;
+  for attempt in 1 .. 10 loop
+    begin
+      if not exists (select from pg_catalog.pg_roles where rolname = 'outrider_consumer') then
+        create role outrider_consumer nologin;
+        comment on role outrider_consumer is 'May record finished events in outrider.inbox. Grant it to workers.';
+      end if;
+      grant usage on schema outrider to outrider_consumer;
+      exit;
+    exception
+      when duplicate_object or unique_violation or undefined_object then
+        if attempt = 10 then
+          raise;
+        end if;
+    end;
+  end loop;
 end
 $$;
 
@@ -54,6 +63,5 @@ comment on function outrider.accept(text, text, text) is
 revoke all on outrider.inbox from public;
 revoke all on function outrider.accept(text, text, text) from public;
 
-grant usage on schema outrider to outrider_consumer;
 grant select, insert, delete on outrider.inbox to outrider_consumer;
 grant execute on function outrider.accept(text, text, text) to outrider_consumer;

@@ -2,13 +2,22 @@
 
 do $$
 begin
-  if not exists (select from pg_catalog.pg_roles where rolname = 'outrider_relay') then
-    create role outrider_relay nologin;
-    comment on role outrider_relay is
-      'May read the outbox and keep the relay''s state. Grant it to the relay''s login role, which also needs REPLICATION.';
-  end if;
-exception
-  when duplicate_object or unique_violation then null;
+  for attempt in 1 .. 10 loop
+    begin
+      if not exists (select from pg_catalog.pg_roles where rolname = 'outrider_relay') then
+        create role outrider_relay nologin;
+        comment on role outrider_relay is
+          'May read the outbox and keep the relay''s state. Grant it to the relay''s login role, which also needs REPLICATION.';
+      end if;
+      grant usage on schema outrider to outrider_relay;
+      exit;
+    exception
+      when duplicate_object or unique_violation or undefined_object then
+        if attempt = 10 then
+          raise;
+        end if;
+    end;
+  end loop;
 end
 $$;
 
@@ -149,7 +158,6 @@ revoke all on outrider.lineage, outrider.session, outrider.head, outrider.stream
   outrider.rejected from public;
 revoke all on function outrider.publication_state(text) from public;
 
-grant usage on schema outrider to outrider_relay;
 grant select on outrider.outbox, outrider.lineage, outrider.session, outrider.head, outrider.stream,
   outrider.checkpoint, outrider.incident, outrider.rejected, outrider.migration to outrider_relay;
 grant insert on outrider.session, outrider.head, outrider.stream, outrider.checkpoint, outrider.incident to outrider_relay;

@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { setup } from '../src/cli/setup.js'
 import { teardown } from '../src/cli/teardown.js'
+import { migrate } from '../src/postgres/migrate.js'
+import { dropRole, ROLES } from '../src/postgres/removal.js'
 import { runCommand } from './command.js'
 import { needsProcess, type Postgres, startPostgres } from './services/index.js'
 
@@ -17,7 +19,7 @@ afterAll(async () => {
   await postgres?.remove()
 })
 
-const ROLES = "select rolname from pg_roles where rolname like 'outrider\\_%' order by 1"
+const LIST_ROLES = "select rolname from pg_roles where rolname like 'outrider\\_%' order by 1"
 
 /** As managed services give it out: owner of its database, no superuser. */
 async function ownedDatabase(name: string, attributes: string): Promise<string> {
@@ -40,10 +42,33 @@ test('an owner without CREATEROLE is told what to ask for', async () => {
 test('an owner with CREATEROLE sets up, uses and tears down everything', async () => {
   const url = await ownedDatabase('managed', 'replication createrole')
   expect((await runCommand(setup, url)).code).toBe(0)
-  expect(await postgres.query(ROLES)).toHaveLength(3)
+  expect(await postgres.query(LIST_ROLES)).toHaveLength(3)
   const { code, text } = await runCommand(teardown, url, { answer: true, flags: { data: true } })
   expect({ code, last: text.split('\n').at(-1) }).toEqual({ code: 0, last: 'Dropped.' })
-  expect(await postgres.query(ROLES)).toEqual([])
+  expect(await postgres.query(LIST_ROLES)).toEqual([])
+})
+
+test('setups go on while another database drops the roles', async () => {
+  const one = await postgres.createDatabase('racing')
+  const client = await one.connect()
+  const other = await postgres.connect()
+  let dropped = 0
+  let ended = false
+  const dropping = (async () => {
+    while (!ended) {
+      for (const role of ROLES) if (await dropRole(other, role)) dropped++
+    }
+  })()
+  for (let round = 0; round < 20; round++) {
+    await client.query('drop schema if exists outrider cascade')
+    expect((await migrate(client)).applied).toHaveLength(3)
+  }
+  ended = true
+  await dropping
+  expect(dropped).toBeGreaterThan(0)
+  await client.end()
+  await other.end()
+  await one.drop()
 })
 
 test('roles stay while somebody has them or another database uses them', async () => {

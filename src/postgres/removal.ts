@@ -35,13 +35,16 @@ export async function removeSchema(client: pg.ClientBase): Promise<string[]> {
     await client.query('drop schema if exists outrider cascade')
   })
   const stay: string[] = []
+  await client.query("set lock_timeout = '5s'")
   for (const role of ROLES) {
     if (!(await dropRole(client, role))) stay.push(role)
   }
+  await client.query('reset lock_timeout')
   return stay
 }
 
-async function dropRole(client: pg.ClientBase, role: string): Promise<boolean> {
+/** Drops a role unless somebody has it or needs it; says whether it is gone. */
+export async function dropRole(client: pg.ClientBase, role: string): Promise<boolean> {
   // From 16 on, whoever creates a role becomes a member of it by that alone.
   const { rowCount } = await client.query(
     `select from pg_auth_members
@@ -54,8 +57,8 @@ async function dropRole(client: pg.ClientBase, role: string): Promise<boolean> {
     await client.query(`drop role if exists ${client.escapeIdentifier(role)}`)
     return true
   } catch (error) {
-    // 2BP01: another database uses it. 42501: it was somebody else who made it.
-    if (['2BP01', '42501'].includes(sqlState(error) ?? '')) return false
+    // 2BP01: another database uses it. 55P03: it is just being granted something. 42501: somebody else made it.
+    if (['2BP01', '55P03', '42501'].includes(sqlState(error) ?? '')) return false
     throw error
   }
 }
