@@ -82,11 +82,12 @@ it('takes the transactions of pg, Drizzle and Kysely, and adapters', () => {
 
 it('does not compile with what is no transaction', () => {
   compiled(() => {
-    const { pool, drizzle, kysely, withPool } = {} as {
+    const { pool, drizzle, kysely, withPool, other } = {} as {
       pool: pg.Pool
       drizzle: NodePgDatabase
       withPool: NodePgDatabase & { $client: pg.Pool }
       kysely: Kysely<{ orders: { id: string } }>
+      other: { query(text: string, values: unknown[]): Promise<unknown>; transaction(run: () => void): void }
     }
     return [
       // @ts-expect-error: a pool
@@ -97,6 +98,8 @@ it('does not compile with what is no transaction', () => {
       publish(withPool, Ping, {}),
       // @ts-expect-error: a Kysely database
       publish(kysely, Ping, {}),
+      // @ts-expect-error: another library's database, which has a query and begins transactions
+      publish(other, Ping, {}),
       // @ts-expect-error: nothing
       publish(undefined, Ping, {}),
       // @ts-expect-error: an adapter that returns nothing to wait for

@@ -274,7 +274,7 @@ describe('publish', () => {
     const data = 'x'.repeat(22_000_000)
     await inTransaction(async (tx) => {
       const refused = publish(tx, Anything, [{ data }, { data }, { data }, { data }])
-      await expect(refused).rejects.toThrow(/Expected at most 67108864 bytes as JSON, found 88\d+\. .*in parts/)
+      await expect(refused).rejects.toThrow(/Expected at most 67108864 bytes in all, found 88\d+\. .*in parts/)
     })
   })
 

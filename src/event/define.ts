@@ -39,7 +39,10 @@ export interface EventOptions<Schema extends StandardSchemaV1, Type extends stri
   version: Version
   /** The payload: any Standard Schema (zod, valibot, arktype …). It is met as JSON on both sides: see `publish`. */
   data: Schema
-  /** The largest event: payload, headers, type, subject and ids, in UTF-8; bytes, or as in `512KiB`. Default 1 MiB. */
+  /**
+   * The largest event: payload, headers and names in UTF-8, and 256 bytes for the rest of the row. In bytes, or as in
+   * `512KiB`; default 1 MiB. Raise the relay's OUTRIDER_MAX_EVENT_BYTES (1MiB) along with it.
+   */
   maxBytes?: number | string | undefined
 }
 

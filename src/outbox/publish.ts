@@ -1,6 +1,6 @@
 import type { EventDefinition } from '../event/define.js'
 import { EventError } from '../event/error.js'
-import { checkedRow, type EventInput, type OutboxRow } from './row.js'
+import { bytesOf, checkedRow, type EventInput, type OutboxRow } from './row.js'
 import { queryOf, type Transaction } from './transaction.js'
 
 /**
@@ -73,12 +73,11 @@ order by ordinality`
 const MAX_CALL_BYTES = 64 * 1_048_576
 
 function recordSet(event: EventDefinition, rows: OutboxRow[]): string {
-  const text = JSON.stringify(rows.map(toRecord))
-  const bytes = Buffer.byteLength(text)
-  if (bytes <= MAX_CALL_BYTES) return text
+  const bytes = rows.reduce((sum, row) => sum + bytesOf(row), 0)
+  if (bytes <= MAX_CALL_BYTES) return JSON.stringify(rows.map(toRecord))
   throw new EventError(
     `These ${rows.length} events of type ${event.type} cannot be stored in one INSERT`,
-    [{ message: `Expected at most ${MAX_CALL_BYTES} bytes as JSON, found ${bytes}` }],
+    [{ message: `Expected at most ${MAX_CALL_BYTES} bytes in all, found ${bytes}` }],
     'Nothing was sent to Postgres. Publish the array in parts, within the same transaction.',
   )
 }

@@ -114,7 +114,7 @@ describe('toRow', () => {
     const event = (maxBytes: number) => define(z.string(), maxBytes)
     const input: EventInput<ReturnType<typeof event>> = { subject: '€', data: '€€', headers: { a: 'b' } }
     const names = 36 + 'orders'.length + 'order.placed'.length + 3
-    const bytes = names + '"'.length * 2 + 6 + '{"a":"b"}'.length
+    const bytes = names + '"'.length * 2 + 6 + '{"a":"b"}'.length + 256
     expect(String(toRow(event(bytes), input).data)).toBe('"€€"')
     const error = refusal(() => toRow(event(bytes - 1), input))
     expect(error.message).toContain(`Expected at most ${bytes - 1} bytes (maxBytes of its definition), found ${bytes}`)

@@ -42,7 +42,7 @@ export class TransactionError extends Error {
 
   constructor(found: string, advice: string) {
     super(
-      `Expected an open transaction to publish in, found ${found}. An event belongs into the transaction of the change ` +
+      `Expected an open transaction to publish in, found ${found}. An event belongs in the transaction of the change ` +
         `that it tells of: ${advice}`,
     )
   }
@@ -100,8 +100,7 @@ function drizzle(tx: DrizzleTransaction, isTransaction: boolean): Query {
   const execute = tx.execute.bind(tx) as (query: object) => PromiseLike<unknown>
   return (sql, params) => {
     const query = { sql, params }
-    // `then` at once: Drizzle sends a statement only when somebody waits for it.
-    return execute({ getSQL: () => ({ toQuery: () => query }) }).then((result) => result)
+    return execute({ getSQL: () => ({ toQuery: () => query }) })
   }
 }
 
