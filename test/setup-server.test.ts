@@ -59,7 +59,7 @@ test('setups go on while another database drops the roles', async () => {
       for (const role of ROLES) if (await dropRole(other, role)) dropped++
     }
   })()
-  for (let round = 0; round < 20; round++) {
+  for (let round = 0; round < 10; round++) {
     await client.query('drop schema if exists outrider cascade')
     expect((await migrate(client)).applied).toHaveLength(3)
   }
