@@ -282,7 +282,7 @@ describe('the proxy', () => {
       answered = true
     })
     await until(async () => (await command(redis, 'GET', 'key')) === 'value', { message: 'the command to arrive' })
-    expect(answered).toBe(false)
+    await expect(until(() => answered, { timeout: 200 })).rejects.toThrow('within 200 ms')
     proxy.resume('down')
     await answer
   })
