@@ -115,6 +115,15 @@ function explain(code: string | undefined, message: string, url: PostgresUrl, ti
         'refused the connection (ECONNREFUSED). Check that it is running, and the host and port in the URL.',
       ]
   }
+  if (/password must be a (non-empty )?string/.test(message)) {
+    return [failed, `wants a password for ${user}. Set OUTRIDER_POSTGRES_PASSWORD, or put it into the URL.`]
+  }
+  if (message.startsWith('SASL')) {
+    return [
+      failed,
+      `and this program could not prove to each other that they know the password of ${user} (${message}).`,
+    ]
+  }
   if (message === 'timeout expired' || code === 'ETIMEDOUT') {
     return [
       unreachable,

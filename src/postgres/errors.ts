@@ -49,6 +49,7 @@ const CONNECTION = /^(E[A-Z]+|ERR_TLS_.*|ERR_SSL_.*|.*CERT.*|DEPTH_ZERO_.*|SELF_
 export function classifyPostgres(code: string | undefined): PostgresVerdict {
   if (code === undefined || CONNECTION.test(code)) return { fate: 'retry', reason: 'postgres_unreachable' }
   return (
-    BY_STATE[code] ?? (code.length === 5 ? BY_CLASS[code.slice(0, 2)] : undefined) ?? { fate: 'halt', reason: 'postgres_unknown' }
+    BY_STATE[code] ??
+    (code.length === 5 ? BY_CLASS[code.slice(0, 2)] : undefined) ?? { fate: 'halt', reason: 'postgres_unknown' }
   )
 }

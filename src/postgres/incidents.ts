@@ -115,7 +115,7 @@ export async function closeIncident(client: pg.ClientBase, id: string, note?: st
       [id],
     )
     const incident = rows[0] && fromRow(rows[0])
-    if (!incident) throw new Failure(`Found no incident ${id}. See \`outrider incidents list --all\`.`)
+    if (!incident) throw noIncident(id)
     if (incident.closedAt) {
       throw new Failure(
         `Incident ${id} was closed at ${incident.closedAt.toISOString()} by ${incident.closedBy} (${incident.resolution}).`,
@@ -125,6 +125,9 @@ export async function closeIncident(client: pg.ClientBase, id: string, note?: st
     return (await markClosed(client, 'id = $1', id, note ?? 'closed by an operator'))[0]!
   })
 }
+
+export const noIncident = (id: string): Failure =>
+  new Failure(`Found no incident ${id}. See \`outrider incidents list --all\`.`)
 
 /** Closes what kept the relay of a lineage from running, because another lineage takes its place. */
 export async function closeAsAdopted(client: pg.ClientBase, lineage: string): Promise<Incident[]> {

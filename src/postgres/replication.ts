@@ -11,8 +11,8 @@ import { type Lsn, parseLsn } from './lsn.js'
  * what was received, and one byte more than it was told. What is confirmed is sent from here, exactly.
  */
 export interface ReplicationHandlers {
-  /** Runs on the connection before it streams: what it takes (a lock) lives and dies with the stream. Simple statements only. */
-  prepare(query: (sql: string) => Promise<Record<string, string | null>[]>): Promise<void>
+  /** Runs on the connection before it streams: what it takes (a lock) lives and dies with the stream. One simple statement a call. */
+  prepare(query: (sql: string) => Promise<Record<string, unknown>[]>): Promise<void>
   /** One pgoutput message. Read what is needed at once: the buffer is the parser's own. */
   message(data: Buffer): void
   /** The server has sent everything before `walEnd`. */
@@ -65,7 +65,13 @@ export class Replication {
       start: async (client: pg.Client) => {
         this.#client = client
         if (this.#closed) return
-        await handlers.prepare(async (sql) => (await client.query(sql)).rows)
+        let turn: Promise<unknown> = Promise.resolve()
+        await handlers.prepare((sql) => {
+          const result = turn.then(() => client.query(sql))
+          turn = result.catch(() => {})
+          return result.then(({ rows }) => rows)
+        })
+        await turn
         if (this.#closed) return
         this.#wire.stream.on('data', () => {
           this.heardAt = performance.now()

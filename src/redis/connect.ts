@@ -20,12 +20,16 @@ type RedisOptions = Omit<AnyRedisOptions, 'replyMapping'>
 export async function connectRedis(config: RedisConfig, name: string): Promise<RedisClient> {
   const url = parseRedisUrl(config.url)
   const client = await createClient(config, url, name)
-  let first: Error | undefined
+  let reason: Error | undefined
+  let broken = false
   const note = (error: Error) => {
-    first ??= rootOf(error)
+    if (!VAGUE.test(rootOf(error).message)) reason ??= rootOf(error)
   }
-  client.on('error', note)
-  // Where ioredis says why a sentinel or a node did not answer; what `connect` throws says only that none did.
+  client.on('error', (error: Error) => {
+    broken = true
+    note(error)
+  })
+  // Where ioredis says why a sentinel or a node was of no use; what `connect` throws says only that none was.
   client.on('sentinelError', note)
   client.on('node error', note)
 
@@ -40,10 +44,10 @@ export async function connectRedis(config: RedisConfig, name: string): Promise<R
     // ioredis bounds only the TCP connection: a frozen server accepts, and then never answers.
     await Promise.race([client.connect().then(() => probe(client)), deadline])
     // A SELECT that was refused ends nothing by itself; the commands would go to database 0.
-    if (first && !(client instanceof Cluster)) throw first
+    if (broken) throw reason ?? new Error('the connection broke')
   } catch (error) {
     closeRedis(client)
-    throw connectFailure(first ?? error, url, config.connectTimeout)
+    throw connectFailure(reason ?? (await hiddenReason(client, url)) ?? error, url, config.connectTimeout)
   } finally {
     clearTimeout(timer)
   }
@@ -72,7 +76,8 @@ async function createClient(config: RedisConfig, url: RedisUrl, name: string): P
   const password = config.password ? await readSecret(config.password) : url.password
   const common: RedisOptions = {
     ...COMMON,
-    connectionName: name,
+    // A space or anything beyond ASCII would be refused, and the connection left without a name.
+    connectionName: name.replace(/[^!-~]+/g, '-'),
     connectTimeout: config.connectTimeout,
     ...(username === undefined ? {} : { username }),
     ...(password === undefined ? {} : { password }),
@@ -123,6 +128,26 @@ async function sentinelOptions(
     ...(tls === undefined ? {} : { enableTLSForSentinelMode: true, sentinelTLS: tls }),
   }
 }
+
+/** Sentinels' and clusters' clients keep to themselves why they could not connect, so the first server is asked without them. */
+async function hiddenReason(client: RedisClient, url: RedisUrl): Promise<Error | undefined> {
+  if (url.mode === 'standalone') return undefined
+  const options = client instanceof Cluster ? client.options.redisOptions : client.options
+  const { connectTimeout, tls } = options ?? {}
+  const node = new Redis({ ...COMMON, ...url.nodes[0], ...(connectTimeout && { connectTimeout }), ...(tls && { tls }) })
+  let reason: Error | undefined
+  node.on('error', (error: Error) => {
+    reason ??= error
+  })
+  const timer = setTimeout(() => closeRedis(node), connectTimeout)
+  await node.connect().catch(() => {})
+  clearTimeout(timer)
+  closeRedis(node)
+  return reason
+}
+
+/** Says that it did not work, and not why. */
+const VAGUE = /connection is closed|all sentinels are unreachable|failed to refresh slots cache|none of startup nodes/i
 
 /** The error behind one that only says that nothing worked. */
 function rootOf(error: Error): Error {

@@ -10,7 +10,7 @@ import type { RedisClient } from '../redis/connect.js'
 import { classifyRedis } from '../redis/errors.js'
 import { Halt } from './halt.js'
 import { foreign, gap } from './identity.js'
-import type { Lane } from "./lane.js"
+import type { Lane } from './lane.js'
 import type { Publisher } from './publisher.js'
 
 /** Streams claimed at once. */

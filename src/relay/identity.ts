@@ -104,15 +104,19 @@ export async function foreign(
 const WHAT: Record<string, string> = {
   slot_missing: 'The replication slot is gone: what was committed since it was last confirmed cannot be read from WAL.',
   slot_lost: 'Postgres has removed WAL that the slot needed: what was committed meanwhile cannot be read from it.',
-  slot_ahead: 'The slot stands beyond what Outrider confirmed: somebody advanced it or made it anew, and rows may have been passed over.',
-  publication_missing: 'The publication is gone: inserts made since then are not decoded. `outrider setup` creates it again.',
+  slot_ahead:
+    'The slot stands beyond what Outrider confirmed: somebody advanced it or made it anew, and rows may have been passed over.',
+  publication_missing:
+    'The publication is gone: inserts made since then are not decoded. `outrider setup` creates it again.',
   publication_changed: 'The publication was altered: inserts may not have been decoded meanwhile.',
   stream_behind: 'Redis has lost events that were confirmed.',
   system_id: 'This is another Postgres cluster than the one that was set up (a restore, a copy, or a major upgrade).',
   timeline: 'This Postgres is on an older timeline than one that was published from: an old primary, or a restore.',
-  session_unknown: 'The head in Redis was written by a relay that this database knows nothing of: a copy of it publishes, or this is the copy.',
+  session_unknown:
+    'The head in Redis was written by a relay that this database knows nothing of: a copy of it publishes, or this is the copy.',
   wal_beyond: 'The head in Redis lies beyond the WAL of this server: this is an older copy of the database.',
-  diverged: 'Redis holds another event at a position that this database gives to a different one: a copy of it has published.',
+  diverged:
+    'Redis holds another event at a position that this database gives to a different one: a copy of it has published.',
 }
 
 function advice(kind: string, reason: string, id: string, stream?: string | null): string {

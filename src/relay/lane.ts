@@ -86,7 +86,13 @@ export class Lane {
 }
 
 /** Counts an event whose arguments were pushed to the batch. */
-export function countEvent(batch: Batch, transaction: number, position: Position, bytes: number, committedAt: number): void {
+export function countEvent(
+  batch: Batch,
+  transaction: number,
+  position: Position,
+  bytes: number,
+  committedAt: number,
+): void {
   if (batch.events === 0) batch.committedAt = committedAt
   batch.events += 1
   batch.bytes += bytes

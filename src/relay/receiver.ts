@@ -67,8 +67,10 @@ export class Receiver {
     this.#options.received()
 
     const key = router.key()
-    if (key === undefined) return this.#reject(position, 'bad_stream', bytes)
-    if (bytes > maxEventBytes) return this.#reject(position, 'too_large', bytes, key)
+    if (key === undefined || bytes > maxEventBytes) {
+      this.#reject(position, key === undefined ? 'bad_stream' : 'too_large', bytes, key)
+      return
+    }
     const lane = publisher.lane(key)
     const batch = publisher.batch(lane, bytes)
     const { args } = batch
@@ -77,7 +79,8 @@ export class Receiver {
     const wrong = pushFields(args, router.values, this.#options.source, position, this.#committedAt)
     if (wrong !== undefined) {
       args.length = at
-      return this.#reject(position, wrong, bytes, key)
+      this.#reject(position, wrong, bytes, key)
+      return
     }
     args[at + 2] = String(args.length - at - 3)
     publisher.added(lane, batch, this.#transaction, position, bytes, this.#committedAt)
@@ -87,6 +90,10 @@ export class Receiver {
     const { router } = this.#options
     const eventId = router.values[Column.id] ?? undefined
     const row = router.content()
-    this.#options.reject({ reason, stream: stream ?? router.stream(), eventId, position, row }, this.#transaction, bytes)
+    this.#options.reject(
+      { reason, stream: stream ?? router.stream(), eventId, position, row },
+      this.#transaction,
+      bytes,
+    )
   }
 }

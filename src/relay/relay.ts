@@ -1,8 +1,9 @@
 import type { Config } from '../config/schema.js'
 import { Failure } from '../failure.js'
 import { classifyPostgres } from '../postgres/errors.js'
+import type { Status } from '../telemetry/http.js'
 import type { Logger } from '../telemetry/log.js'
-import type { Metrics } from '../telemetry/metrics.js'
+import type { Metrics, Role } from '../telemetry/metrics.js'
 import { backoff, pause } from './backoff.js'
 import { Halt } from './halt.js'
 import { Loss } from './publisher.js'
@@ -10,25 +11,16 @@ import { ColumnMissing } from './route.js'
 import { Session } from './session.js'
 
 /**
- * starting  before the first connection
+ * The roles:
+ *
+ * starting  connects, or will connect again soon after a fault
  * standby   another relay is active; this one waits for its lock
  * active    holds the lock; `state` says whether events flow or what holds them up
- * waiting   a fault ended the session; the next one begins soon
  * halted    somebody has to act; looked at again from time to time
  * stopping  drains after a signal
+ *
+ * Ready are active and standby, whatever Redis does: a relay that waits for Redis is not helped by a restart.
  */
-export type Role = 'starting' | 'standby' | 'active' | 'waiting' | 'halted' | 'stopping'
-
-/** What /readyz answers with. */
-export interface RelayStatus {
-  role: Role
-  state: string
-  /** Short and stable; only when something is not as it should be. */
-  reason?: string
-  message?: string
-  /** True for active and standby, whatever Redis does: a relay that waits for Redis is not helped by a restart. */
-  ready: boolean
-}
 
 /** How soon a halted relay looks again, in milliseconds. */
 const LOOK_AGAIN = 3_000
@@ -42,15 +34,16 @@ export class Relay {
   readonly #metrics: Metrics
   readonly #stop = new AbortController()
   #session: Session | undefined
-  #status: RelayStatus = { role: 'starting', state: 'starting', ready: false }
+  #status: Status = { role: 'starting', state: 'starting', ready: false }
 
   constructor(config: Config, log: Logger, metrics: Metrics) {
     this.#config = config
     this.#log = log
     this.#metrics = metrics
+    metrics.watchInflight(() => this.#session?.inflight ?? { events: 0, bytes: 0 })
   }
 
-  get status(): RelayStatus {
+  get status(): Status {
     return this.#status
   }
 
@@ -71,7 +64,12 @@ export class Relay {
         if (signal.aborted) break
         const verdict = judge(error)
         this.#metrics.errors.inc({ target: verdict.target, code: verdict.reason })
-        this.#report(verdict.halt ? 'halted' : 'waiting', verdict.halt ? 'halted' : 'reconnecting', verdict.reason, verdict.message)
+        this.#report(
+          verdict.halt ? 'halted' : 'starting',
+          verdict.halt ? 'halted' : 'reconnecting',
+          verdict.reason,
+          verdict.message,
+        )
         if (verdict.bug) this.#log.error({ err: error }, 'unexpected error')
         if (performance.now() - began > GOOD_SESSION) attempt = 1
         await pause(verdict.halt ? LOOK_AGAIN : backoff(attempt, 100, 5_000), signal)

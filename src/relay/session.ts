@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import type pg from 'pg'
 import type { Config } from '../config/schema.js'
 import { partitionsKey } from '../event/names.js'
 import { connectFailure, connectPostgres, postgresOptions } from '../postgres/connect.js'
 import { type Head, loadHeads } from '../postgres/heads.js'
 import { currentLineage, type Lineage } from '../postgres/lineage.js'
-import { type Lsn, parseLsn } from '../postgres/lsn.js'
+import { formatLsn, type Lsn, parseLsn } from '../postgres/lsn.js'
 import { fixPartitions } from '../postgres/partitions.js'
 import { Replication } from '../postgres/replication.js'
 import { readSlot } from '../postgres/slot.js'
@@ -43,6 +44,8 @@ export interface SessionOptions {
 /** How often a standby asks for the lock, in milliseconds. */
 const LOCK_EVERY = 200
 const CONFIRM_EVERY = 1_000
+/** How long a stop waits for the last confirming, in milliseconds, once everything is appended. */
+const LAST_CONFIRM = 1_000
 const PROBE_EVERY = 1_000
 const CATALOG_EVERY = 2_000
 
@@ -102,18 +105,24 @@ export class Session {
   async stop(timeout: number): Promise<void> {
     this.#stopping = true
     const deadline = AbortSignal.any([AbortSignal.timeout(timeout), this.#ended.signal])
-    if (this.#confirmer !== undefined && this.#publisher) {
+    if (this.#receiver && this.#publisher) {
       this.#replication.pause()
       const drained = await this.#publisher.drain(deadline)
-      while (!deadline.aborted && !this.#settled()) {
-        await this.#confirm()
+      // A standby waits: what is not confirmed by then comes again there, and is recognised.
+      const patience = AbortSignal.any([AbortSignal.timeout(LAST_CONFIRM), deadline])
+      while (drained && !patience.aborted && !this.#settled()) {
+        await Promise.race([this.#confirm(), once(patience, 'abort')])
         if (this.#confirmer.level === 'memory') break
-        if (!this.#settled()) await pause(50, deadline)
       }
-      this.#log.info({ drained, confirmed: this.#confirmer.confirmed.toString() }, 'drained')
+      this.#log.info({ drained, confirmed: formatLsn(this.#confirmer.confirmed) }, 'drained')
     }
     await this.#replication?.close()
     this.#end()
+  }
+
+  /** Rows in memory: received, not yet appended. */
+  get inflight(): { events: number; bytes: number } {
+    return { events: this.#publisher?.events ?? 0, bytes: this.#publisher?.bytes ?? 0 }
   }
 
   #settled(): boolean {
@@ -134,9 +143,24 @@ export class Session {
     this.#replication?.destroy()
   }
 
-  async #prepare(query: (sql: string) => Promise<Record<string, string | null>[]>): Promise<void> {
-    const { config, metrics } = this.#options
+  /**
+   * Until it streams, the connection would hold the lock however long this process hangs. So it may not be idle for
+   * longer than a walsender may be silent, and is kept busy meanwhile.
+   */
+  async #prepare(query: Query): Promise<void> {
     this.#connected = true
+    this.#walSenderTimeout = await readWalSenderTimeout(query)
+    await query(`set idle_session_timeout = ${silenceLimit(this.#walSenderTimeout)}`)
+    const beat = setInterval(() => query('select 1').catch(() => {}), statusInterval(this.#walSenderTimeout))
+    try {
+      await this.#lead(query)
+    } finally {
+      clearInterval(beat)
+    }
+  }
+
+  async #lead(query: Query): Promise<void> {
+    const { config, metrics } = this.#options
     await this.#lock(query)
     this.#ended.signal.throwIfAborted()
     if (this.#stopping) throw new Error('Stopped before the session began.')
@@ -173,7 +197,10 @@ export class Session {
     await this.#claim(this.#publisher, await loadHeads(postgres, lineage.lineage))
     metrics.sessions.inc()
     this.#options.report('active', 'streaming')
-    this.#log.info({ slot: config.slot, lineage: lineage.lineage, timeline, confirmed: lineage.confirmedLsn }, 'streaming')
+    this.#log.info(
+      { slot: config.slot, lineage: lineage.lineage, timeline, confirmed: lineage.confirmedLsn },
+      'session began',
+    )
     this.#receiver = new Receiver({
       router: new Router(config.outbox, partitions),
       progress: this.#progress,
@@ -191,12 +218,12 @@ export class Session {
   }
 
   /** Waits for the lock as standby. Asking again and again holds no snapshot, as a blocking call would. */
-  async #lock(query: (sql: string) => Promise<Record<string, unknown>[]>): Promise<void> {
+  async #lock(query: Query): Promise<void> {
     const { config } = this.#options
     // A slot's name holds nothing but letters, digits and underscores.
     const sql = `select pg_try_advisory_lock(hashtextextended('outrider ${config.slot}', 0)) as locked`
     for (let waiting = false; !this.#ended.signal.aborted && !this.#stopping; waiting = true) {
-      if ((await query(sql))[0]?.locked === true) return
+      if ((await query(sql))[0]?.locked) return
       if (!waiting) this.#options.report('standby', 'waiting')
       await pause(LOCK_EVERY, this.#ended.signal)
     }
@@ -214,11 +241,8 @@ export class Session {
       "set synchronous_commit = local; set default_transaction_read_only = off; set statement_timeout = '30s'; " +
         "set lock_timeout = '5s'; set idle_in_transaction_session_timeout = '30s'",
     )
-    const { rows } = await postgres.query(
-      "select pg_is_in_recovery() as standby, (select setting from pg_settings where name = 'wal_sender_timeout') as timeout",
-    )
+    const { rows } = await postgres.query('select pg_is_in_recovery() as standby')
     if (rows[0].standby) throw new Error('Expected a primary, found a server in recovery.')
-    this.#walSenderTimeout = Number(rows[0].timeout)
     return postgres
   }
 
@@ -272,7 +296,7 @@ export class Session {
         observe: {
           level: (level) => {
             metrics.setDurability(level)
-            this.#log.info({ level }, 'durability level')
+            this.#log.info({ durability: level }, 'durability level')
           },
           waited: (milliseconds) => metrics.durabilityWait.observe(milliseconds / 1000),
           unmet: (error) => this.#unmet(error),
@@ -392,7 +416,10 @@ export class Session {
 
   /** Redis has lost something, or somebody else writes there: only the saved heads can tell, at the next session's start. */
   async #lost(loss: Loss): Promise<void> {
-    this.#log.warn({ stream: loss.key, status: loss.status, head: loss.reply.head, expected: loss.expected }, loss.message)
+    this.#log.warn(
+      { stream: loss.key, status: loss.status, head: loss.reply.head, expected: loss.expected },
+      loss.message,
+    )
     try {
       this.#fail(await this.#judge(loss))
     } catch (error) {
@@ -421,6 +448,15 @@ export class Session {
     this.#paused = false
     this.#replication.resume()
   }
+}
+
+/** Rows by column name; booleans are booleans. */
+type Query = (sql: string) => Promise<Record<string, unknown>[]>
+
+/** In milliseconds; 0 for never. */
+async function readWalSenderTimeout(query: Query): Promise<number> {
+  const [row] = await query("select setting from pg_settings where name = 'wal_sender_timeout'")
+  return Number(row?.setting)
 }
 
 const partitionsIn = ({ streams }: Config): Map<string, number> =>

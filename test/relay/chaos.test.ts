@@ -1,0 +1,106 @@
+import { setTimeout as pause } from 'node:timers/promises'
+import { expect } from 'vitest'
+import { createTruth, readTruth } from '../oracle/truth.js'
+import { countVerdict, judge, readStreams } from '../oracle/verdict.js'
+import { createSubjects, seeded, write } from '../oracle/writer.js'
+import { startRedis, until } from '../services/index.js'
+import { test } from './fixture.js'
+import type { RelayProcess } from './relay-process.js'
+
+const EVENTS = 50_000
+const WRITERS = 8
+const KILLS = 20
+const FREEZES = 3
+const STREAMS = ['orders', 'payments', 'shipments', 'users']
+
+test(`${EVENTS} events by ${WRITERS} writers, ${KILLS} kills of the relay, some freezes: nothing lost, doubled, invented, altered or out of order`, {
+  timeout: 300_000,
+}, async ({ scenario }) => {
+  const seed = Number(process.env.OUTRIDER_TEST_SEED ?? Date.now() % 1_000_000)
+  console.log(`seed ${seed} (OUTRIDER_TEST_SEED repeats it)`)
+  const random = seeded(seed)
+  const s = await scenario({ redis: await startRedis({ settings: { appendonly: 'yes' } }) })
+  await createTruth(s.postgres)
+  await createSubjects(s.postgres, 200)
+  // Short, so that a frozen relay loses its connection, and the lock with it, within the test.
+  await s.database.query(`alter role relay_${s.database.name} set wal_sender_timeout = '2s'`)
+  let committed = 0
+  const writers = Promise.all(
+    Array.from({ length: WRITERS }, async (_, writer) => {
+      const client = await s.database.connect()
+      await write(client, {
+        writer,
+        events: EVENTS / WRITERS,
+        streams: STREAMS,
+        subjects: 200,
+        payload: (draw) =>
+          JSON.stringify({ n: draw(), text: 'Ωμέγα 🚀 "quoted" \\ \n'.repeat(Math.floor(draw() * 20)) }),
+        random: seeded(seed + writer + 1),
+        committed: (events) => {
+          committed += events
+        },
+      })
+      await client.end()
+    }),
+  )
+
+  // Two relays at all times; whichever is active dies, in mid-stream, whenever enough was committed again.
+  const relays: RelayProcess[] = [await s.relay(), await s.relay()]
+  const active = () =>
+    until(
+      async () => {
+        for (const relay of relays) if ((await relay.status())?.state === 'streaming') return relay
+        return undefined
+      },
+      { timeout: 20_000, message: () => `an active relay\n${relays.map((relay) => relay.tail(10)).join('\n--\n')}` },
+    )
+  let appendedByDead = 0
+  const frozen: RelayProcess[] = []
+  // A zombie still holds events that it wants to publish; then it is one more relay that waits.
+  const thaw = () => {
+    for (const zombie of frozen.splice(0)) {
+      zombie.signal('SIGCONT')
+      relays.push(zombie)
+    }
+  }
+  for (let fault = 1; fault <= KILLS + FREEZES; fault++) {
+    await until(() => committed >= (fault * EVENTS) / (KILLS + FREEZES + 1), {
+      timeout: 60_000,
+      message: 'the writers to go on',
+    })
+    const victim = await active()
+    await pause(random() * 100)
+    if (fault % 8 === 0) {
+      victim.signal('SIGSTOP')
+      frozen.push(victim)
+    } else {
+      appendedByDead += (await victim.metric('outrider_events_appended_total').catch(() => 0)) ?? 0
+      await victim.kill()
+    }
+    relays.splice(relays.indexOf(victim), 1, await s.relay())
+    if (fault % 8 === 3) thaw()
+  }
+  thaw()
+  await writers
+
+  const truth = await readTruth(s.postgres)
+  await until(
+    async () => {
+      const lengths = await Promise.all(STREAMS.map((stream) => s.redis.xlen(stream)))
+      return lengths.reduce((sum, length) => sum + length, 0) >= truth.length
+    },
+    {
+      timeout: 60_000,
+      message: () => `everything to arrive\n${relays.map((relay) => relay.tail(10)).join('\n--\n')}`,
+    },
+  )
+  await Promise.all(relays.map((relay) => relay.stop()))
+  const verdict = judge(truth, await readStreams(s.redis, STREAMS))
+  expect(truth.length).toBeGreaterThanOrEqual(EVENTS)
+  expect(countVerdict(verdict)).toEqual({ lost: 0, phantom: 0, duplicated: 0, divergent: 0, disordered: 0 })
+  // The faults bit: there were as many sessions, the dead had published, and the living met what they had published.
+  const { rows } = await s.postgres.query('select count(*)::int as sessions from outrider.session')
+  expect(rows[0].sessions).toBeGreaterThan(KILLS)
+  expect(appendedByDead).toBeGreaterThan(0)
+  expect(await s.postgres.query('select * from outrider.incident').then(({ rows }) => rows)).toEqual([])
+})

@@ -1,0 +1,29 @@
+import { expect } from 'vitest'
+import { startRedis, until } from '../services/index.js'
+import { test } from './fixture.js'
+
+test('an event that was committed appears in its stream, as a CloudEvent with its payload byte for byte', async ({
+  scenario,
+}) => {
+  const s = await scenario({ redis: await startRedis() })
+  const relay = await s.relay()
+  await relay.streaming()
+  const data = { text: 'Blåbærgrød 🫐', nested: [1, { a: null }] }
+  const id = await s.insert('orders', data, 'order-42')
+  await until(async () => (await s.ids('orders')).length === 1)
+  const [[, fields]] = (await s.redis.xrange('orders', '-', '+')) as [[string, string[]]]
+  const event = Object.fromEntries(fields.flatMap((field, i) => (i % 2 === 0 ? [[field, fields[i + 1]]] : [])))
+  expect(event).toEqual({
+    specversion: '1.0',
+    id,
+    source: `/${s.database.name}`,
+    type: 'test.happened',
+    subject: 'order-42',
+    time: expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/),
+    schemaversion: '1',
+    sequence: expect.stringMatching(/^[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]{8}$/),
+    datacontenttype: 'application/json',
+    data: JSON.stringify(data),
+  })
+  expect(await relay.stop()).toBe(0)
+})
