@@ -125,7 +125,7 @@ describe('list and show', () => {
   )
 
   test.each([['show'], ['close']])('%s of one that is not there fails', async (action) => {
-    await expect(run([action, '77'], { answer: true })).rejects.toThrow('Found no incident 77.')
+    await expect(run([action, '77'])).rejects.toThrow('Found no incident 77.')
   })
 
   test('without a schema it says what to do', async () => {

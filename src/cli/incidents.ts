@@ -1,6 +1,6 @@
 import type pg from 'pg'
 import { ExitCode, Failure } from '../failure.js'
-import { closeIncident, getIncident, type Incident, listIncidents } from '../postgres/incidents.js'
+import { closeIncident, getIncident, type Incident, listIncidents, noIncident } from '../postgres/incidents.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
 
@@ -42,14 +42,15 @@ async function list(client: pg.ClientBase, { flags, json, out }: Context): Promi
 
 async function show(client: pg.ClientBase, { json, out }: Context, id: string): Promise<ExitCode> {
   const found = await getIncident(client, id)
-  if (!found) throw new Failure(`Found no incident ${id}. See \`outrider incidents list --all\`.`)
+  if (!found) throw noIncident(id)
   out(json ? JSON.stringify(found) : describe(found))
   return ExitCode.done
 }
 
 async function close(client: pg.ClientBase, context: Context, id: string): Promise<ExitCode> {
   const found = await getIncident(client, id)
-  if (!context.json && found && !found.closedAt) context.out(describe(found))
+  if (!found) throw noIncident(id)
+  if (!context.json && !found.closedAt) context.out(describe(found))
   if (!(await context.ask('Close it?'))) {
     if (!context.json) context.out('Nothing was changed.')
     return ExitCode.failed
