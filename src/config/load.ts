@@ -125,7 +125,8 @@ function fileOrValue(value: string | undefined, file: string | undefined): Secre
 function withoutPassword(text: string): string {
   const url = new URL(text)
   url.password = ''
-  url.searchParams.delete('password')
+  // Only where it is there: touching the parameters writes all of them anew.
+  if (url.searchParams.has('password')) url.searchParams.delete('password')
   return url.href
 }
 

@@ -88,6 +88,8 @@ async function createClient(config: RedisConfig, url: RedisUrl, name: string): P
   return new Cluster(url.nodes, {
     lazyConnect: true,
     enableOfflineQueue: false,
+    // A failed check would leave `connect` pending for ever; a cluster that is down says so to the first command.
+    enableReadyCheck: false,
     clusterRetryStrategy: () => null,
     slotsRefreshTimeout: config.connectTimeout,
     // Zero: what was in flight on a closed connection is rejected, not sent again to another node.
