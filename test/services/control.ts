@@ -1,3 +1,5 @@
+import { type RedisVersion, redisHost } from './redis-binaries.js'
+
 const given = {
   postgres: 'OUTRIDER_TEST_POSTGRES_URL',
   redis: 'OUTRIDER_TEST_REDIS_URL',
@@ -18,5 +20,23 @@ export function needsProcess(context: Skippable, kinds: (keyof typeof given)[] =
     const reason = `needs a ${kind} process of its own, but ${given[kind]} names a given server`
     console.warn(`skipped: ${reason}`)
     context.skip(reason)
+  }
+}
+
+/**
+ * Called first by a test that needs this version of Redis or Valkey, which is then there for `startRedis({ version })`.
+ * Where it cannot be had, the test ends here and says why; that is `undefined` for a caller whose `skip` returns.
+ */
+export async function redisVersion(context: Skippable, version: RedisVersion): Promise<RedisVersion | undefined> {
+  needsProcess(context, ['redis'])
+  if (process.env[given.redis]) return undefined
+  try {
+    await redisHost(version)
+    return version
+  } catch (error) {
+    const reason = `needs ${version === 'valkey' ? 'Valkey' : `Redis ${version}`}: ${(error as Error).message}`
+    console.warn(`skipped: ${reason}`)
+    context.skip(reason)
+    return undefined
   }
 }

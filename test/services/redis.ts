@@ -5,13 +5,15 @@ import { type RedisOptions as AnyClientOptions, Redis as Client } from 'ioredis'
 import { copyTree } from './folder.js'
 import { freePort } from './port.js'
 import type { Host, Launch } from './process.js'
-import { redisHost } from './redis-binaries.js'
+import { chosenRedis, type RedisVersion, redisHost, serverProgram } from './redis-binaries.js'
 import { Service } from './service.js'
 
 /** Replies in the same shapes as with Redis 6, which is what the types of a plain client say. */
 type ClientOptions = Omit<AnyClientOptions, 'replyMapping'>
 
 export interface RedisOptions {
+  /** Default: that of `replicaOf`, else OUTRIDER_TEST_REDIS, else 7. A test calls `redisVersion` first. */
+  version?: RedisVersion
   /** Lines of redis.conf; several values are several lines. Nothing is saved to disk unless they say so. */
   settings?: Record<string, string | string[]>
   /** Its environment, such as that of `daDK()`. */
@@ -30,7 +32,8 @@ export async function startRedis(options: RedisOptions = {}): Promise<Redis> {
         'A test that controls the process calls needsProcess(context) first; another takes freshRedis().',
     )
   }
-  const redis = new Redis(await redisHost(), options.port ?? (await freePort()), options)
+  const version = options.version ?? options.replicaOf?.version ?? chosenRedis()
+  const redis = new Redis(await redisHost(version), options.port ?? (await freePort()), { ...options, version })
   try {
     await redis.initialize()
     await redis.start()
@@ -42,12 +45,14 @@ export async function startRedis(options: RedisOptions = {}): Promise<Redis> {
 }
 
 export class Redis extends Service {
+  readonly version: RedisVersion
   protected readonly endSignal = 'SIGKILL'
   readonly #options: RedisOptions
   readonly #settings: Record<string, string | string[]>
 
-  constructor(host: Host, port: number, options: RedisOptions) {
+  constructor(host: Host, port: number, options: RedisOptions & { version: RedisVersion }) {
     super('redis', host, port)
+    this.version = options.version
     this.#options = options
     this.#settings = {
       save: '',
@@ -103,7 +108,7 @@ export class Redis extends Service {
     writeFileSync(file, lines.join(''))
     const { env = {} } = this.#options
     return {
-      program: 'redis-server',
+      program: serverProgram(this.version),
       args: [file],
       env,
       folder: this.folder,
