@@ -79,7 +79,7 @@ async function openWriters(client: pg.ClientBase): Promise<string> {
     `select format('pid %s (%s, database %s, open for %s)', pid, coalesce(nullif(application_name, ''), usename, 'unknown'),
          datname, coalesce(date_trunc('second', clock_timestamp() - xact_start)::text, 'unknown')) as what
        from pg_locks join pg_stat_activity using (pid)
-       where locktype = 'transactionid' and mode = 'ExclusiveLock' and granted and pid <> pg_backend_pid()
+       where locktype = 'transactionid' and mode = 'ExclusiveLock' and granted
      union all
      select format('prepared transaction %s (database %s, open for %s)', gid, database,
          date_trunc('second', clock_timestamp() - prepared))
