@@ -53,5 +53,7 @@ export function maskUrl(url: string): string {
 }
 
 /** Takes passwords out of every URL in a text, but leaves the word that stands for one in our own examples. */
-export const maskUrlsIn = (text: string): string =>
-  text.replace(/([a-z][a-z0-9+.-]*:\/\/[^\s:@/"'?#]*):(?!password@)(?:[^\s"]|\\")*@/gi, '$1:***@')
+export const maskUrlsIn = (text: string): string => (text.includes('://') ? text.replace(CREDENTIALS, '$1:***@') : text)
+
+/** The scheme is bounded, because a search that may begin anywhere in a long word takes the square of its length. */
+const CREDENTIALS = /([a-z][a-z0-9+.-]{0,30}:\/\/[^\s:@/"'?#]*):(?!password@)(?:[^\s"]|\\")*@/gi

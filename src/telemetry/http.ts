@@ -34,6 +34,8 @@ export interface HttpServer {
 
 /** A probe or a scrape sends a few hundred bytes at once; whoever needs longer is none of them. */
 const REQUEST_TIMEOUT_MS = 5_000
+/** How soon Node notices that a time-out is over; by default it looks every 30 s. */
+const CHECK_INTERVAL_MS = 1_000
 const MAX_CONNECTIONS = 100
 
 /** Serves /livez, /readyz and /metrics. None of them touches Postgres or Redis. */
@@ -44,6 +46,7 @@ export async function startHttp(options: HttpOptions): Promise<HttpServer> {
       headersTimeout: REQUEST_TIMEOUT_MS,
       requestTimeout: REQUEST_TIMEOUT_MS,
       keepAliveTimeout: REQUEST_TIMEOUT_MS,
+      connectionsCheckingInterval: CHECK_INTERVAL_MS,
       maxHeaderSize: 8_192,
     },
     (request, response) => void answer(request, response, options),

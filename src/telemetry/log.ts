@@ -15,6 +15,9 @@ export interface LogOptions {
 
 const SECRETS = ['password', 'secret', 'token', 'auth', 'key', 'sentinelPassword']
 
+/** What waits for a reader that has stopped; lines beyond that are dropped rather than kept in memory. */
+const MOST_BUFFERED_BYTES = 16_777_216
+
 /**
  * Logs as JSON lines. Writing is asynchronous: a reader that is slow, or has stopped, never holds the relay up; what is
  * still buffered is written when the process ends by itself. Passwords are taken out of keys that sound like one, and
@@ -31,7 +34,7 @@ export function createLogger(options: LogOptions): Logger {
           colorize: terminal && !process.env.NO_COLOR,
           ignore: 'service,pid,hostname',
         })
-      : pino.destination({ fd, sync: false })
+      : pino.destination({ fd, sync: false, maxLength: MOST_BUFFERED_BYTES })
   return pino(
     {
       level: options.level,

@@ -1,0 +1,122 @@
+import { describe, expect, it } from 'vitest'
+import { createMetrics } from './metrics.js'
+
+type Sample = Record<string, number>
+
+/** Every sample of Outrider's own, by its name and labels as Prometheus would read them. */
+async function scrape(metrics: ReturnType<typeof createMetrics>): Promise<Sample> {
+  const text = await metrics.registry.metrics()
+  return Object.fromEntries(
+    text
+      .split('\n')
+      .filter((line) => line.startsWith('outrider_'))
+      .map((line) => {
+        const at = line.lastIndexOf(' ')
+        return [line.slice(0, at), Number(line.slice(at + 1).replace('+Inf', 'Infinity'))]
+      }),
+  )
+}
+
+describe('metrics', () => {
+  it('are named as Prometheus wants them: a prefix, base units, _total for counters', async () => {
+    const metrics = createMetrics()
+    metrics.watchInflight(() => ({ events: 0, bytes: 0 }))
+    for (const { name, type } of await metrics.registry.getMetricsAsJSON()) {
+      if (!name.startsWith('outrider_')) continue
+      expect(name).toMatch(/^outrider_[a-z_]+$/)
+      expect(name.endsWith('_total'), name).toBe(String(type) === 'counter')
+      expect(name).not.toMatch(/_(ms|us|kb|mb|percent|count)$/)
+    }
+  })
+
+  it('live in a registry of their own', () => {
+    expect(createMetrics().registry).not.toBe(createMetrics().registry)
+  })
+
+  it('count what was received, appended, recognised and rejected', async () => {
+    const metrics = createMetrics()
+    metrics.received.inc()
+    metrics.received.inc(4)
+    metrics.appended('orders', 3, 1, 0.002)
+    metrics.appended('orders:7', 2, 0, 0.002)
+    metrics.appended('orders', 0, 0, 0.001)
+    metrics.rejected('too_large')
+    expect(await scrape(metrics)).toMatchObject({
+      outrider_events_received_total: 5,
+      'outrider_events_appended_total{stream="orders"}': 5,
+      outrider_events_skipped_total: 1,
+      'outrider_events_rejected_total{reason="too_large"}': 1,
+      outrider_append_batch_events_count: 2,
+      outrider_append_batch_events_sum: 6,
+      outrider_append_duration_seconds_count: 3,
+    })
+    expect((await scrape(metrics)).outrider_events_received_total).toBe(5)
+  })
+
+  it('stay bounded, however many streams there are', async () => {
+    const metrics = createMetrics()
+    for (let i = 0; i < 1_000; i++) metrics.appended(`s${i}`, 1, 0, 0.001)
+    metrics.appended('s0', 1, 0, 0.001)
+    const series = Object.entries(await scrape(metrics)).filter(([name]) =>
+      name.startsWith('outrider_events_appended_total'),
+    )
+    expect(series).toHaveLength(201)
+    expect(Object.fromEntries(series)).toMatchObject({
+      'outrider_events_appended_total{stream="s0"}': 2,
+      'outrider_events_appended_total{stream="other"}': 800,
+    })
+  })
+
+  it('show exactly one role, state and durability level', async () => {
+    const metrics = createMetrics()
+    metrics.setRole('standby', 'waiting')
+    metrics.setRole('active', 'streaming')
+    metrics.setDurability('fsync')
+    metrics.setDurability('memory')
+    expect(await scrape(metrics)).toMatchObject({
+      'outrider_role{role="standby"}': 0,
+      'outrider_role{role="active"}': 1,
+      'outrider_state{state="waiting"}': 0,
+      'outrider_state{state="streaming"}': 1,
+      'outrider_durability_level{level="fsync"}': 0,
+      'outrider_durability_level{level="memory"}': 1,
+    })
+  })
+
+  it('tell how long nothing could flow, also while it lasts', async () => {
+    const metrics = createMetrics()
+    const blocked = async () => (await scrape(metrics))['outrider_blocked_seconds_total{reason="redis_oom"}'] ?? 0
+    metrics.setRole('active', 'streaming')
+    expect(await blocked()).toBe(0)
+    metrics.setRole('active', 'blocked', 'redis_oom')
+    await expect.poll(blocked).toBeGreaterThan(0)
+    const before = await blocked()
+    await expect.poll(blocked).toBeGreaterThan(before)
+    metrics.setRole('active', 'streaming')
+    const after = await blocked()
+    expect(await blocked()).toBe(after)
+  })
+
+  it('ask for what is in flight when somebody looks', async () => {
+    const metrics = createMetrics()
+    let events = 1
+    metrics.watchInflight(() => ({ events, bytes: events * 100 }))
+    expect(await scrape(metrics)).toMatchObject({ outrider_inflight_events: 1, outrider_inflight_bytes: 100 })
+    events = 2
+    expect(await scrape(metrics)).toMatchObject({ outrider_inflight_events: 2, outrider_inflight_bytes: 200 })
+    metrics.watchInflight(() => ({ events: 9, bytes: 9 }))
+    expect(await scrape(metrics)).toMatchObject({ outrider_inflight_events: 9 })
+  })
+
+  it('tell about the slot', async () => {
+    const metrics = createMetrics()
+    metrics.slot({ retainedBytes: 10, lagBytes: 5, safeBytes: 100 })
+    expect(await scrape(metrics)).toMatchObject({
+      outrider_slot_retained_wal_bytes: 10,
+      outrider_slot_lag_bytes: 5,
+      outrider_slot_safe_wal_bytes: 100,
+    })
+    metrics.slot({ retainedBytes: 10, lagBytes: 5, safeBytes: undefined })
+    expect((await scrape(metrics)).outrider_slot_safe_wal_bytes).toBe(Number.POSITIVE_INFINITY)
+  })
+})
