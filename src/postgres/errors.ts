@@ -20,6 +20,8 @@ const BY_STATE: Record<string, PostgresVerdict> = {
   '57P02': { fate: 'retry', reason: 'postgres_shutdown' },
   '57P03': { fate: 'retry', reason: 'postgres_starting' },
   '57014': { fate: 'retry', reason: 'postgres_timeout' },
+  '25P03': { fate: 'retry', reason: 'postgres_timeout' },
+  '25P04': { fate: 'retry', reason: 'postgres_timeout' },
   '55P03': { fate: 'retry', reason: 'postgres_lock_timeout' },
   '25006': { fate: 'retry', reason: 'postgres_read_only' },
   '42501': { fate: 'halt', reason: 'postgres_privilege' },
@@ -43,13 +45,14 @@ const BY_CLASS: Record<string, PostgresVerdict> = {
   XX: { fate: 'halt', reason: 'postgres_internal' },
 }
 
-const CONNECTION = /^(E[A-Z]+|ERR_TLS_.*|ERR_SSL_.*|.*CERT.*|DEPTH_ZERO_.*|SELF_SIGNED.*|UNABLE_TO_.*)$/
+// Of the system, of sockets and streams, of TLS. Node's other codes (ERR_INVALID_ARG_TYPE …) tell of a mistake here.
+const CONNECTION =
+  /^(E(?!RR_)[A-Z_]+|ERR_(TLS|SSL|OSSL|SOCKET|STREAM)_.*|.*CERT.*|UNABLE_TO_.*|HOSTNAME_MISMATCH|INVALID_CA)$/
 
 /** `code` is the SQLSTATE, or the code of a socket or TLS error; none when the connection just ended. */
 export function classifyPostgres(code: string | undefined): PostgresVerdict {
   if (code === undefined || CONNECTION.test(code)) return { fate: 'retry', reason: 'postgres_unreachable' }
-  return (
-    BY_STATE[code] ??
-    (code.length === 5 ? BY_CLASS[code.slice(0, 2)] : undefined) ?? { fate: 'halt', reason: 'postgres_unknown' }
-  )
+  const state = Object.hasOwn(BY_STATE, code) ? BY_STATE[code] : undefined
+  const kind = code.length === 5 ? BY_CLASS[code.slice(0, 2)] : undefined
+  return state ?? kind ?? { fate: 'halt', reason: 'postgres_unknown' }
 }
