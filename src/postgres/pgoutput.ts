@@ -56,6 +56,8 @@ export function readRelation(message: Buffer): Relation {
     columns.push(text())
     at += 8 // type oid, type modifier
   }
+  if (at > message.length)
+    throw new RangeError('Expected a Relation message to end with its columns, found it cut off.')
   return { oid, schema, table, columns }
 }
 
