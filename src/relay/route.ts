@@ -19,14 +19,14 @@ export class Router {
   readonly #copies: [from: number, to: number][] = []
   readonly #template: (string | number)[]
   readonly #table: string
-  readonly #partitions: Readonly<Record<string, number>>
+  readonly #partitions: ReadonlyMap<string, number>
   /** By the oid of each relation that the stream has named: where its columns go; null for a table that is not ours. */
   readonly #slots = new Map<number, Int8Array | null>()
 
   /** `partitions`: the count for each stream that has any. */
   constructor(mapping: OutboxMapping, partitions: Readonly<Record<string, number>>) {
     this.#table = mapping.table
-    this.#partitions = partitions
+    this.#partitions = new Map(Object.entries(partitions))
     this.#columns = new Array<string>(COLUMN_COUNT).fill('')
     for (const [name, column] of Object.entries(mapping.columns)) {
       if (column !== undefined) this.#columns[Column[name as keyof typeof Column]] = column
@@ -77,7 +77,7 @@ export class Router {
   key(): string | undefined {
     const stream = this.stream()
     if (stream === undefined || !STREAM_NAME.test(stream)) return undefined
-    const count = this.#partitions[stream]
+    const count = this.#partitions.get(stream)
     if (count === undefined) return stream
     return streamKey(stream, crc32(this.values[Column.subject] ?? this.values[Column.id] ?? '') % count)
   }
