@@ -37,8 +37,8 @@ export function pushFields(
 ): string | undefined {
   const id = values[Column.id]
   const type = values[Column.type]
-  if (!id) return 'expected an id, found null'
-  if (!type) return 'expected a type, found null'
+  if (!id) return 'expected an id, found none'
+  if (!type) return 'expected a type, found none'
   const created = values[Column.time]
   const time = created == null ? new Date(commitTime).toISOString().replace('Z', '000Z') : eventTime(created)
   if (time === undefined) return `expected a time with a year of four digits, found ${created}`
