@@ -15,7 +15,12 @@ const left = ['adduser', 'debconf', 'init-system-helpers']
  * and its loader, for those of an older release do not serve them. `bin` holds a script that runs each program so.
  * Nothing is installed, and apt's own files stay as they are.
  */
-export async function unpackRoot(release: string, packages: string[], programs: string[], folder: string) {
+export async function unpackRoot(
+  release: string,
+  packages: string[],
+  programs: string[],
+  folder: string,
+): Promise<void> {
   if (!hasApt()) throw new Error('there is no apt-get to fetch packages of Debian with')
   const workshop = join(folder, '.apt')
   try {
@@ -69,9 +74,12 @@ async function download(release: string, mirror: string, packages: string[], wor
     'Dir::Etc::preferences': '/dev/null',
     'Dir::Etc::preferencesparts': '/dev/null',
   }
-  const options = ['-q', ...Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`])]
-  await run('apt-get', [...options, 'update'])
-  await run('apt-get', [...options, 'install', '--download-only', '--yes', '--no-install-recommends', ...packages])
+  const config = join(workshop, 'apt.conf')
+  const lines = Object.entries(settings).map(([name, value]) => `${name} "${value}";\n`)
+  writeFileSync(config, lines.join(''))
+  const apt = (...args: string[]) => run('apt-get', ['-q', '-c', config, ...args])
+  await apt('update')
+  await apt('install', '--download-only', '--yes', '--no-install-recommends', ...packages)
   return readdirSync(archives).flatMap((name) => (name.endsWith('.deb') ? [join(archives, name)] : []))
 }
 

@@ -64,8 +64,8 @@ async function laterRedis(version: 8 | 'valkey'): Promise<Host> {
     if (await hasDocker()) return containerHost(imageOf(version))
     const name = version === 8 ? 'Redis 7.2 or later' : 'Valkey'
     throw new Error(
-      `Expected ${name} on the PATH, in Docker or from Debian ${release}, found none: ${(cause as Error).message}. ` +
-        `Install its ${serverProgram(version)}, or start Docker.`,
+      `Expected ${name} on the PATH, in Docker or from Debian ${release}, found none. Install its ` +
+        `${serverProgram(version)}, or start Docker. Debian's packages cannot be had: ${(cause as Error).message}`,
       { cause },
     )
   }
