@@ -102,7 +102,7 @@ export const describe = ({ history, lsn }: ServerWal) => ({ timeline: history.cu
 export function chainStart(head: Head, saved: Position, server: ServerWal): Position | undefined {
   if (head.position === ZERO_POSITION) return saved
   const { timeline, lsn } = parsePosition(head.position)
-  if (timeline > server.history.current || (timeline === server.history.current && lsn > server.lsn)) return undefined
+  if (timeline > server.history.current || (timeline === server.history.current && lsn >= server.lsn)) return undefined
   return lsn < server.confirmed || isPhantom(head.position, server) ? head.position : saved
 }
 

@@ -50,10 +50,10 @@ export class Router {
       this.#slots.set(relation.oid, null)
       return
     }
-    const missing = this.#columns.filter((name) => name !== '' && !relation.columns.includes(name))
-    if (missing.length > 0) {
+    const missing = new Set(this.#columns.filter((name) => name !== '' && !relation.columns.includes(name)))
+    if (missing.size > 0) {
       throw new ColumnMissing(
-        `Expected the columns ${missing.join(', ')} in ${this.#table}, found ${relation.columns.join(', ')}. ` +
+        `Expected the columns ${[...missing].join(', ')} in ${this.#table}, found ${relation.columns.join(', ')}. ` +
           'Add them again, or change the mapping under "outbox" in the configuration.',
       )
     }
