@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { anyText } from '../../test/any-text.js'
 import { COLUMN_COUNT, Column, eventTime, pushFields, type RowValues } from './envelope.js'
 import { ATTRIBUTES } from './names.js'
 import { positionOf, positionPrefix } from './position.js'
@@ -84,12 +85,12 @@ describe('the fields of an entry', () => {
   })
 
   it('are never written twice, whatever the row holds', () => {
-    const text = fc.option(fc.string({ unit: 'binary' }))
+    const text = fc.option(anyText)
     const name = fc.oneof(fc.stringMatching(/^[a-z0-9]{1,40}$/), fc.constantFrom('0', '12', 'tenant'))
     const headers = fc
       .dictionary(
         name.filter((each) => !ATTRIBUTES.has(each)),
-        fc.string({ unit: 'grapheme' }),
+        anyText,
       )
       .map((each) => JSON.stringify(each))
     const optional = { subject: text, data: text, correlationId: text, causationId: text, schemaVersion: text }

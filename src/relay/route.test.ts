@@ -1,0 +1,179 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { anyText } from '../../test/any-text.js'
+import { insertMessage } from '../../test/pgoutput-messages.js'
+import type { OutboxMapping } from '../config/schema.js'
+import { Column } from '../event/envelope.js'
+import { STREAM_NAME } from '../event/names.js'
+import { ColumnMissing, Router } from './route.js'
+
+const OID = 16_384
+
+const OWN: OutboxMapping = {
+  table: 'outrider.outbox',
+  stream: '{stream}',
+  columns: { id: 'id', type: 'type', subject: 'subject', data: 'data' },
+}
+/** As Debezium lays it out, with a column that serves twice. */
+const DEBEZIUM: OutboxMapping = {
+  table: 'public.outbox_event',
+  stream: 'shop.{aggregatetype}.v{version}',
+  columns: { id: 'id', type: 'type', subject: 'aggregateid', correlationId: 'aggregateid', data: 'payload' },
+}
+
+type Row = Record<string, string | null>
+
+/** A router that has been told of its table, with the columns in this order. */
+function routerFor(mapping: OutboxMapping, columns: string[], partitions: Record<string, number> = {}): Router {
+  const router = new Router(mapping, partitions)
+  announce(router, mapping, columns)
+  return router
+}
+
+function announce(router: Router, { table }: Pick<OutboxMapping, 'table'>, columns: string[], oid = OID): void {
+  const [schema, name] = table.split('.') as [string, string]
+  router.relation({ oid, schema, table: name, columns })
+}
+
+/** Reads a row whose columns come in the order of its keys. */
+const read = (router: Router, row: Row, oid = OID) => router.read(insertMessage(oid, Object.values(row)), oid)
+
+/** The key that a row of Outrider's own table is routed to. */
+function keyOf(row: Row, partitions: Record<string, number> = {}): string | undefined {
+  const full: Row = { id: 'e1', type: 'order.placed', subject: null, data: null, stream: 'orders', ...row }
+  const router = routerFor(OWN, Object.keys(full), partitions)
+  expect(read(router, full)).toBe(true)
+  return router.key()
+}
+
+describe('the columns of a row', () => {
+  const row = fc.record({
+    id: anyText,
+    type: anyText,
+    aggregateid: fc.option(anyText),
+    payload: fc.option(anyText),
+    aggregatetype: fc.option(anyText),
+    version: fc.option(anyText),
+    unmapped: fc.option(anyText),
+  })
+  const names = ['id', 'type', 'aggregateid', 'payload', 'aggregatetype', 'version', 'unmapped'] as const
+  const order = fc.shuffledSubarray([...names], { minLength: names.length })
+
+  it('are found by name, in whatever order the table has them, and nothing of the row before remains', () => {
+    fc.assert(
+      fc.property(order, fc.array(row, { minLength: 1, maxLength: 4 }), (columns, rows) => {
+        const router = routerFor(DEBEZIUM, columns)
+        for (const each of rows) {
+          read(router, Object.fromEntries(columns.map((name) => [name, each[name]])))
+          expect(router.values[Column.id]).toBe(each.id)
+          expect(router.values[Column.type]).toBe(each.type)
+          expect(router.values[Column.subject]).toBe(each.aggregateid)
+          expect(router.values[Column.correlationId]).toBe(each.aggregateid)
+          expect(router.values[Column.data]).toBe(each.payload)
+          for (const unmapped of ['schemaVersion', 'causationId', 'headers', 'time'] as const) {
+            expect(router.values[Column[unmapped]]).toBeNull()
+          }
+          const known = each.aggregatetype !== null && each.version !== null
+          expect(router.stream()).toBe(known ? `shop.${each.aggregatetype}.v${each.version}` : undefined)
+          const { unmapped: _, ...kept } = each
+          expect(router.content()).toEqual(kept)
+        }
+      }),
+    )
+  })
+
+  it('are followed when the table is altered between two rows', () => {
+    const router = routerFor(OWN, ['id', 'type', 'subject', 'data', 'stream'])
+    read(router, { id: 'e1', type: 't1', subject: 's1', data: 'd1', stream: 'orders' })
+    announce(router, OWN, ['stream', 'added', 'data', 'subject', 'type', 'id'])
+    read(router, { stream: 'bills', added: 'x', data: 'd2', subject: null, type: 't2', id: 'e2' })
+    expect(router.content()).toEqual({ id: 'e2', type: 't2', subject: null, data: 'd2', stream: 'bills' })
+  })
+
+  it('must all be there: what is missing is said by name, with what to do', () => {
+    const announced = () => routerFor(DEBEZIUM, ['id', 'type', 'payload', 'aggregatetype'])
+    expect(announced).toThrow(ColumnMissing)
+    expect(announced).toThrow(
+      'Expected the columns aggregateid, version in public.outbox_event, found id, type, payload, aggregatetype. Add them',
+    )
+  })
+})
+
+describe('the rows of a table', () => {
+  it('that is not the outbox are passed over, whatever columns it has', () => {
+    const router = routerFor(OWN, ['id', 'type', 'subject', 'data', 'stream'])
+    for (const [i, table] of ['outrider.outbox_old', 'public.outbox', 'Outrider.outbox'].entries()) {
+      announce(router, { table }, ['id'], i)
+      expect(read(router, { id: 'e1' }, i)).toBe(false)
+    }
+  })
+
+  it('that was never described are an error: no row is skipped', () => {
+    expect(() => read(new Router(OWN, {}), { id: 'e1' })).toThrow(
+      `Expected a Relation message before the rows of table ${OID}, found none.`,
+    )
+  })
+})
+
+describe('the stream of a row', () => {
+  it('is the one it names', () => {
+    expect(keyOf({ stream: 'orders' })).toBe('orders')
+    expect(routerFor({ ...OWN, stream: 'fixed' }, ['id', 'type', 'subject', 'data']).stream()).toBe('fixed')
+  })
+
+  it('takes the same column into its name that is an attribute, too', () => {
+    const router = routerFor({ ...OWN, stream: 'by.{type}' }, ['id', 'type', 'subject', 'data'])
+    read(router, { id: 'e1', type: 'order', subject: null, data: null })
+    expect(router.key()).toBe('by.order')
+    expect(router.values[Column.type]).toBe('order')
+  })
+
+  it('is none where the name is not one that a stream may bear, or null', () => {
+    for (const stream of ['', 'outrider', 'or ders', 'orders:1', '-', 'orders\n', 'a'.repeat(201), null]) {
+      expect(keyOf({ stream })).toBeUndefined()
+    }
+    fc.assert(
+      fc.property(anyText, (stream) => {
+        expect(keyOf({ stream })).toBe(STREAM_NAME.test(stream) ? stream : undefined)
+      }),
+    )
+  })
+
+  it.each(['constructor', 'toString', 'hasOwnProperty', 'valueOf'])('may be called %s', (stream) => {
+    expect(keyOf({ stream })).toBe(stream)
+  })
+})
+
+describe('the partition of a row', () => {
+  const partitions = { orders: 16, bills: 3 }
+
+  it.each([
+    ['orders', 'order-42', 'orders:14'],
+    ['bills', 'order-42', 'bills:1'],
+    ['orders', 'Zoë', 'orders:10'],
+    ['orders', '', 'orders:0'],
+    ['unpartitioned', 'order-42', 'unpartitioned'],
+  ])('of stream %s and subject %j is, for ever, %s', (stream, subject, key) => {
+    expect(keyOf({ stream, subject }, partitions)).toBe(key)
+  })
+
+  it('is the same for the same subject, whatever else the row holds, and one that there is', () => {
+    fc.assert(
+      fc.property(anyText, anyText, anyText, fc.integer({ min: 1, max: 64 }), (subject, one, other, count) => {
+        const key = keyOf({ id: one, subject, data: one }, { orders: count })
+        expect(keyOf({ id: other, subject, type: other }, { orders: count })).toBe(key)
+        const partition = Number(/^orders:(\d+)$/.exec(key as string)?.[1])
+        expect(partition).toBeLessThan(count)
+      }),
+    )
+  })
+
+  it('follows from the id where there is no subject', () => {
+    expect(keyOf({ id: 'order-42', subject: null }, partitions)).toBe('orders:14')
+  })
+
+  it('spreads subjects over all there are', () => {
+    const keys = Array.from({ length: 500 }, (_, i) => keyOf({ subject: `order-${i}` }, partitions))
+    expect(new Set(keys).size).toBe(16)
+  })
+})
