@@ -1,5 +1,5 @@
 import type { Redis as Client } from 'ioredis'
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { headKey } from '../src/event/names.js'
 import { ZERO_POSITION } from '../src/event/position.js'
 import { loadAppend } from '../src/redis/append.js'
@@ -9,6 +9,8 @@ import { needsProcess, type Redis, type RedisOptions, startRedis, until } from '
 
 const key = 'orders'
 const cleanups: (() => Promise<void>)[] = []
+
+beforeEach((context) => needsProcess(context, ['redis']))
 
 afterEach(async () => {
   for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
@@ -30,8 +32,7 @@ const one = (client: Client, previous: string, from: number, to: number) =>
   call(client, { key, session: 'one', previous, events: events(from, to) })
 
 describe('refused before anything is written', () => {
-  it('by a Redis whose memory is full', async (context) => {
-    needsProcess(context, ['redis'])
+  it('by a Redis whose memory is full', async () => {
     const redis = await start()
     const client = connect(redis)
     await loadAppend(client)
@@ -48,8 +49,7 @@ describe('refused before anything is written', () => {
     expect(await idsIn(client, key)).toEqual(['e1', 'e2', 'e3', 'e4'])
   })
 
-  it('by a replica', async (context) => {
-    needsProcess(context, ['redis'])
+  it('by a replica', async () => {
     const primary = await start()
     const client = connect(primary)
     await loadAppend(client)
@@ -63,8 +63,7 @@ describe('refused before anything is written', () => {
     expect(await idsIn(replica, key)).toEqual(['e1', 'e2'])
   })
 
-  it('by a Redis that wants more replicas than it has', async (context) => {
-    needsProcess(context, ['redis'])
+  it('by a Redis that wants more replicas than it has', async () => {
     const redis = await start({ settings: { 'min-replicas-to-write': '1' } })
     const client = connect(redis)
     await loadAppend(client)
