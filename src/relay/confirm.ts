@@ -29,6 +29,11 @@ export interface Pending {
   heads: Map<string, Head>
 }
 
+interface Taken extends Pending {
+  /** When the newest part of it was taken. */
+  takenAt: number
+}
+
 /** At level `memory`, confirming waits so long, in milliseconds: an ordinary failover of Redis then replays. */
 export const MEMORY_DELAY = 5_000
 /** How long `auto` holds on to a level that is not met. */
@@ -39,7 +44,7 @@ export class Confirmer {
   #level: Level | undefined
   #unmetSince: number | undefined
   /** Taken, not yet confirmed, oldest first. More than one only at level `memory`. */
-  readonly #waiting: (Pending & { takenAt: number })[] = []
+  readonly #waiting: Taken[] = []
   #confirmed: Lsn
 
   constructor(options: ConfirmOptions, confirmed: Lsn) {
@@ -81,7 +86,7 @@ export class Confirmer {
       this.#unmetSince = undefined
       this.#options.observe.unmet(undefined)
     } catch (error) {
-      this.#putBack(due)
+      this.#waiting.unshift(due)
       this.#unmetSince ??= now
       this.#options.observe.unmet(error as Error)
       if (this.#options.level === 'auto' && this.#level !== 'memory' && now - this.#unmetSince >= LOWER_AFTER) {
@@ -96,17 +101,14 @@ export class Confirmer {
   }
 
   /** Everything that may be confirmed now, as one. */
-  #due(level: Level, now: number): Pending | undefined {
+  #due(level: Level, now: number): Taken | undefined {
     const ripe = this.#waiting.filter(({ takenAt }) => level !== 'memory' || now - takenAt >= MEMORY_DELAY)
     if (ripe.length === 0) return undefined
     this.#waiting.splice(0, ripe.length)
     const heads = new Map<string, Head>()
     for (const pending of ripe) for (const [key, head] of pending.heads) heads.set(key, head)
-    return { lsn: (ripe.at(-1) as Pending).lsn, heads }
-  }
-
-  #putBack(pending: Pending): void {
-    this.#waiting.unshift({ ...pending, takenAt: Number.NEGATIVE_INFINITY })
+    const { lsn, takenAt } = ripe.at(-1) as Taken
+    return { lsn, heads, takenAt }
   }
 
   /** An explicit level is taken at its word: where it cannot be met, confirming blocks, visibly. */
@@ -121,8 +123,10 @@ export class Confirmer {
           chosen = level
           break
         } catch (error) {
-          // A reply that says no rules the level out; a lost connection says nothing about it.
-          if (!(error instanceof LevelUnmet) && (error as Error).name !== 'ReplyError') throw error
+          // A reply that says no rules the level out; a lost connection says nothing about it. Nor does a refusal that
+          // meets the weakest level, too: Redis is full or read-only, and takes no write at all.
+          const ruledOut = error instanceof LevelUnmet || (error as Error).name === 'ReplyError'
+          if (!ruledOut || level === 'memory') throw error
         }
       }
     }
