@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process'
 import { appendFileSync } from 'node:fs'
 import { promisify } from 'node:util'
 import { serviceAccount } from './account.js'
-import type { Host, Launch, Running } from './process.js'
+import { type Host, type Launch, type Running, tail } from './process.js'
 
 /** Whether a Docker daemon answers. */
 export async function hasDocker(): Promise<boolean> {
@@ -27,6 +27,7 @@ export async function containerHost(image: string): Promise<Host> {
 class ContainerHost implements Host {
   readonly isLocal = false
   readonly listens = '0.0.0.0'
+  readonly peer = 'host.docker.internal'
 
   constructor(private readonly image: string) {}
 
@@ -40,7 +41,10 @@ class ContainerHost implements Host {
   async launch(launch: Launch): Promise<Running> {
     const { getContainerRuntimeClient } = await import('testcontainers')
     const container = await this.#container(launch)
-    const started = await container.start()
+    const started = await container.start().catch((cause: Error) => {
+      const what = `Expected ${launch.program} to start in a container of ${this.image}: ${cause.message}`
+      throw new Error(`${what}\n${tail(launch.log)}`, { cause })
+    })
     const docker = (await getContainerRuntimeClient()).container.getById(started.getId())
     const { State } = await docker.inspect()
     let alive = true
@@ -52,7 +56,12 @@ class ContainerHost implements Host {
     return {
       pid: State.Pid,
       ended,
-      signal: (name) => docker.kill({ signal: name }),
+      signal: async (name) => {
+        // It may end by itself in between, which is no error for a signal to a process either.
+        await docker.kill({ signal: name }).catch(async (error: Error) => {
+          if (alive && (await docker.inspect()).State.Running) throw error
+        })
+      },
       freeze: () => docker.pause(),
       thaw: async () => {
         if (alive && (await docker.inspect()).State.Paused) await docker.unpause()
@@ -62,12 +71,14 @@ class ContainerHost implements Host {
 
   async #container(launch: Launch) {
     const { GenericContainer, Wait } = await import('testcontainers')
-    const { uid, gid } = serviceAccount() ?? { uid: process.getuid?.(), gid: process.getgid?.() }
+    const own = { uid: process.getuid?.(), gid: process.getgid?.() }
+    const { uid, gid } = (launch.kind === 'postgres' && serviceAccount()) || own
     const container = new GenericContainer(this.image)
       .withEntrypoint([launch.program])
       .withCommand(launch.args)
       .withEnvironment(launch.env ?? {})
       .withBindMounts([{ source: launch.folder, target: launch.folder }])
+      .withExtraHosts([{ host: this.peer, ipAddress: 'host-gateway' }])
       .withUser(`${uid}:${gid}`)
       .withLogConsumer((stream) => stream.on('data', (line) => appendFileSync(launch.log, line)))
       // The service itself asks whether it serves; here it is enough that the container was started.

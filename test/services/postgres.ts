@@ -87,7 +87,7 @@ export class Postgres extends Service {
     if (source) await copyTree(source, this.dataDir)
     else await this.#initdb()
     if (standbyOf) {
-      this.#settings.primary_conninfo = `host=127.0.0.1 port=${standbyOf.port} user=${superuser.user} password=${superuser.password}`
+      this.#settings.primary_conninfo = `host=${this.host.peer} port=${standbyOf.port} user=${superuser.user} password=${superuser.password}`
       this.#write('standby.signal', '')
     }
     const rules = [...hba, 'local all all trust', `host all all all ${auth}`, `host replication all all ${auth}`]

@@ -40,6 +40,8 @@ export interface Host {
   readonly isLocal: boolean
   /** The address that servers must listen on to be reached at 127.0.0.1. */
   readonly listens: string
+  /** The address at which its servers reach each other. */
+  readonly peer: string
   run(launch: Launch): Promise<void>
   launch(launch: Launch): Promise<Running>
 }
@@ -48,6 +50,7 @@ export interface Host {
 export class LocalHost implements Host {
   readonly isLocal = true
   readonly listens = '127.0.0.1'
+  readonly peer = '127.0.0.1'
 
   constructor(
     readonly bin: string,

@@ -61,7 +61,7 @@ export class Redis extends Service {
       'repl-diskless-sync-delay': '0',
       ...options.settings,
     }
-    if (options.replicaOf) this.#settings.replicaof = `127.0.0.1 ${options.replicaOf.port}`
+    if (options.replicaOf) this.#settings.replicaof = `${host.peer} ${options.replicaOf.port}`
   }
 
   /** Makes the data folder; called once, before the first start. */
