@@ -80,10 +80,15 @@ export class Redis extends Service {
     return redisClient(this.url, options)
   }
 
+  /** One command on a connection of its own. */
+  async command(name: string, ...values: string[]): Promise<unknown> {
+    const client = this.client()
+    return client.call(name, ...values).finally(() => client.disconnect())
+  }
+
   /** CONFIG SET; like there, forgotten at a restart. */
   async config(name: string, value: string): Promise<void> {
-    const client = this.client()
-    await client.call('CONFIG', 'SET', name, value).finally(() => client.disconnect())
+    await this.command('CONFIG', 'SET', name, value)
   }
 
   /** The settings hold from now on and through later restarts. */
