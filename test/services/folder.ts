@@ -5,6 +5,7 @@ import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { isOpenToAll, serviceAccount } from './account.js'
+import { startGuard } from './guard.js'
 
 let root: string | undefined
 
@@ -14,6 +15,7 @@ export function runFolder(): string {
     root = mkdtempSync(join(temporaryFolder(), 'outrider-test-'))
     // The servers' account must be able to walk through; it owns only its own folders inside.
     chmodSync(root, 0o711)
+    startGuard(root)
   }
   return root
 }

@@ -1,5 +1,4 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { runFolder } from './folder.js'
 
 /*
  * Ends what this process started when this process ends, even by SIGKILL: a shell that reads from a pipe whose other
@@ -30,17 +29,20 @@ rm -rf -- "$1"
 
 let guard: ChildProcess | undefined
 
+/** Called once, with the folder to remove in the end. */
+export function startGuard(folder: string): void {
+  // Detached: Ctrl-C goes to the whole foreground group, and the guard must outlive that.
+  guard = spawn('sh', ['-c', script, 'guard', folder], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
+  guard.unref()
+  guard.stdin?.on('error', () => {})
+  ;(guard.stdin as unknown as { unref(): void }).unref()
+  // A test worker whose runner was killed would linger, and its servers with it.
+  if (process.send) process.once('disconnect', () => process.exit(1))
+}
+
 function tell(line: string): void {
-  if (!guard) {
-    // Detached: Ctrl-C goes to the whole foreground group, and the guard must outlive that.
-    guard = spawn('sh', ['-c', script, 'guard', runFolder()], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
-    guard.unref()
-    guard.stdin?.on('error', () => {})
-    ;(guard.stdin as unknown as { unref(): void }).unref()
-    // A test worker whose runner was killed would linger, and its servers with it.
-    if (process.send) process.once('disconnect', () => process.exit(1))
-  }
-  guard.stdin?.write(`${line}\n`)
+  if (!guard?.stdin) throw new Error('Expected startGuard() before the first process')
+  guard.stdin.write(`${line}\n`)
 }
 
 /** From now on `pid` ends with this process, by `signal` (without SIG) and, where that is not heard, by KILL. */
