@@ -330,6 +330,14 @@ describe('TLS', () => {
       createCertificate({ names: ['localhost'], signedBy: authority, expires: new Date(Date.now() - 60_000) }),
     )
     await refused(config(url('localhost'), { tls: { ca } }), 3, 'CERT_HAS_EXPIRED', 'has expired')
+    await present(createCertificate({ names: ['db.example'], signedBy: authority }))
+    await refused(
+      config(url('localhost'), { tls: { ca } }),
+      3,
+      'ERR_TLS_CERT_ALTNAME_INVALID',
+      'made out to another name',
+    )
+    expect(await encrypted(config(url('localhost'), { tls: { ca, serverName: 'db.example' } }))).toBe(true)
     await present(createCertificate({ names: ['localhost'] }))
     await refused(config(url('localhost'), { tls: { ca } }), 3, 'DEPTH_ZERO_SELF_SIGNED_CERT', 'self-signed')
   })
