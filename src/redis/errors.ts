@@ -41,8 +41,6 @@ const BY_TEXT: [RegExp, RedisVerdict][] = [
   [/elements are too large to be stored/i, { fate: 'row', reason: 'too_large_for_redis' }],
   [/exhausted the last possible id/i, { fate: 'stream', reason: 'stream_exhausted' }],
   [/max number of clients reached/i, { fate: 'retry', reason: 'redis_maxclients' }],
-  // What an ACL refuses to a script bears no NOPERM: the first wording until 7.0, the second since.
-  [/the user executing the script can't|acl failure in script/i, { fate: 'retry', reason: 'redis_noperm' }],
   [/user_script:\d+: |script killed by user/i, { fate: 'retry', reason: 'redis_script' }],
   // Everything that ioredis, the socket or TLS says of a connection: the outcome of what was sent is not known.
   [

@@ -117,6 +117,13 @@ describe('what may be confirmed', () => {
     expect(progress.confirmable).toBe(300n)
   })
 
+  it('never falls, though the server names an end before it', () => {
+    const progress = new Progress()
+    progress.reached(300n)
+    progress.reached(200n)
+    expect(progress.confirmable).toBe(300n)
+  })
+
   it('waits for the first of thousands, done in any order: the ring grows with what is on its way', () => {
     fc.assert(
       fc.property(fc.nat({ max: 1500 }), fc.integer({ min: 1025, max: 5000 }), fc.nat(), (before, count, seed) => {
