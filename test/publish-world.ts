@@ -13,8 +13,8 @@ export type Lineage = (typeof LINEAGES)[number]
  */
 export const positionAt = (k: number): Position => {
   if (k < 0) return ZERO_POSITION
-  const promoted = k >= 24
-  const lsn = (promoted ? 0x9fn : 0xffff_ffe0n) + 7n * BigInt(Math.floor(k / 3))
+  const promoted = k >= 12
+  const lsn = (promoted ? 0x9fn : 0xffff_fff3n) + 7n * BigInt(Math.floor(k / 3))
   return positionOf(positionPrefix(promoted ? 0xa : 0x9, lsn), k % 3)
 }
 
