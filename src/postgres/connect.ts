@@ -54,6 +54,13 @@ export async function connectPostgres(config: PostgresConfig, applicationName: s
   return client
 }
 
+/** Takes leave; a server that does not answer is not waited for. */
+export async function endPostgres(client: pg.Client): Promise<void> {
+  const gone = setTimeout(() => client.connection.stream.destroy(), 1_000)
+  await client.end().catch(() => {})
+  clearTimeout(gone)
+}
+
 function tlsOf(config: PostgresConfig, url: PostgresUrl): PostgresConfig['tls'] {
   if (!config.tls && !url.tls) return undefined
   return {

@@ -99,6 +99,16 @@ export async function listIncidents(
   return rows.map(fromRow)
 }
 
+/** How many incidents of a lineage are open, by kind. */
+export async function countOpenIncidents(client: pg.ClientBase, lineage: string): Promise<Map<string, number>> {
+  const { rows } = await client.query<{ kind: string; count: number }>(
+    `select kind, count(*)::int as count from outrider.incident
+     where lineage = $1 and closed_at is null group by kind`,
+    [lineage],
+  )
+  return new Map(rows.map(({ kind, count }) => [kind, count]))
+}
+
 export async function getIncident(client: pg.ClientBase, id: string): Promise<Incident | undefined> {
   const { rows } = await client.query<IncidentRow>(`select ${COLUMNS} from outrider.incident where id = $1`, [id])
   return rows[0] && fromRow(rows[0])

@@ -105,6 +105,8 @@ const COMMON = {
   lazyConnect: true,
   enableOfflineQueue: false,
   maxRetriesPerRequest: 0,
+  // No command waits for ever: a server that hangs, or a network that swallows replies, is found out.
+  commandTimeout: 10_000,
   retryStrategy: null,
   // `probe` does it, and its answer reaches the caller: ioredis would keep asking a server that is loading.
   enableReadyCheck: false,

@@ -56,3 +56,9 @@ export function classifyRedis(message: string): RedisVerdict {
   for (const [pattern, verdict] of BY_TEXT) if (pattern.test(message)) return verdict
   return { fate: 'halt', reason: 'redis_unknown' }
 }
+
+/** The same for what was thrown: a Failure is worded for people, its cause says what happened. */
+export const classifyRedisError = (error: unknown): RedisVerdict => {
+  const { cause, message } = error as Error
+  return classifyRedis(cause instanceof Error ? cause.message : message)
+}

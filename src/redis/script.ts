@@ -27,7 +27,9 @@ export class Script {
    * the outcome is not known then.
    */
   run(client: RedisClient, args: string[]): Promise<unknown> {
-    const command = new Command('evalsha', args, { replyEncoding: 'utf8' })
+    const command = new Command('evalsha', [], { replyEncoding: 'utf8' })
+    // Given to the constructor, they would be copied one by one: a seventh of all the CPU that a batch costs.
+    command.args = args
     client.sendCommand(command)
     return command.promise
   }

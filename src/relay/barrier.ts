@@ -1,5 +1,5 @@
 import type { Head } from '../postgres/heads.js'
-import type { RedisClient } from '../redis/connect.js'
+import { closeRedis, type RedisClient } from '../redis/connect.js'
 import { type Level, LevelUnmet, loadBarrier, reachDurability, tryLevel } from '../redis/durability.js'
 
 /**
@@ -29,7 +29,7 @@ export class Barrier {
 
   close(): void {
     this.#closed = true
-    this.#client?.disconnect()
+    if (this.#client) closeRedis(this.#client)
   }
 
   async #use(work: (client: RedisClient) => Promise<void>): Promise<void> {
@@ -37,7 +37,7 @@ export class Barrier {
     let client = this.#client
     if (client === undefined) {
       client = await this.#connect()
-      if (this.#closed) client.disconnect()
+      if (this.#closed) closeRedis(client)
       await loadBarrier(client)
       this.#client = client
     }
@@ -52,7 +52,7 @@ export class Barrier {
   }
 
   #drop(client: RedisClient): void {
-    client.disconnect()
+    closeRedis(client)
     if (this.#client === client) this.#client = undefined
   }
 }

@@ -5,13 +5,12 @@ import { openIncident } from '../postgres/incidents.js'
 import type { Lineage } from '../postgres/lineage.js'
 import { formatLsn, type Lsn } from '../postgres/lsn.js'
 import type { TimelineHistory } from '../postgres/timeline.js'
-import type { AppendReply } from '../redis/append.js'
 import type { RedisClient } from '../redis/connect.js'
 import { classifyRedis } from '../redis/errors.js'
 import { Halt } from './halt.js'
 import { foreign, gap } from './identity.js'
 import type { Lane } from './lane.js'
-import type { Publisher } from './publisher.js'
+import type { Claim, Publisher } from './publisher.js'
 
 /** Streams claimed at once. */
 const AT_ONCE = 100
@@ -52,7 +51,7 @@ async function judge(
   lineage: Lineage,
   lane: Lane,
   saved: Head,
-  reply: AppendReply,
+  reply: Claim,
   server: ServerWal,
 ): Promise<Halt | undefined> {
   const detail = { expected: saved, found: reply.head, ...(reply.error && { message: reply.error }) }
@@ -64,10 +63,10 @@ async function judge(
   if (reply.status === 'OTHER') {
     return foreign(postgres, lineage, 'session_unknown', { ...detail, session: reply.session }, lane.key)
   }
-  if (reply.status !== 'OK') return gap(postgres, lineage, 'stream_behind', detail, lane.key)
-  if (chainStart(reply.head, saved.position, server) === undefined) {
+  if (reply.status === 'BEYOND') {
     return foreign(postgres, lineage, 'wal_beyond', { ...detail, server: describe(server) }, lane.key)
   }
+  if (reply.status !== 'OK') return gap(postgres, lineage, 'stream_behind', detail, lane.key)
   if (isPhantom(reply.head.position, server)) {
     await openIncident(postgres, {
       lineage: lineage.lineage,

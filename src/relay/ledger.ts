@@ -36,9 +36,9 @@ export class Ledger {
     this.#owned.add(session)
   }
 
-  /** Runs `work` when everything before it is through. */
+  /** Runs `work` when everything before it is through. Rejects when Postgres does not answer in time. */
   inTurn<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
-    const turn = this.#turn.then(() => work(this.#client))
+    const turn = this.#turn.then(() => inTime(work(this.#client)))
     this.#turn = turn.catch(() => {})
     return turn
   }
@@ -94,5 +94,20 @@ export class Ledger {
       this.#checkpoint = await this.inTurn(takeCheckpoint)
       this.#checkpointAt = now
     }
+  }
+}
+
+/** Longer than the connection's statement_timeout: what takes this long, in milliseconds, is lost on the way. */
+const ANSWER_WITHIN = 35_000
+
+async function inTime<T>(work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`Postgres did not answer within ${ANSWER_WITHIN} ms.`)), ANSWER_WITHIN)
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
   }
 }

@@ -1,8 +1,8 @@
 import { type Position, ZERO_POSITION } from '../event/position.js'
 import type { Head } from '../postgres/heads.js'
-import { type AppendReply, append, batchArguments, loadAppend } from '../redis/append.js'
-import type { RedisClient } from '../redis/connect.js'
-import { classifyRedis } from '../redis/errors.js'
+import { type AppendReply, type AppendStatus, append, batchArguments, loadAppend } from '../redis/append.js'
+import { closeRedis, type RedisClient } from '../redis/connect.js'
+import { classifyRedis, classifyRedisError } from '../redis/errors.js'
 import { backoff, pause } from './backoff.js'
 import { type Batch, countEvent, Lane, type TakenEvent, takeEvent } from './lane.js'
 
@@ -53,6 +53,9 @@ export class Loss extends Error {
   }
 }
 
+/** What came of claiming a head. BEYOND: this server cannot have written it. */
+export type Claim = Omit<AppendReply, 'status'> & { status: AppendStatus | 'BEYOND' }
+
 /** Batches of one lane on their way at once: enough to keep Redis busy while replies travel. */
 const WINDOW = 3
 /** No reply for so long, in milliseconds: the connection is as good as lost. */
@@ -70,6 +73,8 @@ export class Publisher {
   readonly #stop = new AbortController()
   /** The connection of the running epoch. */
   #client: RedisClient | undefined
+  /** Since events were last appended: a Redis that answers, but refuses, is not asked again at once. */
+  #faults = 0
   #recovering: Promise<void> | undefined
   #rejecting: Promise<void> = Promise.resolve()
   readonly #dirty = new Set<Lane>()
@@ -160,7 +165,7 @@ export class Publisher {
   /** Ends the epoch for good. */
   close(): void {
     this.#stop.abort()
-    this.#client?.disconnect()
+    if (this.#client) closeRedis(this.#client)
     this.#client = undefined
   }
 
@@ -191,6 +196,7 @@ export class Publisher {
   #replied(client: RedisClient, lane: Lane, batch: Batch, reply: AppendReply): void {
     if (client !== this.#client) return
     if (reply.status === 'OK') {
+      this.#faults = 0
       lane.batches.shift()
       lane.inFlight -= 1
       lane.head = reply.head
@@ -261,11 +267,10 @@ export class Publisher {
     lane.state = 'opening'
     try {
       const reply = await this.claim(client, lane, ZERO_POSITION)
-      const chain = this.#options.chain(reply.head, ZERO_POSITION)
       if (client !== this.#client) lane.state = 'new'
-      else if (chain === undefined) this.#lose(new Loss('BEYOND', lane.key, reply, ZERO_POSITION))
-      else if (reply.status === 'OK') this.open(lane, reply.head, chain)
-      else if (reply.status === 'BEHIND') {
+      else if (reply.status === 'OK') {
+        this.open(lane, reply.head, this.#options.chain(reply.head, ZERO_POSITION) as Position)
+      } else if (reply.status === 'BEHIND') {
         // A head that no saved head knows: none of its events is confirmed, so all of them come again.
         await client.del(batchArguments(lane.key, lane.lineage, lane.session)[3] as string)
         lane.state = 'new'
@@ -280,7 +285,7 @@ export class Publisher {
         } else if (verdict.fate === 'retry') this.broken(client, reply.error)
         else this.#lose(new Loss('HALT', lane.key, reply, ZERO_POSITION))
       } else {
-        this.#lose(new Loss(reply.status as 'OTHER' | 'DIVERGED', lane.key, reply, ZERO_POSITION))
+        this.#lose(new Loss(reply.status as 'OTHER' | 'DIVERGED' | 'BEYOND', lane.key, reply, ZERO_POSITION))
       }
     } catch (error) {
       if (lane.state === 'opening') lane.state = 'new'
@@ -288,12 +293,14 @@ export class Publisher {
     }
   }
 
-  /** Takes the head over from an earlier session of this database. OTHER: it belongs to somebody else. */
-  async claim(client: RedisClient, lane: Lane, saved: Position): Promise<AppendReply> {
+  /** Takes the head over from an earlier session of this database. OTHER, BEYOND: it belongs to somebody else. */
+  async claim(client: RedisClient, lane: Lane, saved: Position): Promise<Claim> {
     const { lineage, session } = this.#options
     for (;;) {
       const found = await append(client, batchArguments(lane.key, lineage, session), saved)
       if (found.status !== 'OTHER' || !(await this.#options.owns(found.session))) return found
+      // A copy knows the session, but cannot have written this: the head stays as it is, for the one that has.
+      if (this.#options.chain(found.head, saved) === undefined) return { ...found, status: 'BEYOND' }
       const taken = await append(client, batchArguments(lane.key, lineage, session, found.session), saved)
       // Another session of this database may have written in between; each can do so only until it meets this one.
       if (taken.status !== 'OTHER') return taken
@@ -324,7 +331,8 @@ export class Publisher {
   broken(client: RedisClient, message: string, reason = classifyRedis(message).reason): void {
     if (client !== this.#client || this.#stop.signal.aborted) return
     this.#client = undefined
-    client.disconnect()
+    this.#faults += 1
+    closeRedis(client)
     this.#options.observe.blocked(reason, message)
     this.#recovering = this.#recover()
   }
@@ -337,23 +345,25 @@ export class Publisher {
 
   async #recover(): Promise<void> {
     const { signal } = this.#stop
-    for (let attempt = 0; !signal.aborted; attempt++) {
+    for (; !signal.aborted; this.#faults++) {
       let client: RedisClient | undefined
       try {
-        if (attempt > 0) await pause(backoff(attempt, 100, 2_000), signal)
+        if (this.#faults > 0) await pause(backoff(this.#faults, 100, 2_000), signal)
         if (signal.aborted) return
         client = await this.#options.connect()
         await loadAppend(client)
         await this.#verify(client)
-        if (signal.aborted) return client.disconnect()
+        if (signal.aborted) {
+          closeRedis(client)
+          return
+        }
         this.#begin(client)
         return
       } catch (error) {
-        client?.disconnect()
+        if (client) closeRedis(client)
         if (signal.aborted) return
         if (error instanceof Loss) return this.#lose(error)
-        const message = error instanceof Error ? error.message : String(error)
-        this.#options.observe.blocked(classifyRedis(message).reason, message)
+        this.#options.observe.blocked(classifyRedisError(error).reason, (error as Error).message)
       }
     }
   }

@@ -22,6 +22,9 @@ export interface ReceiverOptions {
   received(): void
 }
 
+/** Bytes that an event takes in memory beside its text: strings, arguments, its part of the reply. Measured, rounded up. */
+const OVERHEAD = 768
+
 export class Receiver {
   readonly #options: ReceiverOptions
   // Of the transaction that is being received.
@@ -62,12 +65,12 @@ export class Receiver {
     const { router, publisher, progress, maxEventBytes } = this.#options
     if (!router.read(data, insertOid(data))) return
     const position = positionOf(this.#prefix, this.#index++)
-    const bytes = data.length
+    const bytes = data.length + OVERHEAD
     progress.row()
     this.#options.received()
 
     const key = router.key()
-    if (key === undefined || bytes > maxEventBytes) {
+    if (key === undefined || data.length > maxEventBytes) {
       this.#reject(position, key === undefined ? 'bad_stream' : 'too_large', bytes, key)
       return
     }

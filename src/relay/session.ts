@@ -3,8 +3,9 @@ import { once } from 'node:events'
 import type pg from 'pg'
 import type { Config } from '../config/schema.js'
 import { partitionsKey } from '../event/names.js'
-import { connectFailure, connectPostgres, postgresOptions } from '../postgres/connect.js'
+import { connectFailure, connectPostgres, endPostgres, postgresOptions } from '../postgres/connect.js'
 import { type Head, loadHeads } from '../postgres/heads.js'
+import { countOpenIncidents } from '../postgres/incidents.js'
 import { currentLineage, type Lineage } from '../postgres/lineage.js'
 import { formatLsn, type Lsn, parseLsn } from '../postgres/lsn.js'
 import { fixPartitions } from '../postgres/partitions.js'
@@ -96,9 +97,21 @@ export class Session {
       this.#failure ??= this.#connected ? error : connectFailure(error, config.postgres)
     } finally {
       this.#end()
-      await this.#postgres?.end().catch(() => {})
+      await this.#leavePostgres()
     }
     if (this.#failure !== undefined && !this.#stopping) throw this.#failure
+  }
+
+  /** What ended the session may be an incident: it is counted before the connection goes. */
+  async #leavePostgres(): Promise<void> {
+    if (!this.#postgres) return
+    if (this.#failure instanceof Halt) await this.#countIncidents(this.#postgres).catch(() => {})
+    await endPostgres(this.#postgres)
+  }
+
+  async #countIncidents(postgres: pg.ClientBase): Promise<void> {
+    if (!this.#lineage) return
+    this.#options.metrics.setOpenIncidents(await countOpenIncidents(postgres, this.#lineage.lineage))
   }
 
   /** Stops reading, lets everything that was read arrive and be confirmed, then takes leave. Within `timeout` milliseconds. */
@@ -401,6 +414,7 @@ export class Session {
     try {
       await this.#ledger.inTurn(async (postgres) => {
         await verifyPublication(postgres, this.#lineage)
+        await this.#countIncidents(postgres)
         const slot = await readSlot(postgres, this.#lineage.slot)
         if (slot) {
           this.#options.metrics.slot(slot)

@@ -52,6 +52,7 @@ export function createMetrics() {
     'slot_safe_wal_bytes',
     'WAL that can still be written before the slot may be lost; +Inf where nothing bounds it',
   )
+  const openIncidents = gauge('open_incidents', 'Incidents that wait for somebody', ['kind'])
   const streamLabel = bounded(MOST_STREAMS)
   const setDurability = oneHot(
     gauge('durability_level', 'The level that positions are confirmed at, as 1', ['level']),
@@ -76,7 +77,6 @@ export function createMetrics() {
     rejected: (reason: string): void => rejectedTotal.inc({ reason }),
     /** `timestamp`: seconds since 1970. */
     confirmed: (timestamp: number): void => lastConfirmed.set(timestamp),
-    transactionsConfirmed: counter('transactions_confirmed_total', 'Transactions confirmed to Postgres'),
     setDurability,
     durabilityWait: histogram('durability_wait_seconds', 'Time that the durability barrier took', LATENCY),
     slot(sizes: SlotSizes): void {
@@ -87,8 +87,11 @@ export function createMetrics() {
     errors: counter('errors_total', 'Errors by where they came from and what they were', ['target', 'code']),
     sessions: counter('sessions_total', 'Sessions begun as the active relay'),
     epochs: counter('epochs_total', 'Connections to Redis after one was lost'),
-    gaps: counter('gaps_total', 'Gaps found', ['reason']),
-    openIncidents: gauge('open_incidents', 'Incidents that wait for somebody', ['kind']),
+    /** How many of each kind wait for somebody. */
+    setOpenIncidents(counts: ReadonlyMap<string, number>): void {
+      openIncidents.reset()
+      for (const kind of ['gap', 'foreign', 'rejected', 'operator']) openIncidents.set({ kind }, counts.get(kind) ?? 0)
+    },
     /** Both gauges ask `read` when somebody looks. */
     watchInflight(read: () => { events: number; bytes: number }): void {
       asked(registry, 'outrider_inflight_events', 'Events received and not yet confirmed', () => read().events)
