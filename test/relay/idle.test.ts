@@ -1,0 +1,93 @@
+import { expect } from 'vitest'
+import { type Database, needsProcess, startPostgres, until } from '../services/index.js'
+import { test } from './fixture.js'
+import type { Scenario } from './scenario.js'
+
+/** Writes about so many MiB of WAL that is nobody's event. */
+async function writeElsewhere(database: Database, mebibytes: number): Promise<void> {
+  await database.query('create table if not exists elsewhere (text text)')
+  await database.query("insert into elsewhere select repeat('x', 1000) from generate_series(1, $1)", [mebibytes * 1000])
+}
+
+const bytes = async (database: Database, expression: string): Promise<number> =>
+  (await database.query<{ n: number }>(`select (${expression})::float8 as n`))[0]!.n
+
+/** Waits until the slot stands at or past `lsn`, or not more than `slack` bytes before it. */
+async function confirmedPast(s: Scenario, lsn: string, slack: number): Promise<void> {
+  await until(
+    async () => {
+      const { rows } = await s.postgres.query(
+        'select $2::pg_lsn - confirmed_flush_lsn <= $3 as past from pg_replication_slots where slot_name = $1',
+        [s.slot, lsn, slack],
+      )
+      return rows[0].past
+    },
+    { timeout: 30_000, message: `the slot at ${lsn}` },
+  )
+}
+
+const writtenWal = async (database: Database): Promise<string> =>
+  (await database.query<{ lsn: string }>('select pg_current_wal_lsn()::text as lsn'))[0]!.lsn
+
+test.concurrent('the outbox idle, other tables and another database busy: the slot follows, and retained WAL stays flat', async ({
+  scenario,
+}) => {
+  const s = await scenario()
+  await s.database.query(`alter role relay_${s.database.name} set wal_sender_timeout = '2s'`)
+  const relay = await s.relay()
+  await relay.streaming()
+  const other = await s.database.server.createDatabase()
+  for (const busy of [s.database, other]) {
+    const before = await s.confirmed()
+    await writeElsewhere(busy, 4)
+    const written = await writtenWal(busy)
+    expect(await bytes(busy, `'${written}'::pg_lsn - '${before}'`)).toBeGreaterThan(4 << 20)
+    // So little is not worth a write.
+    await confirmedPast(s, written, 16_384)
+  }
+  await other.drop()
+  // An event among it is none the worse for it.
+  const id = await s.insert('orders')
+  await until(async () => (await s.ids('orders')).length > 0)
+  expect(await s.ids('orders')).toEqual([id])
+})
+
+test.concurrent('nothing flows: nothing is written, in Postgres or in Redis, however many keepalives come and go', async ({
+  scenario,
+  skip,
+  onTestFinished,
+}) => {
+  needsProcess({ skip })
+  // Of its own: whatever is written there, the relay has written.
+  const server = await startPostgres({ settings: { autovacuum: 'off', wal_sender_timeout: '2s' } })
+  onTestFinished(() => server.remove())
+  const database = await server.createDatabase()
+  const s = await scenario({ database })
+  const relay = await s.relay()
+  await relay.streaming()
+  await s.insert('orders')
+  await confirmedPast(s, await writtenWal(database), 0)
+
+  const state = async () => {
+    const [postgres] = await database.query(
+      `select pg_snapshot_xmax(pg_current_snapshot())::text as xid,
+         (select xmin::text || ctid || confirmed_lsn from outrider.lineage) as lineage,
+         (select string_agg(xmin::text || ctid, ',') from outrider.head) as heads,
+         (select count(*) from outrider.checkpoint) as checkpoints`,
+    )
+    const changes = /rdb_changes_since_last_save:(\d+)/.exec(await s.redis.info('persistence'))?.[1]
+    return { ...postgres, changes, confirmed: await s.confirmed() }
+  }
+  const replyTime = async (): Promise<string> =>
+    (await s.postgres.query('select reply_time::text as time from pg_stat_replication')).rows[0]?.time
+  const before = await state()
+  const wal = await writtenWal(database)
+  // Longer than the 10 s after which idle WAL may be confirmed.
+  const began = performance.now()
+  const replies = new Set<string>()
+  await until(async () => replies.add(await replyTime()) && performance.now() - began > 12_000, { timeout: 15_000 })
+  expect(await state()).toEqual(before)
+  expect(replies.size).toBeGreaterThan(10)
+  // Postgres itself may note its running transactions, now and then.
+  expect(await bytes(database, `pg_current_wal_insert_lsn() - '${wal}'`)).toBeLessThan(1024)
+})
