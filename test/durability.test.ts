@@ -142,7 +142,9 @@ describe('on the disk', () => {
     // A replica acknowledges syncs once it has rewritten its file after the first copy.
     await until(() => tryLevel(client, 'fsync+replicated', LINEAGE).then(() => true), { message: 'a trial to succeed' })
     const heads = await published(primary.url, 'orders')
-    await reachDurability(client, 'fsync+replicated', 'one', LINEAGE, heads)
+    // Two syncs and an acknowledgement, each of which may take a second: on a busy machine not always the first time.
+    const reached = () => reachDurability(client, 'fsync+replicated', 'one', LINEAGE, heads).then(() => true)
+    await until(reached, { message: 'durability on both disks' })
     await replica.config('appendonly', 'no')
     const more = { key: 'orders', session: 'one', previous: at(3), events: events(4, 4) }
     expect(await call(client, more)).toMatchObject({ status: 'OK' })
