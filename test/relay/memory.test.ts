@@ -1,0 +1,47 @@
+import { readFileSync } from 'node:fs'
+import { expect } from 'vitest'
+import { until } from '../services/index.js'
+import { test } from './fixture.js'
+import { committed, expectComplete } from './load.js'
+import type { RelayProcess } from './relay-process.js'
+
+const ROWS = 300_000
+const MEBIBYTE = 1024
+
+/** The most memory that the process ever had resident, in KiB, as the kernel remembers it. */
+function peakMemory(relay: RelayProcess): number {
+  return Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${relay.pid}/status`, 'utf8'))?.[1])
+}
+
+test.runIf(process.platform === 'linux')(
+  `${ROWS} rows in one transaction: memory stays bounded, all arrive in order, once, also when the relay is killed in the middle`,
+  {
+    timeout: 180_000,
+  },
+  async ({ scenario }) => {
+    const s = await scenario()
+    const first = await s.relay()
+    await first.streaming()
+    await s.postgres.query(
+      `insert into outrider.outbox (stream, type, subject, data)
+     select 'orders', 'test.happened', 'subject-' || n % 1000, json_build_object('n', n, 'text', repeat('x', 100))
+       from generate_series(1, $1) n`,
+      [ROWS],
+    )
+    await until(async () => (await s.redis.xlen('orders')) > ROWS / 3, { timeout: 60_000 })
+    const peak = peakMemory(first)
+    await first.kill()
+    const published = await s.redis.xlen('orders')
+    expect(published).toBeLessThan(ROWS)
+
+    const second = await s.relay()
+    await until(async () => (await s.redis.xlen('orders')) === ROWS, { timeout: 60_000, message: 'all rows to arrive' })
+    const after = await s.insert('payments')
+    await until(async () => (await s.ids('payments')).length === 1, { timeout: 20_000 })
+    expect(await s.ids('payments')).toEqual([after])
+    expect(await second.metric('outrider_events_skipped_total')).toBeGreaterThanOrEqual(published)
+    expect(Math.max(peak, peakMemory(second))).toBeLessThan(200 * MEBIBYTE)
+    expect(await committed(s.database, 'orders')).toHaveLength(ROWS)
+    await expectComplete(s, 'orders')
+  },
+)
