@@ -1,0 +1,105 @@
+import { setTimeout as pause } from 'node:timers/promises'
+import { paint } from '../../src/cli/output.js'
+import { describeKept } from './keep.js'
+import { type DemoOptions, readOptions, USAGE } from './options.js'
+import { format, times } from './progress.js'
+import { Relays } from './relays.js'
+import { run, WRITERS } from './run.js'
+import { Stage } from './stage.js'
+import { describe, passed } from './summary.js'
+import { Terminal } from './terminal.js'
+
+/** The whole path on this machine: `npm run demo`. */
+
+const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
+/** How long an interrupted demo may take to let go, in milliseconds; whatever is then left, the guard ends. */
+const LETTING_GO = 5_000
+
+const terminal = new Terminal()
+const interrupt = new AbortController()
+const stage = new Stage()
+let relays: Relays | undefined
+
+async function demo(options: DemoOptions): Promise<number> {
+  const { signal } = interrupt
+  terminal.say()
+  terminal.say(
+    `${paint('bold', 'Outrider')}  ${paint('dim', 'events from a Postgres outbox to Redis Streams, on this machine')}`,
+  )
+  terminal.say()
+  for (const part of ['startPostgres', 'startRedis', 'setUp'] as const) {
+    await stage[part](terminal)
+    signal.throwIfAborted()
+  }
+  relays = new Relays(stage.relayEnv())
+  await startRelays(relays)
+  terminal.say()
+  terminal.say(announcement(options))
+  terminal.say()
+  const outcome = await run({ ...options, stage, relays, terminal, signal })
+  terminal.say()
+  terminal.say(describe(outcome))
+  terminal.say()
+  if (options.keep) {
+    await startRelays(relays)
+    terminal.say()
+    terminal.say(describeKept(stage, relays))
+    terminal.say()
+    await endOf(signal)
+  }
+  return passed(outcome.verdict) ? 0 : 1
+}
+
+const startRelays = (pair: Relays): Promise<void> =>
+  terminal.step('outrider relay', '', async () => {
+    await pair.start()
+    return [undefined, 'outrider relay, twice: one active, one standby']
+  })
+
+const announcement = ({ events, kills }: DemoOptions): string =>
+  `${WRITERS} writers commit ${format(events)} webhooks of GitHub, real payloads of up to 27 KB, in transactions of which
+one in ten rolls back.${kills > 0 ? ` Meanwhile the active relay is killed ${times(kills)} by SIGKILL.` : ''}`
+
+/** Nothing else keeps the process alive meanwhile, so a timer does: of the longest time there is. */
+const endOf = (signal: AbortSignal): Promise<void> => pause(2 ** 31 - 1, undefined, { signal }).catch(() => {})
+
+async function main(): Promise<number> {
+  let options: DemoOptions | undefined
+  try {
+    options = readOptions(process.argv.slice(2))
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n\n${USAGE}\n`)
+    return 2
+  }
+  if (!options) {
+    process.stdout.write(`${USAGE}\n`)
+    return 0
+  }
+  let interrupted = 0
+  for (const [name, code] of Object.entries(SIGNALS)) {
+    process.on(name, () => {
+      // Asked twice, it ends at once; the guard ends the rest.
+      if (interrupted) process.exit(code)
+      interrupted = code
+      interrupt.abort()
+    })
+  }
+  try {
+    const late = endOf(interrupt.signal).then(() => pause(LETTING_GO))
+    return (await Promise.race([demo(options), late])) ?? interrupted
+  } catch (error) {
+    if (interrupted) return interrupted
+    terminal.say(`${paint('red', '✘')} ${(error as Error).message}`)
+    return 1
+  } finally {
+    await Promise.race([close(), pause(LETTING_GO)])
+    if (interrupted) terminal.say('\nStopped. Nothing is left running.')
+  }
+}
+
+async function close(): Promise<void> {
+  await relays?.close()
+  await stage.close()
+}
+
+process.exit(await main())
