@@ -36,7 +36,7 @@ export interface PublisherOptions {
 
 export interface PublisherObserver {
   appended(lane: Lane, batch: Batch, reply: AppendReply, milliseconds: number): void
-  /** An epoch ended, and why; undefined when one began. */
+  /** An epoch ended, and why; undefined when one began, and Redis takes what waits. */
   blocked(reason: string | undefined, message: string): void
 }
 
@@ -75,6 +75,8 @@ export class Publisher {
   #client: RedisClient | undefined
   /** Since events were last appended: a Redis that answers, but refuses, is not asked again at once. */
   #faults = 0
+  /** An epoch began, and it is not known yet whether Redis takes events: it may answer and refuse every write. */
+  #unproven = false
   #recovering: Promise<void> | undefined
   #rejecting: Promise<void> = Promise.resolve()
   readonly #dirty = new Set<Lane>()
@@ -131,6 +133,7 @@ export class Publisher {
     this.events += events
     this.bytes += bytes
     if (bytes < 0 || events < 0) this.#options.drained()
+    if (this.events === 0) this.#proven()
   }
 
   /** A lane whose head is known to be this session's. */
@@ -197,6 +200,7 @@ export class Publisher {
     if (client !== this.#client) return
     if (reply.status === 'OK') {
       this.#faults = 0
+      this.#proven()
       lane.batches.shift()
       lane.inFlight -= 1
       lane.head = reply.head
@@ -331,6 +335,7 @@ export class Publisher {
   broken(client: RedisClient, message: string, reason = classifyRedis(message).reason): void {
     if (client !== this.#client || this.#stop.signal.aborted) return
     this.#client = undefined
+    this.#unproven = false
     this.#faults += 1
     closeRedis(client)
     this.#options.observe.blocked(reason, message)
@@ -387,11 +392,18 @@ export class Publisher {
   #begin(client: RedisClient): void {
     this.#client = client
     client.once('close', () => this.broken(client, 'Redis closed the connection', 'redis_unreachable'))
-    this.#options.observe.blocked(undefined, '')
+    this.#unproven = true
+    if (this.events === 0) this.#proven()
     for (const lane of this.lanes.values()) {
       if (lane.state === 'opening') lane.state = 'new'
       lane.rewind()
       this.#pump(lane)
     }
+  }
+
+  #proven(): void {
+    if (!this.#unproven) return
+    this.#unproven = false
+    this.#options.observe.blocked(undefined, '')
   }
 }

@@ -88,6 +88,8 @@ export class Relay {
   #report(role: Role, state: string, reason?: string, message?: string): void {
     if (this.#stop.signal.aborted && role !== 'stopping') return
     const before = this.#status
+    // Looking again is not being ready: what halted it may well still be there.
+    if (before.role === 'halted' && state === 'starting') return
     this.#status = {
       role,
       state,

@@ -75,7 +75,9 @@ export class Session {
   #round: Promise<void> | undefined
   #connected = false
   #watching = false
-  #wasUnmet = false
+  /** What Redis refuses, and what it does not keep safely enough: either holds something up. */
+  #refusal: Hindrance | undefined
+  #unsafe: Hindrance | undefined
 
   constructor(options: SessionOptions) {
     this.#options = options
@@ -285,7 +287,8 @@ export class Session {
         blocked: (reason, message) => {
           if (reason === undefined) metrics.epochs.inc()
           else metrics.errors.inc({ target: 'redis', code: reason })
-          this.#options.report('active', reason === undefined ? 'streaming' : 'blocked', reason, message)
+          this.#refusal = reason === undefined ? undefined : { reason, message }
+          this.#tell()
         },
       },
     })
@@ -320,12 +323,15 @@ export class Session {
   }
 
   #unmet(error: Error | undefined): void {
-    const unmet = error !== undefined
-    if (unmet) this.#options.metrics.errors.inc({ target: 'redis', code: 'durability' })
-    if (unmet !== this.#wasUnmet && this.#publisher?.client !== undefined) {
-      this.#options.report('active', unmet ? 'blocked' : 'streaming', unmet ? 'durability' : undefined, error?.message)
-    }
-    this.#wasUnmet = unmet
+    if (error) this.#options.metrics.errors.inc({ target: 'redis', code: 'durability' })
+    if (!error && !this.#unsafe) return
+    this.#unsafe = error && { reason: 'durability', message: error.message }
+    this.#tell()
+  }
+
+  #tell(): void {
+    const hindrance = this.#refusal ?? this.#unsafe
+    this.#options.report('active', hindrance ? 'blocked' : 'streaming', hindrance?.reason, hindrance?.message)
   }
 
   async #claim(publisher: Publisher, saved: Map<string, Head>): Promise<void> {
@@ -462,6 +468,11 @@ export class Session {
     this.#paused = false
     this.#replication.resume()
   }
+}
+
+interface Hindrance {
+  reason: string
+  message: string
 }
 
 /** Rows by column name; booleans are booleans. */
