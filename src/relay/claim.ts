@@ -1,5 +1,6 @@
 import type pg from 'pg'
 import { type Position, parsePosition, ZERO_POSITION } from '../event/position.js'
+import { countLost } from '../postgres/extent.js'
 import type { Head } from '../postgres/heads.js'
 import { openIncident } from '../postgres/incidents.js'
 import type { Lineage } from '../postgres/lineage.js'
@@ -42,6 +43,7 @@ export async function claimHeads(
       else publisher.open(lane, reply.head, chainStart(reply.head, head.position, server) as Position)
     }
   }
+  if (halt?.reason === 'stream_behind') await countLost(postgres, lineage)
   if (halt) throw halt
 }
 
@@ -55,9 +57,11 @@ async function judge(
   server: ServerWal,
 ): Promise<Halt | undefined> {
   const detail = { expected: saved, found: reply.head, ...(reply.error && { message: reply.error }) }
+  // With a message, the head is there and the stream is not.
+  const lost = { ...detail, after: reply.error ? null : timeOf(reply.head), until: timeOf(saved) }
   if (reply.status === 'ERROR') {
     const verdict = classifyRedis(reply.error)
-    if (verdict.fate === 'stream') return gap(postgres, lineage, 'stream_behind', detail, lane.key)
+    if (verdict.fate === 'stream') return gap(postgres, lineage, 'stream_behind', lost, lane.key)
     throw verdict.fate === 'halt' ? new Halt(verdict.reason, unknown(reply.error)) : new Error(reply.error)
   }
   if (reply.status === 'OTHER') {
@@ -66,7 +70,7 @@ async function judge(
   if (reply.status === 'BEYOND') {
     return foreign(postgres, lineage, 'wal_beyond', { ...detail, server: describe(server) }, lane.key)
   }
-  if (reply.status !== 'OK') return gap(postgres, lineage, 'stream_behind', detail, lane.key)
+  if (reply.status !== 'OK') return gap(postgres, lineage, 'stream_behind', lost, lane.key)
   if (isPhantom(reply.head.position, server)) {
     await openIncident(postgres, {
       lineage: lineage.lineage,
@@ -79,6 +83,12 @@ async function judge(
     })
   }
   return undefined
+}
+
+/** When the head's event was appended, by the clock of Redis; null where there is none. */
+const timeOf = ({ entry }: Head): string | null => {
+  const time = Number(entry.split('-', 1)[0])
+  return time === 0 ? null : new Date(time).toISOString()
 }
 
 /** What the server's WAL is, at the start of a session. */
