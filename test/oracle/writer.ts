@@ -13,8 +13,8 @@ export interface WriterOptions {
   payload(random: () => number): string
   /** A number from 0 to 1; seeded, so that a run can be repeated. */
   random(): number
-  /** Told after each commit. */
-  committed?(events: number): void
+  /** Told after each commit; the writer waits for it. */
+  committed?(events: number): void | Promise<void>
   signal?: AbortSignal
 }
 
@@ -58,7 +58,7 @@ export async function write(client: pg.ClientBase, options: WriterOptions): Prom
     }
     await client.query('commit')
     committed += events
-    options.committed?.(events)
+    await options.committed?.(events)
   }
   return committed
 }

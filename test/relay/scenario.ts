@@ -1,7 +1,7 @@
 import type { Redis as Client } from 'ioredis'
 import pg from 'pg'
 import { setUp } from '../../src/postgres/setup.js'
-import { createDatabase, type Database, type FreshRedis, freshRedis } from '../services/index.js'
+import { createDatabase, type Database, type FreshRedis, freshRedis, until } from '../services/index.js'
 import { RelayProcess } from './relay-process.js'
 
 /** A database that is set up, a Redis, and relays between them that run as nothing more than `outrider_relay`. */
@@ -9,6 +9,7 @@ export interface Scenario {
   database: Database
   /** Over the superuser's connection. */
   postgres: pg.Client
+  /** A client of it, which connects again when it is back. */
   redis: Client
   slot: string
   env: Record<string, string>
@@ -19,6 +20,8 @@ export interface Scenario {
   ids(stream: string): Promise<string[]>
   /** Where the slot stands. */
   confirmed(): Promise<string>
+  /** The process id of the walsender that serves the slot, once there is one. */
+  walsender(): Promise<number>
   close(): Promise<void>
 }
 
@@ -38,7 +41,7 @@ export async function createScenario(
     partitions: new Map(Object.entries(options.partitions ?? {})),
   })
   await postgres.query(`create role ${pg.escapeIdentifier(role)} login replication in role outrider_relay`)
-  const redis = server.client()
+  const redis = server.client({ retryStrategy: () => 50, maxRetriesPerRequest: null })
   redis.on('error', () => {})
   const relays: RelayProcess[] = []
   const env = {
@@ -77,6 +80,10 @@ export async function createScenario(
         [slot],
       )
       return rows[0]?.lsn
+    },
+    async walsender() {
+      const active = 'select active_pid from pg_replication_slots where slot_name = $1'
+      return until(async () => (await postgres.query(active, [slot])).rows[0]?.active_pid)
     },
     async close() {
       for (const relay of relays) if (relay.isRunning) await relay.kill()

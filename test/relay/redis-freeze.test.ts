@@ -1,0 +1,73 @@
+import { setTimeout as pause } from 'node:timers/promises'
+import { expect } from 'vitest'
+import { needsProcess, startRedis } from '../services/index.js'
+import { test } from './fixture.js'
+import type { Scenario } from './scenario.js'
+import { Traffic } from './traffic.js'
+
+/** Longer than `wal_sender_timeout`, several times over. */
+const FROZEN = 15_000
+
+/** The relay's role gets the time-out that some operators of Postgres set: a silent relay is thrown out after 5 s. */
+async function impatient(s: Scenario): Promise<void> {
+  await s.postgres.query(`alter role relay_${s.database.name} set wal_sender_timeout = '5s'`)
+}
+
+test('Redis frozen for 15 s: the walsender lives on, and everything arrives once and in order', {
+  timeout: 90_000,
+}, async ({ scenario, skip }) => {
+  needsProcess({ skip }, ['redis'])
+  const redis = await startRedis()
+  const s = await scenario({ redis })
+  await impatient(s)
+  const traffic = await Traffic.start(s, { events: 4_000 })
+  const relay = await s.relay()
+  await relay.streaming()
+  await traffic.more(500)
+  const before = await s.walsender()
+
+  await redis.freeze()
+  const frozenAt = performance.now()
+  await relay.is({ role: 'active', state: 'blocked', reason: 'redis_timeout' })
+  const stood = await s.confirmed()
+  expect(await relay.status()).toMatchObject({ code: 200, message: expect.stringContaining('no reply') })
+  await pause(FROZEN - (performance.now() - frozenAt))
+  expect(await s.confirmed()).toBe(stood)
+  await redis.thaw()
+
+  await relay.streaming()
+  await traffic.sample()
+  await traffic.finish()
+  expect(before).toBeGreaterThan(0)
+  expect(await s.walsender()).toBe(before)
+  expect(await relay.metric('outrider_sessions_total')).toBe(1)
+})
+
+test('Redis killed and restarted from its append-only file: the walsender lives on, and everything arrives once and in order', {
+  timeout: 90_000,
+}, async ({ scenario, skip }) => {
+  needsProcess({ skip }, ['redis'])
+  const redis = await startRedis({ settings: { appendonly: 'yes', appendfsync: 'always' } })
+  const s = await scenario({ redis })
+  await impatient(s)
+  const traffic = await Traffic.start(s)
+  const relay = await s.relay()
+  await relay.streaming()
+  const before = await s.walsender()
+  for (let kill = 0; kill < 3; kill++) {
+    await traffic.more(500)
+    await redis.kill()
+    await relay.is({ role: 'active', state: 'blocked', reason: 'redis_unreachable' })
+    expect((await relay.status())?.code).toBe(200)
+    // The last time for longer than Postgres waits for a sign of life.
+    if (kill === 2) await pause(6_000)
+    await redis.start()
+    await relay.streaming()
+  }
+  await traffic.more(500)
+  await traffic.finish()
+  expect(before).toBeGreaterThan(0)
+  expect(await s.walsender()).toBe(before)
+  expect(await relay.metric('outrider_sessions_total')).toBe(1)
+  expect(await relay.metric('outrider_epochs_total')).toBeGreaterThanOrEqual(4)
+})

@@ -1,0 +1,99 @@
+import { setTimeout as pause } from 'node:timers/promises'
+import { expect } from 'vitest'
+import { findEarlyConfirms, type Sample, sampleConfirmed } from '../oracle/early-confirm.js'
+import { createTruth, readTruth, type Truth } from '../oracle/truth.js'
+import { countVerdict, judge, readStreams } from '../oracle/verdict.js'
+import { createSubjects, seeded, write } from '../oracle/writer.js'
+import { until } from '../services/index.js'
+import type { Scenario } from './scenario.js'
+
+export interface TrafficOptions {
+  streams?: string[]
+  writers?: number
+  /** Each writer stops by itself after so many; by default only `finish` ends it. */
+  events?: number
+  payload?: (random: () => number) => string
+  /** Milliseconds between a writer's transactions, so that the load leaves the machine to what is tested. */
+  every?: number
+}
+
+/** Writers that commit events with their truth, while a test does something to what stands in between. */
+export class Traffic {
+  committed = 0
+  readonly samples: Sample[] = []
+  readonly streams: string[]
+  readonly #stop = new AbortController()
+  readonly #s: Scenario
+  #writers: Promise<unknown> = Promise.resolve()
+
+  private constructor(s: Scenario, streams: string[]) {
+    this.#s = s
+    this.streams = streams
+  }
+
+  static async start(s: Scenario, options: TrafficOptions = {}): Promise<Traffic> {
+    const { streams = ['orders', 'payments', 'users'], writers = 2, every = 20 } = options
+    const events = options.events ?? Number.POSITIVE_INFINITY
+    const traffic = new Traffic(s, streams)
+    await createTruth(s.postgres)
+    await createSubjects(s.postgres, 60)
+    const payload = options.payload ?? ((random) => JSON.stringify({ n: random(), text: 'æ'.repeat(random() * 400) }))
+    traffic.#writers = Promise.all(
+      Array.from({ length: writers }, async (_, writer) => {
+        const client = await s.database.connect()
+        await write(client, {
+          writer,
+          events,
+          streams,
+          subjects: 60,
+          payload,
+          random: seeded(writer + 1),
+          async committed(count) {
+            traffic.committed += count
+            await pause(every)
+          },
+          signal: traffic.#stop.signal,
+        }).finally(() => client.end())
+      }),
+    )
+    return traffic
+  }
+
+  /** Waits until so many more events were committed. */
+  async more(events: number): Promise<void> {
+    const goal = this.committed + events
+    await until(() => this.committed >= goal, { message: () => `${goal} events committed, of ${this.committed}` })
+  }
+
+  /** What the slot has confirmed now, and what the streams hold: `finish` holds one against the other. */
+  async sample(): Promise<void> {
+    this.samples.push(await sampleConfirmed(this.#s.postgres, this.#s.slot, this.#s.redis, this.streams))
+  }
+
+  /** Ends the writers. Resolves with what they committed. */
+  async stop(): Promise<Truth[]> {
+    this.#stop.abort()
+    await this.#writers
+    return readTruth(this.#s.postgres)
+  }
+
+  /** Ends the writers, waits until everything has arrived, and expects it to be there once, unaltered and in order. */
+  async finish(timeout = 30_000): Promise<Truth[]> {
+    const truth = await this.stop()
+    const { redis: client } = this.#s
+    let length = 0
+    await until(
+      async () => {
+        const lengths = await Promise.all(this.streams.map((stream) => client.xlen(stream)))
+        length = lengths.reduce((sum, each) => sum + each, 0)
+        return length >= truth.length
+      },
+      { timeout, message: () => `${truth.length} events in their streams, found ${length}` },
+    )
+    const seen = await readStreams(client, this.streams)
+    const verdict = countVerdict(judge(truth, seen))
+    expect(verdict).toEqual({ lost: 0, phantom: 0, duplicated: 0, divergent: 0, disordered: 0 })
+    expect(findEarlyConfirms(this.samples, seen)).toEqual([])
+    return truth
+  }
+}
