@@ -1,0 +1,15 @@
+import { ExitCode, Failure } from '../failure.js'
+
+/** Connecting is bounded by the connections themselves; this bounds a server that accepts one and then falls silent. */
+export async function within<T>(timeout: number, place: string, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(silent(place, timeout)), timeout)
+  })
+  return Promise.race([work, late]).finally(() => clearTimeout(timer))
+}
+
+const silent = (place: string, timeout: number): Failure =>
+  new Failure(`${place} accepted a connection, but did not answer within ${timeout} ms. Is it overloaded, or frozen?`, {
+    exitCode: ExitCode.unreachable,
+  })

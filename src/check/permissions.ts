@@ -1,0 +1,162 @@
+import { randomUUID } from 'node:crypto'
+import { Cluster, type Redis } from 'ioredis'
+import type { Config } from '../config/schema.js'
+import { headKey, partitionsKey } from '../event/names.js'
+import { ZERO_POSITION } from '../event/position.js'
+import { append, batchArguments, loadAppend } from '../redis/append.js'
+import type { RedisClient } from '../redis/connect.js'
+import { loadBarrier } from '../redis/durability.js'
+import { blocker, type Finding, warning } from './finding.js'
+
+/** What the user of the relay may not do. */
+export interface Denials {
+  user: string
+  /** As ACL SETUSER writes them: `xadd`, `script|load`. */
+  commands: string[]
+  /** Patterns. */
+  keys: string[]
+  /** Scripts do not run at all, and why. */
+  scripting: string | undefined
+}
+
+interface Trial {
+  command: string
+  /** What to allow where the key is denied. */
+  pattern?: string
+  run(): Promise<unknown>
+}
+
+/**
+ * Tries every command that the relay sends, with arguments that Redis refuses after it has looked at the permissions: the
+ * answer tells of both command and key, and nothing is written. So it works on any version, and also where the user may
+ * not ask ACL DRYRUN.
+ */
+export async function readDenials(
+  client: RedisClient,
+  streams: string[],
+  configured: string,
+  durability: Config['durability'],
+): Promise<Denials> {
+  const commands = new Set<string>()
+  const keys = new Set<string>()
+  let scripting: string | undefined
+  for (const { command, pattern, run } of trials(client, streams, durability)) {
+    const refusal = await refusalOf(run)
+    // What is denied to a script is denied to the command itself, which was tried before.
+    if (refusal === undefined || /in script|executing the script/i.test(refusal)) continue
+    if (/NOPERM|no permissions/i.test(refusal)) {
+      if (pattern !== undefined && /\bkeys?\b/i.test(refusal)) keys.add(pattern)
+      else commands.add(command)
+    } else if (
+      /^evalsha$|^script/.test(command) &&
+      /unknown|not (allowed|supported|permitted)|disabled/i.test(refusal)
+    ) {
+      scripting ??= refusal
+    }
+  }
+  return { user: await whoAmI(client, configured), commands: [...commands], keys: [...keys], scripting }
+}
+
+function* trials(client: RedisClient, streams: string[], durability: Config['durability']): Generator<Trial> {
+  const node = client instanceof Cluster ? (client.nodes('master')[0] as Redis) : client
+  const own = 'outrider:*'
+  const check = '{check}'
+  const head = headKey('check', randomUUID())
+  yield { command: 'script|load', run: () => Promise.all([loadAppend(client), loadBarrier(client)]) }
+  yield { command: 'hmget', pattern: own, run: () => client.hmget(head, 'position') }
+  // An odd number of fields and values.
+  yield { command: 'hset', pattern: own, run: () => client.call('HSET', head, 'position', '', 'event') }
+  // No time to live may be zero.
+  yield { command: 'set', pattern: own, run: () => client.call('SET', partitionsKey('check'), '1', 'PX', '0') }
+  if (durability !== 'memory') {
+    yield { command: 'info', run: () => node.info('replication') }
+    yield { command: 'wait', run: () => node.wait(0, 1) }
+    yield { command: 'waitaof', run: () => node.call('WAITAOF', '0', '0', '1') }
+  }
+  for (const stream of streams.length > 0 ? streams : [`outrider:${check}:stream`]) {
+    const pattern = stream.startsWith('outrider:') ? own : patternOf(stream)
+    yield { command: 'xinfo|stream', pattern, run: () => client.call('XINFO', 'STREAM', stream) }
+    // An entry may not have the id zero.
+    yield { command: 'xadd', pattern, run: () => client.call('XADD', stream, '0-0', 'a', 'b') }
+  }
+  yield { command: 'evalsha', pattern: own, run: () => probe(client) }
+}
+
+/** publish.lua without events, at a head that does not exist, reads and writes nothing. */
+async function probe(client: RedisClient): Promise<void> {
+  const args = batchArguments('outrider:{check}:stream', randomUUID(), randomUUID())
+  // The head in the hash slot of the stream, as it is for any other.
+  args[3] = 'outrider:{check}:head'
+  const reply = await append(client, args, ZERO_POSITION)
+  if (reply.status !== 'OK') throw Object.assign(new Error(reply.error), { name: 'ReplyError' })
+}
+
+/** One pattern for all partitions. */
+const patternOf = (stream: string): string => stream.replace(/:\d+$/, ':*')
+
+async function refusalOf(run: () => Promise<unknown>): Promise<string | undefined> {
+  try {
+    await run()
+    return undefined
+  } catch (error) {
+    if ((error as Error).name !== 'ReplyError') throw error
+    return (error as Error).message
+  }
+}
+
+async function whoAmI(client: RedisClient, configured: string): Promise<string> {
+  try {
+    return String(await client.call('ACL', 'WHOAMI'))
+  } catch (error) {
+    if ((error as Error).name !== 'ReplyError') throw error
+    return configured
+  }
+}
+
+const FOR_DURABILITY = new Set(['info', 'wait', 'waitaof'])
+
+/** Pure. */
+export function judgeDenials(
+  { user, commands, keys, scripting }: Denials,
+  durability: Config['durability'],
+): Finding[] {
+  const findings: Finding[] = []
+  if (commands.length > 0 || keys.length > 0) {
+    const lacks = [...commands, ...keys.map((key) => `keys ${key}`)]
+    // `auto` goes on with a weaker level.
+    const bearable = durability === 'auto' && keys.length === 0 && commands.every((name) => FOR_DURABILITY.has(name))
+    findings.push(
+      (bearable ? warning : blocker)({
+        id: 'redis-permission',
+        is: `user ${user} may not use ${lacks.join(', ')}`,
+        expected: 'every command of the relay, on its streams and on outrider:*',
+        why: bearable ? 'the relay cannot wait until events are safe' : 'the relay could not publish',
+        fix: [
+          {
+            how: 'In redis-cli, as an administrator; then ACL SAVE or CONFIG REWRITE, whichever you use',
+            text: ['ACL SETUSER', user, ...keys.map((key) => `~${key}`), ...commands.map((name) => `+${name}`)].join(
+              ' ',
+            ),
+          },
+        ],
+      }),
+    )
+  }
+  if (scripting !== undefined) {
+    findings.push(
+      blocker({
+        id: 'redis-scripting',
+        is: `scripts do not run: ${scripting}`,
+        expected: 'SCRIPT LOAD and EVALSHA',
+        why: 'events are appended by a script, so that a retry adds no copy',
+        fix: [
+          {
+            how: 'Use a server or a plan that offers Lua scripts',
+            text: 'https://redis.io/docs/latest/commands/evalsha/',
+          },
+        ],
+      }),
+    )
+  }
+  return findings
+}

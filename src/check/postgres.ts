@@ -1,0 +1,57 @@
+import type pg from 'pg'
+import type { Config } from '../config/schema.js'
+import { Failure } from '../failure.js'
+import { connectPostgres } from '../postgres/connect.js'
+import { within } from './deadline.js'
+import type { Finding } from './finding.js'
+import { judgeLink, placeOf, pooledRefusal } from './link.js'
+import { tryReplication } from './replication.js'
+import { judgeKind, judgeServer } from './server.js'
+import { readServer } from './server-facts.js'
+import { judgeSetup } from './setup.js'
+import { readSetup } from './setup-facts.js'
+
+export interface PostgresReport {
+  title: string
+  findings: Finding[]
+  /** Keys of streams that were published to. */
+  streams: string[]
+}
+
+/** Reads everything that matters over two connections, changes nothing, and judges it. Throws a Failure where it cannot. */
+export async function checkPostgres(config: Config, timeout: number): Promise<PostgresReport> {
+  const address = placeOf(config.postgres.url)
+  const place = `Postgres at ${address}`
+  const client = await connectPostgres(config.postgres, 'outrider check').catch((error: Failure) => {
+    const finding = pooledRefusal(error.cause)
+    if (!finding) throw error
+    return finding
+  })
+  if ('level' in client) return { title: place, findings: [client], streams: [] }
+  try {
+    return await within(timeout, place, look(client, config, address))
+  } catch (error) {
+    if (error instanceof Failure) throw error
+    throw new Failure(`${place} could not be checked: ${(error as Error).message}.`, { cause: error })
+  } finally {
+    // Not waited for: a frozen server would not take leave.
+    client.end().catch(() => {})
+  }
+}
+
+async function look(client: pg.Client, config: Config, address: string): Promise<PostgresReport> {
+  const server = await readServer(client)
+  const title = `PostgreSQL ${server.versionText} at ${address}, role ${server.role}`
+  const unfit = judgeKind(server)
+  if (unfit) return { title, findings: [unfit], streams: [] }
+  const setup = await readSetup(client, config)
+  const link = await tryReplication(config.postgres)
+  const between = judgeLink(link, server, setup.identity, setup.rights)
+  const slot = { name: config.slot, exists: setup.slot?.here === true, active: setup.slot?.active === true }
+  const findings = [
+    ...(between ? [between] : []),
+    ...judgeServer(server, slot),
+    ...judgeSetup(setup, server, link, config),
+  ]
+  return { title, findings, streams: setup.streams }
+}

@@ -1,0 +1,71 @@
+import type { Config } from '../config/schema.js'
+import { streamKey } from '../event/names.js'
+import { ExitCode, Failure } from '../failure.js'
+import { closeRedis, type RedisClient } from '../redis/connect.js'
+import { parseRedisUrl } from '../redis/url.js'
+import { within } from './deadline.js'
+import { judgeDurability, tryDurability } from './durability.js'
+import type { Finding } from './finding.js'
+import { judgeDenials, readDenials } from './permissions.js'
+import { readNodes, versionOf } from './redis-facts.js'
+import { judgeNode } from './redis-node.js'
+
+/** The longest that the trial of durability waits: three levels of 2 s each, and something over. */
+const TRIAL_MS = 8_000
+
+export interface RedisReport {
+  title: string
+  findings: Finding[]
+}
+
+/** Looks at Redis through a client that is connected, and closes it. Throws a Failure where it cannot. */
+export async function checkRedis(
+  client: RedisClient,
+  config: Config,
+  streams: string[],
+  timeout: number,
+): Promise<RedisReport> {
+  const url = parseRedisUrl(config.redis.url)
+  const address = url.nodes.map(({ host, port }) => `${host}:${port}`).join(', ')
+  const place = `Redis at ${address}`
+  try {
+    const { title, findings } = await within(timeout, place, look(client, config, streams, address))
+    // Pointless where a write is refused anyway, and already said where the file is off.
+    if (findings.some(({ level }) => level === 'blocker')) return { title, findings }
+    const reached = await within(TRIAL_MS, place, tryDurability(client, config.durability))
+    return { title, findings: [...findings, judgeDurability(reached, config.durability)] }
+  } catch (error) {
+    if (error instanceof Failure) throw error
+    const lost = (error as Error).name !== 'ReplyError'
+    throw new Failure(
+      lost
+        ? `The connection to ${place} broke: ${(error as Error).message}. Check that it runs, and try again.`
+        : `${place} could not be checked: ${(error as Error).message}.`,
+      { cause: error, exitCode: lost ? ExitCode.unreachable : ExitCode.failed },
+    )
+  } finally {
+    closeRedis(client)
+  }
+}
+
+async function look(client: RedisClient, config: Config, streams: string[], address: string): Promise<RedisReport> {
+  const { mode, username } = parseRedisUrl(config.redis.url)
+  const nodes = await readNodes(client)
+  const findings = nodes.flatMap((node) => judgeNode(node, { durability: config.durability, mode }))
+  const user = config.redis.username ?? username ?? 'default'
+  const denials = await readDenials(
+    client,
+    [...new Set([...configuredStreams(config), ...streams])],
+    user,
+    config.durability,
+  )
+  const { product, version } = versionOf(nodes[0]?.info ?? {})
+  return {
+    title: `${product} ${version} at ${address}, user ${denials.user}`,
+    findings: [...findings, ...judgeDenials(denials, config.durability)],
+  }
+}
+
+/** Keys of the streams that are configured: the first partition stands for all. */
+const configuredStreams = ({ streams }: Config): string[] =>
+  Object.entries(streams).map(([stream, { partitions }]) => streamKey(stream, partitions === undefined ? undefined : 0))

@@ -1,0 +1,137 @@
+import type pg from 'pg'
+import type { Config } from '../config/schema.js'
+import { type StoredLineage, serverIdentity, storedLineage } from '../postgres/lineage.js'
+import { type Migration, readMigrations } from '../postgres/migrate.js'
+import { readSlot, type Slot } from '../postgres/slot.js'
+import { type FoundSlot, findSlot } from '../postgres/slot-creation.js'
+import { parseTable } from '../postgres/table.js'
+
+/** What `outrider setup` leaves in a database, as far as the role may see it. */
+export interface SetupFacts {
+  rights: Rights
+  /** By version; undefined without a schema, or where the role may not read it. */
+  applied: Map<number, string> | undefined
+  known: Migration[]
+  lineage: StoredLineage | undefined
+  identity: { systemId: string; timeline: number } | undefined
+  slot:
+    | (FoundSlot & { failover: boolean | undefined; invalidation: string | undefined; state: Slot | undefined })
+    | undefined
+  /** Null: there is none of this name. */
+  publicationState: string | null
+  incidents: { id: string; kind: string; reason: string; stream: string | null }[]
+  /** Keys of the streams that were published to. */
+  streams: string[]
+  /** Undefined: there is no such table. */
+  columns: string[] | undefined
+}
+
+export interface Rights {
+  replication: boolean
+  /** Of outrider_relay, with or without inheriting its rights. */
+  member: boolean
+  /** The schema is there, and something was applied to it. */
+  schema: boolean
+  /** What the relay needs of it is allowed. */
+  tables: boolean
+}
+
+export async function readSetup(client: pg.ClientBase, config: Config): Promise<SetupFacts> {
+  const rights = await readRights(client)
+  const known = await readMigrations()
+  const applied = rights.schema && rights.tables ? await readApplied(client) : undefined
+  // The newest tables are asked only where they are.
+  const complete = applied !== undefined && known.every(({ version }) => applied.has(version))
+  const slot = await findSlot(client, config.slot)
+  return {
+    rights,
+    applied,
+    known,
+    slot: slot && { ...slot, ...(await slotDetails(client, config.slot)), state: await readSlot(client, config.slot) },
+    identity: await serverIdentity(client).catch(() => undefined),
+    columns: await readColumns(client, config.outbox.table),
+    ...(complete ? await readLineage(client, config) : NO_LINEAGE),
+  }
+}
+
+const NO_LINEAGE = { lineage: undefined, publicationState: null, incidents: [], streams: [] }
+
+async function readLineage(client: pg.ClientBase, config: Config) {
+  const lineage = await storedLineage(client, config.slot)
+  if (!lineage) return NO_LINEAGE
+  const state = await client.query<{ state: string | null }>('select outrider.publication_state($1) as state', [
+    lineage.publication,
+  ])
+  const incidents = await client.query<SetupFacts['incidents'][number]>(
+    `select id, kind, reason, stream from outrider.incident
+     where lineage = $1 and kind in ('gap', 'foreign') and closed_at is null order by id`,
+    [lineage.lineage],
+  )
+  const heads = await client.query<{ key: string }>(
+    'select stream_key as key from outrider.head where lineage = $1 order by updated_at desc limit 100',
+    [lineage.lineage],
+  )
+  return {
+    lineage,
+    publicationState: state.rows[0]!.state,
+    incidents: incidents.rows,
+    streams: heads.rows.map(({ key }) => key),
+  }
+}
+
+/** By what may be done rather than by membership: whoever owns the tables needs no role. */
+async function readRights(client: pg.ClientBase): Promise<Rights> {
+  const { rows } = await client.query<Rights>(
+    `with needed (name, privilege) as (
+       values ('outbox', 'select'), ('lineage', 'select'), ('session', 'insert'), ('head', 'insert'), ('head', 'update'),
+         ('checkpoint', 'insert'), ('checkpoint', 'delete'), ('incident', 'insert'), ('stream', 'insert'),
+         ('migration', 'select')
+     )
+     select rolreplication or rolsuper or exists (
+         select from pg_roles as r where r.rolname = 'rds_replication' and pg_has_role(r.oid, 'usage')
+       ) as replication,
+       exists (select from pg_roles as r where r.rolname = 'outrider_relay' and pg_has_role(r.oid, 'member')) as member,
+       exists (select from pg_class as c where c.relname = 'migration' and c.relnamespace = n.oid) as schema,
+       coalesce(
+         has_schema_privilege(n.oid, 'usage') and (
+           select bool_and(has_table_privilege(c.oid, needed.privilege))
+           from needed join pg_class as c on c.relname = needed.name and c.relnamespace = n.oid
+         ),
+         false
+       ) as tables
+     from pg_roles left join pg_namespace as n on nspname = 'outrider'
+     where rolname = current_user`,
+  )
+  return rows[0]!
+}
+
+async function readApplied(client: pg.ClientBase): Promise<Map<number, string> | undefined> {
+  const { rows } = await client.query<{ version: number; checksum: string }>(
+    'select version, checksum from outrider.migration',
+  )
+  return new Map(rows.map(({ version, checksum }) => [version, checksum]))
+}
+
+/** Columns that came with 17 and 16; as JSON, so that older servers do not mind the question. */
+async function slotDetails(
+  client: pg.ClientBase,
+  name: string,
+): Promise<{ failover: boolean | undefined; invalidation: string | undefined }> {
+  const { rows } = await client.query<{ failover: boolean | null; invalidation: string | null }>(
+    `select (to_jsonb(s) ->> 'failover')::boolean as failover, to_jsonb(s) ->> 'invalidation_reason' as invalidation
+     from pg_replication_slots as s where slot_name = $1`,
+    [name],
+  )
+  return { failover: rows[0]?.failover ?? undefined, invalidation: rows[0]?.invalidation ?? undefined }
+}
+
+async function readColumns(client: pg.ClientBase, table: string): Promise<string[] | undefined> {
+  const { schema, name } = parseTable(table)
+  const { rows } = await client.query<{ columns: string[] | null }>(
+    `select (select json_agg(attname) from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped) as columns
+     from pg_class as c join pg_namespace as n on n.oid = relnamespace
+     where nspname = $1 and relname = $2 and relkind in ('r', 'p')`,
+    [schema, name],
+  )
+  return rows[0] && (rows[0].columns ?? [])
+}

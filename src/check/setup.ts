@@ -1,0 +1,225 @@
+import pg from 'pg'
+import { type Config, OWN_OUTBOX } from '../config/schema.js'
+import { parseTable } from '../postgres/table.js'
+import { ADOPT, blocker, type Finding, INCIDENTS, inConfiguration, onShell, SETUP } from './finding.js'
+import { replicationFix } from './provider.js'
+import type { Link, ServerFacts } from './server-facts.js'
+import type { SetupFacts } from './setup-facts.js'
+import { judgeSlot, slotTaken } from './slot.js'
+
+/** Rights, schema, lineage, slot and publication. Pure. */
+export function judgeSetup(facts: SetupFacts, server: ServerFacts, link: Link, config: Config): Finding[] {
+  const findings = [replication(facts, server, link), tables(facts, server), migrations(facts)]
+  const whole = findings.slice(1).every((finding) => finding === undefined)
+  if (whole) findings.push(...judgeLineage(facts, server, config))
+  if (facts.rights.schema || config.outbox.table !== OWN_OUTBOX.table) findings.push(outbox(facts, config))
+  return findings.filter((finding) => finding !== undefined)
+}
+
+/** What the server answers counts for more than what the catalogue says. */
+function replication({ rights }: SetupFacts, { role, provider }: ServerFacts, link: Link): Finding | undefined {
+  const refused = 'code' in link && (link.code === '42501' || !rights.replication)
+  if (!refused) return undefined
+  return blocker({
+    id: 'replication-privilege',
+    is: `role ${role} may not replicate`,
+    expected: 'REPLICATION',
+    why: 'the relay reads WAL, not the table',
+    fix: [replicationFix(provider, role)],
+  })
+}
+
+function tables({ rights }: SetupFacts, { role, version }: ServerFacts): Finding | undefined {
+  if (!rights.schema || rights.tables) return undefined
+  const name = pg.escapeIdentifier(role)
+  const inherit =
+    version >= 160_000 ? `grant outrider_relay to ${name} with inherit true;` : `alter role ${name} inherit;`
+  return blocker({
+    id: 'relay-role',
+    is: `role ${role} ${rights.member ? 'is a member of outrider_relay, but does not inherit its rights' : 'is no member of outrider_relay'}`,
+    expected: 'a member that inherits its rights',
+    why: "the relay keeps its state in Outrider's tables",
+    fix: [
+      {
+        how: 'In SQL, as an administrator',
+        text: rights.member ? inherit : `grant outrider_relay to ${name};`,
+      },
+    ],
+  })
+}
+
+function migrations({ rights, applied, known }: SetupFacts): Finding | undefined {
+  if (!rights.schema) {
+    return blocker({
+      id: 'setup-missing',
+      is: 'no schema outrider in this database',
+      expected: 'the outbox, and what the relay keeps',
+      why: 'there is nothing to publish from',
+      fix: [SETUP],
+    })
+  }
+  if (!applied) return undefined
+  const newest = known.at(-1)
+  const foreign = [...applied].some(([version, checksum]) => {
+    const ours = known.find((migration) => migration.version === version)
+    return ours?.checksum !== checksum
+  })
+  if (foreign) {
+    return blocker({
+      id: 'schema-foreign',
+      is: 'the schema was set up by another version of Outrider',
+      expected: `migrations up to ${newest?.name}, as this version has them`,
+      why: 'this version does not know what the tables hold',
+      fix: [onShell('npm install outrider@latest', '; or the version that set it up')],
+    })
+  }
+  const missing = known.filter(({ version }) => !applied.has(version))
+  if (missing.length === 0) return undefined
+  return blocker({
+    id: 'schema-outdated',
+    is: `migrations are missing: ${missing.map(({ name }) => name).join(', ')}`,
+    expected: `all up to ${newest?.name}`,
+    why: 'the relay needs what they bring',
+    fix: [SETUP],
+  })
+}
+
+function judgeLineage(facts: SetupFacts, server: ServerFacts, config: Config): (Finding | undefined)[] {
+  const { lineage } = facts
+  if (!lineage) return [facts.slot ? slotTaken(facts, config) : noLineage(config)]
+  if (lineage.confirmedLsn === undefined) {
+    const interrupted = blocker({
+      id: 'setup-interrupted',
+      is: `the setup of slot ${config.slot} was interrupted before the slot was recorded`,
+      expected: 'a finished setup',
+      why: 'the relay does not know where to begin',
+      fix: [SETUP],
+    })
+    return [interrupted]
+  }
+  return [
+    ...fixedSettings(facts, config),
+    sameServer(facts),
+    ...judgeSlot(facts, server, config),
+    publication(facts, config),
+    ...incidents(facts),
+  ]
+}
+
+const noLineage = (config: Config): Finding =>
+  blocker({
+    id: 'lineage-missing',
+    is: `slot ${config.slot} was not set up in this database`,
+    expected: 'a lineage with a slot of this name',
+    why: 'the relay reads from that slot',
+    fix: [SETUP],
+  })
+
+/** What is fixed for the life of a lineage. */
+function fixedSettings({ lineage }: SetupFacts, config: Config): Finding[] {
+  const pairs: [string, string | undefined, string | undefined][] = [
+    ['OUTRIDER_SOURCE', lineage?.source, config.source],
+    ['OUTRIDER_PUBLICATION', lineage?.publication, config.publication],
+    ['outbox.table', lineage?.outboxTable, config.outbox.table],
+  ]
+  return pairs.flatMap(([name, stored, configured]) => {
+    if (stored === undefined || configured === undefined || stored === configured) return []
+    return blocker({
+      id: 'config-differs',
+      is: `${name} is ${configured}`,
+      expected: `${stored}, as it was set up`,
+      why: 'another one would leave a hole, or hide duplicates from consumers',
+      fix: [inConfiguration(name.startsWith('OUTRIDER') ? `${name}=${stored}` : `${name}: ${stored}`)],
+    })
+  })
+}
+
+function sameServer({ lineage, identity }: SetupFacts): Finding | undefined {
+  if (!lineage || !identity) return undefined
+  if (identity.systemId === lineage.systemId && identity.timeline >= lineage.timeline) return undefined
+  return blocker({
+    id: 'server-foreign',
+    is: `system ${identity.systemId}, timeline ${identity.timeline}`,
+    expected: `system ${lineage.systemId}, timeline ${lineage.timeline} or later`,
+    why: 'this database was restored, upgraded or copied since it was set up',
+    fix: [ADOPT],
+  })
+}
+
+function publication({ lineage, publicationState, incidents }: SetupFacts, config: Config): Finding | undefined {
+  if (!lineage || publicationState === lineage.publicationState) return undefined
+  if (publicationState === null) {
+    return blocker({
+      id: 'publication-missing',
+      is: `no publication ${lineage.publication}`,
+      expected: `one for ${lineage.outboxTable}`,
+      why: 'inserts made without it are not decoded',
+      fix: [SETUP, INCIDENTS],
+    })
+  }
+  // Decided on there, and closed.
+  if (incidents.some(({ reason }) => reason.startsWith('publication_'))) return undefined
+  const name = pg.escapeIdentifier(lineage.publication)
+  const { schema, name: table } = parseTable(config.outbox.table)
+  return blocker({
+    id: 'publication-changed',
+    is: `publication ${lineage.publication} was altered since it was last known to be whole`,
+    expected: `one that publishes the inserts of ${lineage.outboxTable}, and stays as it is`,
+    why: 'rows may have passed unseen, also when the change was undone',
+    fix: [
+      {
+        how: 'In SQL, as its owner: the publication as it should be, in one transaction, so that nothing is missed in between',
+        text: [
+          'begin;',
+          `drop publication ${name};`,
+          `create publication ${name} for table ${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(table)} with (publish = 'insert', publish_via_partition_root = true);`,
+          'commit;',
+        ].join('\n'),
+      },
+      onShell('outrider relay', ', which records the gap'),
+      INCIDENTS,
+    ],
+  })
+}
+
+const incidents = ({ incidents }: SetupFacts): Finding[] =>
+  incidents.map(({ id, kind, reason, stream }) =>
+    blocker({
+      id: 'incident-open',
+      is: `incident ${id} is open: ${kind}, ${reason}${stream ? ` in stream ${stream}` : ''}`,
+      expected: 'none that waits for a decision',
+      why: 'the relay publishes nothing until then',
+      fix: [onShell(`outrider incidents show ${id}\noutrider incidents close ${id}`)],
+    }),
+  )
+
+function outbox({ columns }: SetupFacts, { outbox }: Config): Finding | undefined {
+  if (columns === undefined) {
+    if (outbox.table === OWN_OUTBOX.table) return undefined
+    return blocker({
+      id: 'outbox-table-missing',
+      is: `no table ${outbox.table}`,
+      expected: 'the table that outbox.table names; upper and lower case count',
+      why: 'there is nothing to publish from',
+      fix: [inConfiguration('outbox:\n  table: <schema>.<table>')],
+    })
+  }
+  const inTemplate = [...outbox.stream.matchAll(/\{([^{}\s]+)\}/g)].map(([, column]) => column as string)
+  const wanted = new Map<string, string>([
+    ...inTemplate.map((column): [string, string] => [column, 'outbox.stream']),
+    ...Object.entries(outbox.columns).map(([key, column]): [string, string] => [column, `outbox.columns.${key}`]),
+  ])
+  const missing = [...wanted].filter(([column]) => !columns.includes(column))
+  if (missing.length === 0) return undefined
+  return blocker({
+    id: 'outbox-column-missing',
+    is: `${outbox.table} has no column ${missing.map(([column, setting]) => `${column} (${setting})`).join(', ')}`,
+    expected: `columns that are there: ${columns.join(', ')}`,
+    why: 'the relay reads the event from them',
+    fix: [
+      inConfiguration(
+        `outbox:\n  columns:\n    ${missing.map(([, setting]) => `${setting.split('.').at(-1)}: <column>`).join('\n    ')}`,
+      ),
+    ],
+  })
+}

@@ -1,0 +1,105 @@
+import { type Finding, isOpen } from '../check/finding.js'
+import { checkPostgres } from '../check/postgres.js'
+import { checkRedis } from '../check/redis.js'
+import { ExitCode, Failure } from '../failure.js'
+import { connectRedis } from '../redis/connect.js'
+import type { Command, Context } from './command.js'
+import { paint } from './output.js'
+
+export const check: Command = {
+  summary: 'preflight: every setting, privilege and limit that matters, with the exact fix',
+  usage: `outrider check
+
+Looks at Postgres and Redis with the relay's own configuration and role, and changes nothing in either.
+Exit code 4 while there is something to mend or to decide; 3 when one of the two cannot be reached.`,
+  options: {},
+  async run(context) {
+    const { config, timeout } = context
+    const connecting = connectRedis(config.redis, 'outrider-check').then(...settle)
+    const postgres = await checkPostgres(config, timeout).then(...settle)
+    const client = await connecting
+    const streams = 'failure' in postgres ? [] : postgres.value.streams
+    const redis =
+      'failure' in client ? client : await checkRedis(client.value, config, streams, timeout).then(...settle)
+    return report(context, { postgres, redis })
+  },
+}
+
+type Settled<T> = { value: T } | { failure: Failure }
+type Section = Settled<{ title: string; findings: Finding[] }>
+
+const settle = [
+  <T>(value: T): Settled<T> => ({ value }),
+  (error: unknown): { failure: Failure } => {
+    if (error instanceof Failure) return { failure: error }
+    throw error
+  },
+] as const
+
+function report({ json, out }: Context, sections: { postgres: Section; redis: Section }): ExitCode {
+  const all = Object.values(sections)
+  const findings = all.flatMap((section) => ('failure' in section ? [] : section.value.findings))
+  if (json) out(JSON.stringify(asData(sections)))
+  else {
+    for (const section of all) if (!('failure' in section)) out(describe(section.value))
+    if (all.some((section) => !('failure' in section))) out(summary(findings))
+  }
+  const failures = all.flatMap((section) => ('failure' in section ? [section.failure] : []))
+  if (failures.length > 0) throw together(failures)
+  return findings.some(isOpen) ? ExitCode.findings : ExitCode.done
+}
+
+function asData(sections: Record<string, Section>): object {
+  const entries = Object.entries(sections)
+  return {
+    findings: entries.flatMap(([server, section]) =>
+      'failure' in section ? [] : section.value.findings.map((finding) => ({ server, ...finding })),
+    ),
+    unchecked: entries.flatMap(([server, section]) =>
+      'failure' in section ? [{ server, reason: section.failure.message }] : [],
+    ),
+  }
+}
+
+/** One that cannot be reached may be so only now; that is said first, by the exit code. */
+function together(failures: Failure[]): Failure {
+  const exitCode = failures.find(({ exitCode }) => exitCode === ExitCode.unreachable)?.exitCode ?? ExitCode.failed
+  return new Failure(failures.map(({ message }) => message).join(' '), { exitCode, cause: failures[0] })
+}
+
+const SYMBOL = { blocker: ['red', '✗'], warning: ['yellow', '!'], info: ['dim', '·'] } as const
+const ORDER = Object.keys(SYMBOL)
+
+function describe({ title, findings }: { title: string; findings: Finding[] }): string {
+  const sorted = [...findings].sort((a, b) => ORDER.indexOf(a.level) - ORDER.indexOf(b.level))
+  const lines = sorted.map(describeFinding)
+  return [
+    paint('bold', title),
+    ...(sorted.some(isOpen) ? [] : [`  ${paint('green', '✓')} nothing to mend`]),
+    ...lines,
+    '',
+  ].join('\n')
+}
+
+/** What is to be copied stands on lines of its own. */
+function describeFinding({ level, id, is, expected, why, fix }: Finding): string {
+  const [colour, symbol] = SYMBOL[level]
+  if (level === 'info') return `  ${paint(colour, symbol)} ${is}: ${why} ${paint('dim', `[${id}]`)}`
+  return [
+    `  ${paint(colour, symbol)} ${is} ${paint('dim', `[${id}]`)}`,
+    `    Expected: ${expected}; ${why}.`,
+    ...fix.flatMap(({ how, text }) => [
+      `    ${how}:`,
+      ...text.split('\n').map((line) => `      ${paint('cyan', line)}`),
+    ]),
+  ].join('\n')
+}
+
+function summary(findings: Finding[]): string {
+  const count = (level: Finding['level'], name: string) => {
+    const { length } = findings.filter((finding) => finding.level === level)
+    return length === 0 ? [] : [`${length} ${name}${length === 1 ? '' : 's'}`]
+  }
+  const open = [...count('blocker', 'blocker'), ...count('warning', 'warning')]
+  return open.length === 0 ? 'Ready.' : `${open.join(', ')}.`
+}
