@@ -34,7 +34,10 @@ export interface Call {
 
 export function call(client: RedisClient, { key, session, previous, ...more }: Call): Promise<AppendReply> {
   const args = batchArguments(key, more.lineage ?? LINEAGE, session, more.expected)
-  for (const { position, id, fields } of more.events ?? []) args.push(position, id, `${fields.length}`, ...fields)
+  for (const { position, id, fields } of more.events ?? []) {
+    const names = fields.filter((_, i) => i % 2 === 0)
+    args.push(position, id, names.join('\n'), ...fields.filter((_, i) => i % 2 === 1))
+  }
   return append(client, args, previous)
 }
 

@@ -147,7 +147,7 @@ describe('an XADD that fails in the middle of a batch', () => {
     })
     expect(classifyRedis(reply.error)).toEqual({ fate: 'stream', reason: 'stream_exhausted' })
     expect(await idsIn(client, key)).toEqual(['foreign', 'e1', 'e2'])
-    expect(await client.hgetall(headKey(key, LINEAGE))).toEqual({ ...reply.head, session: 'one' })
+    expect(await client.hgetall(headKey(key, LINEAGE))).toEqual({ ...reply.head, session: 'one', added: '3' })
   })
 
   it('keeps out the batches that were sent behind it', async () => {

@@ -62,7 +62,7 @@ describe('OK', () => {
       error: '',
     })
     expect(await idsIn(client, key)).toEqual(['e1', 'e2', 'e3'])
-    expect(await head()).toEqual({ position: at(3), event: 'e3', entry: last?.[0], session: 'one' })
+    expect(await head()).toEqual({ position: at(3), event: 'e3', entry: last?.[0], session: 'one', added: '3' })
   })
 
   it('writes every field as it was given', async () => {
@@ -243,22 +243,44 @@ describe('DIVERGED', () => {
   })
 })
 
+describe('a stream that somebody else wrote to', () => {
+  it('is BEHIND when it was deleted before, though it has later entries', async () => {
+    await written(3)
+    await client.del(key)
+    for (let n = 0; n < 5; n++) await client.xadd(key, '*', 'id', 'foreign')
+    expect(await writingNothing(() => one(at(3)))).toMatchObject({ status: 'BEHIND' })
+    expect(await writingNothing(() => one(at(3), events(4, 5)))).toMatchObject({ status: 'BEHIND' })
+  })
+
+  it('is as it should be when all its own entries were trimmed meanwhile', async () => {
+    await written(3)
+    await client.xadd(key, '*', 'id', 'foreign')
+    await client.xtrim(key, 'MAXLEN', 1)
+    expect(await one(at(3), events(4, 5))).toMatchObject({ status: 'OK', appended: 2 })
+    await client.xtrim(key, 'MAXLEN', 0)
+    expect(await one(at(5), events(6, 6))).toMatchObject({ status: 'OK', appended: 1 })
+  })
+})
+
 describe('INVALID', () => {
-  const good = [at(2), 'e2', '2', 'id', 'e2']
+  const good = [at(2), 'e2', 'id<id\ntype', 'happened']
   const bad = {
-    'an odd number of arguments': [at(3), 'e3', '3', 'a', 'b', 'c'],
-    'no arguments': [at(3), 'e3', '0'],
-    'a negative number': [at(3), 'e3', '-2', 'id', 'e3'],
-    'a broken number': [at(3), 'e3', '2.5', 'id', 'e3'],
-    'no number': [at(3), 'e3', 'two', 'id', 'e3'],
-    'not a number': [at(3), 'e3', 'nan', 'id', 'e3'],
-    'fewer arguments than said': [at(3), 'e3', '4', 'id', 'e3'],
-    'more arguments than said': [at(3), 'e3', '2', 'id', 'e3', 'more'],
+    'a value too few': [at(3), 'e3', 'type\ntime', 'happened'],
+    'a value too many': [at(3), 'e3', 'type', 'happened', 'more'],
+    'an empty shape': [at(3), 'e3', ''],
+    'a field without a name': [at(3), 'e3', '=1.0'],
+    'a name that is none': [at(3), 'e3', 'no-name', 'x'],
+    'a pointer to something else': [at(3), 'e3', 'id<session'],
     'an event cut off behind its position': [at(3)],
     'an event cut off behind its id': [at(3), 'e3'],
-    'a position that is too short': [at(3).slice(1), 'e3', '2', 'id', 'e3'],
-    'a position that is too long': [`${at(3)}0`, 'e3', '2', 'id', 'e3'],
-    'more arguments than unpack can take': [at(3), 'e3', '9000', ...Array<string>(9000).fill('x')],
+    'a position that is too short': [at(3).slice(1), 'e3', 'id<id'],
+    'a position that is too long': [`${at(3)}0`, 'e3', 'id<id'],
+    'more fields than unpack can take': [
+      at(3),
+      'e3',
+      Array(4500).fill('x').join('\n'),
+      ...Array<string>(4500).fill('x'),
+    ],
   }
   it.each(Object.entries(bad))('refuses the whole batch for %s', async (_, arguments_) => {
     await written(1)

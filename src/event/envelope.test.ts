@@ -1,11 +1,13 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { anyText } from '../../test/any-text.js'
-import { COLUMN_COUNT, Column, eventTime, pushFields, type RowValues } from './envelope.js'
+import { COLUMN_COUNT, Column, Envelope, eventTime, type RowValues } from './envelope.js'
 import { ATTRIBUTES } from './names.js'
 import { positionOf, positionPrefix } from './position.js'
+import { countValues, fieldsOf } from './shape.js'
 
 const POSITION = positionOf(positionPrefix(1, 0x16b374d848n), 2)
+const envelope = new Envelope('/shop')
 const COMMITTED_AT = Date.UTC(2026, 10, 23, 20, 0, 0, 12)
 
 type Values = Partial<Record<keyof typeof Column, string | null>>
@@ -20,14 +22,18 @@ function row(values: Values): RowValues {
 
 /** The fields of a row that can be published, in their order. */
 function entries(values: Values): [string, string][] {
-  const fields: string[] = []
-  expect(pushFields(fields, row(values), '/shop', POSITION, COMMITTED_AT)).toBeUndefined()
-  expect(fields.length % 2).toBe(0)
-  return Array.from({ length: fields.length / 2 }, (_, i) => [fields[2 * i] as string, fields[2 * i + 1] as string])
+  const args: string[] = []
+  expect(envelope.push(args, row(values), POSITION, COMMITTED_AT)).toBeUndefined()
+  const [position, id, shape, ...rest] = args as [string, string, string, ...string[]]
+  expect([position, id]).toEqual([POSITION, values.id ?? 'e1'])
+  expect(rest.length).toBe(countValues(shape))
+  const names = shape.split('\n').map((line) => line.replace(/[=<].*/s, ''))
+  const entry = fieldsOf(shape, id, position, rest)
+  return names.map((name) => [name, entry[name] as string])
 }
 
 const fields = (values: Values) => Object.fromEntries(entries(values))
-const refusal = (values: Values) => pushFields([], row(values), '/shop', POSITION, COMMITTED_AT)
+const refusal = (values: Values) => envelope.push([], row(values), POSITION, COMMITTED_AT)
 
 describe('the fields of an entry', () => {
   it('are the attributes of CloudEvents 1.0, flat, with the data as it was stored', () => {
@@ -107,10 +113,22 @@ describe('the fields of an entry', () => {
     )
   })
 
-  it('are pushed behind what is there', () => {
+  it('are pushed behind what is there, and not at all for a row that cannot be published', () => {
     const args = ['before']
-    pushFields(args, row({}), '/shop', POSITION, COMMITTED_AT)
-    expect(args.slice(0, 3)).toEqual(['before', 'specversion', '1.0'])
+    envelope.push(args, row({ subject: 's', headers: '{"a":1}' }), POSITION, COMMITTED_AT)
+    expect(args).toEqual(['before'])
+    envelope.push(args, row({}), POSITION, COMMITTED_AT)
+    expect(args.slice(0, 3)).toEqual(['before', POSITION, 'e1'])
+  })
+
+  it('share one shape among rows that have the same columns', () => {
+    const shapeOf = (values: Values) => {
+      const args: string[] = []
+      envelope.push(args, row(values), POSITION, COMMITTED_AT)
+      return args[2]
+    }
+    expect(shapeOf({ subject: 'a', data: '1' })).toBe(shapeOf({ id: 'e2', subject: 'b', data: '2' }))
+    expect(shapeOf({ subject: 'a' })).not.toBe(shapeOf({ data: '1' }))
   })
 })
 

@@ -1,5 +1,6 @@
 import { ATTRIBUTES, HEADER_NAME } from './names.js'
 import type { Position } from './position.js'
+import type { Shape } from './shape.js'
 
 /**
  * A row of the outbox as the fields of a stream entry: CloudEvents 1.0 attributes, flat, null ones left out.
@@ -24,44 +25,87 @@ export const COLUMN_COUNT = 9
 /** The values of one row by `Column`, in Postgres' text form. A column that the table lacks is null. */
 export type RowValues = (string | null)[]
 
-/**
- * Pushes field, value, field, value … onto `fields`. Says why where the row cannot be published; `fields` may then
- * hold a part of it. `commitTime`, in milliseconds, stands in where the table has no time of its own.
- */
-export function pushFields(
-  fields: string[],
-  values: RowValues,
-  source: string,
-  position: Position,
-  commitTime: number,
-): string | undefined {
-  const id = values[Column.id]
-  const type = values[Column.type]
-  if (!id) return 'expected an id, found none'
-  if (!type) return 'expected a type, found none'
-  const created = values[Column.time]
-  const time = created == null ? new Date(commitTime).toISOString().replace('Z', '000Z') : eventTime(created)
-  if (time === undefined) return `expected a time with a year of four digits, found ${created}`
+/** Writes the rows of one source. */
+export class Envelope {
+  /** By which of the optional columns are there; without headers. */
+  readonly #shapes: Shape[]
+  readonly #source: string
 
-  fields.push('specversion', '1.0', 'id', id, 'source', source, 'type', type, 'time', time)
-  const subject = values[Column.subject]
-  if (subject != null) fields.push('subject', subject)
-  const schemaVersion = values[Column.schemaVersion]
-  if (schemaVersion != null) fields.push('schemaversion', schemaVersion)
-  const correlationId = values[Column.correlationId]
-  if (correlationId != null) fields.push('correlationid', correlationId)
-  const causationId = values[Column.causationId]
-  if (causationId != null) fields.push('causationid', causationId)
-  const headers = values[Column.headers]
-  if (headers != null && headers !== '{}') {
-    const wrong = pushHeaders(fields, headers)
-    if (wrong !== undefined) return wrong
+  constructor(source: string) {
+    this.#source = source
+    this.#shapes = Array.from({ length: Optional.all + 1 }, (_, present) => this.#shape(present, []))
   }
-  fields.push('sequence', position)
-  const data = values[Column.data]
-  if (data != null) fields.push('datacontenttype', 'application/json', 'data', data)
-  return undefined
+
+  /**
+   * Pushes an event as publish.lua wants it: position, id, shape, values. Says why where the row cannot be published,
+   * and pushes nothing then. `commitTime`, in milliseconds, stands in where the table has no time of its own.
+   */
+  push(args: string[], values: RowValues, position: Position, commitTime: number): string | undefined {
+    const id = values[Column.id]
+    const type = values[Column.type]
+    if (!id) return 'expected an id, found none'
+    if (!type) return 'expected a type, found none'
+    const created = values[Column.time]
+    const time = created == null ? new Date(commitTime).toISOString().replace('Z', '000Z') : eventTime(created)
+    if (time === undefined) return `expected a time with a year of four digits, found ${created}`
+
+    const shapeAt = args.push(position, id, '') - 1
+    args.push(type, time)
+    let present = 0
+    const subject = values[Column.subject]
+    if (subject != null) {
+      args.push(subject)
+      present |= Optional.subject
+    }
+    const schemaVersion = values[Column.schemaVersion]
+    if (schemaVersion != null) {
+      args.push(schemaVersion)
+      present |= Optional.schemaVersion
+    }
+    const correlationId = values[Column.correlationId]
+    if (correlationId != null) {
+      args.push(correlationId)
+      present |= Optional.correlationId
+    }
+    const causationId = values[Column.causationId]
+    if (causationId != null) {
+      args.push(causationId)
+      present |= Optional.causationId
+    }
+    let names: string[] | undefined
+    const headers = values[Column.headers]
+    if (headers != null && headers !== '{}') {
+      const found = readHeaders(headers)
+      if (typeof found === 'string') {
+        args.length = shapeAt - 2
+        return found
+      }
+      names = Object.keys(found)
+      args.push(...Object.values(found))
+    }
+    const data = values[Column.data]
+    if (data != null) {
+      args.push(data)
+      present |= Optional.data
+    }
+    args[shapeAt] = names ? this.#shape(present, names) : (this.#shapes[present] as Shape)
+    return undefined
+  }
+
+  #shape(present: number, headers: string[]): Shape {
+    const lines = ['specversion=1.0', 'id<id', `source=${this.#source}`, 'type', 'time']
+    if (present & Optional.subject) lines.push('subject')
+    if (present & Optional.schemaVersion) lines.push('schemaversion')
+    if (present & Optional.correlationId) lines.push('correlationid')
+    if (present & Optional.causationId) lines.push('causationid')
+    lines.push(...headers, 'sequence<position')
+    if (present & Optional.data) lines.push('datacontenttype=application/json', 'data')
+    return lines.join('\n')
+  }
 }
+
+/** The columns that may be null, as bits. */
+const Optional = { subject: 1, schemaVersion: 2, correlationId: 4, causationId: 8, data: 16, all: 31 } as const
 
 /**
  * RFC 3339 in UTC with microseconds, from Postgres' ISO form under TimeZone UTC: `2026-11-23 20:00:00.1234+00`.
@@ -75,7 +119,8 @@ export function eventTime(text: string): string | undefined {
   return found ? `${found[1]}T${found[2]}.${(found[3] ?? '').padEnd(6, '0')}Z` : undefined
 }
 
-function pushHeaders(fields: string[], text: string): string | undefined {
+/** The headers of a row, or why they cannot be published. */
+function readHeaders(text: string): Record<string, string> | string {
   let headers: unknown
   try {
     headers = JSON.parse(text)
@@ -90,7 +135,6 @@ function pushHeaders(fields: string[], text: string): string | undefined {
       return `expected a header's name of 1 to 40 lower-case letters and digits that is no attribute, found ${JSON.stringify(name)}`
     }
     if (typeof value !== 'string') return `expected header ${name} as a string, found ${typeof value}`
-    fields.push(name, value)
   }
-  return undefined
+  return headers as Record<string, string>
 }

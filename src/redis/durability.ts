@@ -19,8 +19,8 @@ export type Level = 'memory' | 'fsync' | 'replicated' | 'fsync+replicated'
 /** Strongest first: the order in which `auto` tries them. */
 export const LEVELS: readonly Level[] = ['fsync+replicated', 'replicated', 'fsync', 'memory']
 
-/** With appendfsync everysec a sync comes within about a second. */
-const WAIT_MS = 2_000
+/** With appendfsync everysec a sync comes within a second or two, on a replica after the primary's. */
+const WAIT_MS = 5_000
 
 /** The heads are not what this session published: Redis has lost them, or they are somebody else's. */
 export class BarrierBroken extends Error {

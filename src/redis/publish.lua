@@ -1,8 +1,8 @@
 -- One atomic, chained, idempotent append of a batch to one stream.
 --
--- KEYS  the stream, the head (a hash: position, event, entry, session)
+-- KEYS  the stream, the head (a hash: position, event, entry, session, added)
 -- ARGV  this session, the session expected at the head, the previous position of the chain,
---       then per event: position, event id, number of arguments n, n arguments (field, value, field, value …)
+--       then per event: position, event id, shape, values (see src/event/shape.ts)
 --
 -- Reply {status, position, event, entry, session, appended, skipped, error}: the head as it stands now, and
 --   OK        every event is in the stream
@@ -25,17 +25,35 @@ end
 
 local at = {position = ZERO, event = '', entry = '0-0', session = ''}
 
--- 0. Every count, before any write.
-local i, last = 4, #ARGV
-while i <= last do
-  local n = tonumber(ARGV[i + 2])
-  if not n or n < 2 or n % 2 ~= 0 or n > 1000 or i + 2 + n > last or #ARGV[i] ~= 34 then
-    return reply('INVALID', at, 0, 0, 'malformed event at argument ' .. i)
+-- What a shape says: the entry's fields with their constants, and where id, position and each value go.
+local shapes = {}
+
+local function read(text)
+  local shape = {fields = {}, values = {}, id = {}, position = {}}
+  for line in string.gmatch(text, '[^\n]+') do
+    local name, kind, rest = string.match(line, '^([a-z0-9]+)([=<]?)(.*)$')
+    if not name or (kind == '' and rest ~= '') then return nil end
+    local at = #shape.fields + 2
+    shape.fields[at - 1], shape.fields[at] = name, rest
+    local places = kind == '' and shape.values or kind == '<' and (rest == 'id' or rest == 'position') and shape[rest]
+    if places then places[#places + 1] = at elseif kind == '<' then return nil end
   end
-  i = i + 3 + n
+  if #shape.fields == 0 or #shape.fields > 1000 then return nil end
+  shapes[text] = shape
+  return shape
 end
 
-local stored = redis.pcall('HMGET', head, 'position', 'event', 'entry', 'session')
+-- 0. Every event, before any write.
+local i, last = 4, #ARGV
+while i <= last do
+  local shape = i + 2 <= last and (shapes[ARGV[i + 2]] or read(ARGV[i + 2]))
+  if not shape or i + 2 + #shape.values > last or #ARGV[i] ~= 34 then
+    return reply('INVALID', at, 0, 0, 'malformed event at argument ' .. i)
+  end
+  i = i + 3 + #shape.values
+end
+
+local stored = redis.pcall('HMGET', head, 'position', 'event', 'entry', 'session', 'added')
 if stored.err then return reply('ERROR', at, 0, 0, stored.err) end
 local exists = stored[1]
 if exists then
@@ -47,20 +65,35 @@ if exists and at.session ~= session and at.session ~= expected then return reply
 
 -- 2. Is everything there that this chain builds on?
 if compare(at.position, previous) < 0 then return reply('BEHIND', at, 0, 0) end
-local info = redis.pcall('XINFO', 'STREAM', stream)
-if info.err then
-  if not string.find(info.err, 'no such key', 1, true) then return reply('ERROR', at, 0, 0, info.err) end
+local function before(a, b)
+  local ms, seq = string.match(a, '^(%d+)-(%d+)$')
+  local otherMs, otherSeq = string.match(b, '^(%d+)-(%d+)$')
+  ms, otherMs = tonumber(ms), tonumber(otherMs)
+  return ms < otherMs or (ms == otherMs and tonumber(seq) < tonumber(otherSeq))
+end
+
+-- `added`: entries ever added to the stream; Redis 6.2 does not count them.
+local added
+local reported = redis.pcall('XINFO', 'STREAM', stream)
+if reported.err then
+  if not string.find(reported.err, 'no such key', 1, true) then return reply('ERROR', at, 0, 0, reported.err) end
   if at.entry ~= '0-0' then return reply('BEHIND', at, 0, 0, 'the stream is gone') end
-elseif at.entry ~= '0-0' then
-  local generated = '0-0'
-  for k = 1, #info, 2 do
-    if info[k] == 'last-generated-id' then generated = info[k + 1] end
-  end
-  local ms, seq = string.match(generated, '^(%d+)-(%d+)$')
-  local headMs, headSeq = string.match(at.entry, '^(%d+)-(%d+)$')
-  ms, seq, headMs, headSeq = tonumber(ms), tonumber(seq), tonumber(headMs), tonumber(headSeq)
-  if ms < headMs or (ms == headMs and seq < headSeq) then
-    return reply('BEHIND', at, 0, 0, 'the stream ends before the entry that the head names')
+  added = 0
+else
+  local info = {}
+  for k = 1, #reported, 2 do info[reported[k]] = reported[k + 1] end
+  added = info['entries-added']
+  if at.entry ~= '0-0' then
+    if before(info['last-generated-id'], at.entry) then
+      return reply('BEHIND', at, 0, 0, 'the stream ends before the entry that the head names')
+    end
+    -- The stream may have been deleted, and somebody else have written to it since. Entries up to the head's are missing
+    -- only where they were trimmed, and then as many were removed as there were.
+    local first = info['recorded-first-entry-id']
+    local was = tonumber(stored[5] or '')
+    if added and was and (first == '0-0' or before(at.entry, first)) and added - info['length'] < was then
+      return reply('BEHIND', at, 0, 0, 'the stream is another one than the head was written beside')
+    end
   end
 end
 
@@ -77,7 +110,7 @@ while i <= last do
     met = true
   end
   skipped = skipped + 1
-  i = i + 3 + tonumber(ARGV[i + 2])
+  i = i + 3 + #shapes[ARGV[i + 2]].values
 end
 if i <= last and not met then return reply('DIVERGED', at, 0, 0) end
 
@@ -89,18 +122,23 @@ at.session = session
 -- 4. and 5. Append, then move the head to the last success.
 local appended, failure = 0, nil
 while i <= last do
-  local n = tonumber(ARGV[i + 2])
-  local entry = redis.pcall('XADD', stream, '*', unpack(ARGV, i + 3, i + 2 + n))
+  local shape = shapes[ARGV[i + 2]]
+  local fields, values = shape.fields, shape.values
+  for k = 1, #values do fields[values[k]] = ARGV[i + 2 + k] end
+  for k = 1, #shape.id do fields[shape.id[k]] = ARGV[i + 1] end
+  for k = 1, #shape.position do fields[shape.position[k]] = ARGV[i] end
+  local entry = redis.pcall('XADD', stream, '*', unpack(fields))
   if type(entry) == 'table' and entry.err then
     failure = entry.err
     break
   end
   at.position, at.event, at.entry = ARGV[i], ARGV[i + 1], entry
   appended = appended + 1
-  i = i + 3 + n
+  i = i + 3 + #values
 end
 if appended > 0 then
-  redis.call('HSET', head, 'position', at.position, 'event', at.event, 'entry', at.entry)
+  redis.call('HSET', head, 'position', at.position, 'event', at.event, 'entry', at.entry,
+    'added', added and added + appended or '')
 end
 if failure then return reply('ERROR', at, appended, skipped, failure) end
 return reply('OK', at, appended, skipped)

@@ -10,10 +10,9 @@ const newLane = () => new Lane('orders', 'lineage', 'session')
 const newBatch = () => newLane().batch(1000, 1_000_000, BYTES)
 const at = (transaction: number, index: number) => positionOf(positionPrefix(1, BigInt(transaction)), index)
 
-/** Puts an event into a batch, as the receiver does: position, id, number of arguments, arguments. */
+/** Puts an event into a batch, as the receiver does: position, id, shape, values. */
 function push(batch: Batch, { transaction, position, id, fields }: TakenEvent, bytes = BYTES, committedAt = 0): void {
-  const pairs = Object.entries(fields).flat()
-  batch.args.push(position, id, String(pairs.length), ...pairs)
+  batch.args.push(position, id, Object.keys(fields).join('\n'), ...Object.values(fields))
   countEvent(batch, transaction, position, bytes, committedAt)
 }
 
@@ -40,10 +39,12 @@ function expectBatch(batch: Batch, head: string[], events: TakenEvent[]): void {
     counts: runs.map(([, count]) => count),
     args: [
       ...head,
-      ...events.flatMap(({ position, id, fields }) => {
-        const pairs = Object.entries(fields).flat()
-        return [position, id, String(pairs.length), ...pairs]
-      }),
+      ...events.flatMap(({ position, id, fields }) => [
+        position,
+        id,
+        Object.keys(fields).join('\n'),
+        ...Object.values(fields),
+      ]),
     ],
   })
   expect(batch.bytes).toBeGreaterThanOrEqual(events.length * BYTES)

@@ -1,4 +1,5 @@
 import { type Position, ZERO_POSITION } from '../event/position.js'
+import { countValues, fieldsOf, type Shape } from '../event/shape.js'
 import type { Head } from '../postgres/heads.js'
 import { batchArguments, EVENTS_AT } from '../redis/append.js'
 
@@ -107,19 +108,18 @@ export function countEvent(
 
 /**
  * Takes event `index` out of a batch. The batch keeps its bytes' count: it only ever errs towards too much.
- * Arguments of an event: position, id, number of arguments, arguments.
+ * Arguments of an event: position, id, shape, values.
  */
 export function takeEvent(batch: Batch, index: number): TakenEvent {
   let at = EVENTS_AT
   let before: Position = ZERO_POSITION
   for (let i = 0; i < index; i++) {
     before = batch.args[at] as Position
-    at += 3 + Number(batch.args[at + 2])
+    at += 3 + countValues(batch.args[at + 2] as Shape)
   }
-  const count = Number(batch.args[at + 2])
-  const [position, id, , ...pairs] = batch.args.splice(at, 3 + count) as [string, string, string, ...string[]]
-  const fields: Record<string, string> = {}
-  for (let i = 0; i < pairs.length; i += 2) fields[pairs[i] as string] = pairs[i + 1] as string
+  const count = countValues(batch.args[at + 2] as Shape)
+  const [position, id, shape, ...values] = batch.args.splice(at, 3 + count) as [string, string, Shape, ...string[]]
+  const fields = fieldsOf(shape, id, position, values)
 
   let run = 0
   for (let left = index; left >= batch.counts[run]!; run++) left -= batch.counts[run]!

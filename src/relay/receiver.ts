@@ -1,4 +1,4 @@
-import { Column, pushFields } from '../event/envelope.js'
+import { Column, type Envelope } from '../event/envelope.js'
 import { type Position, positionOf, positionPrefix } from '../event/position.js'
 import { beginLsn, beginTime, commitEndLsn, insertOid, MessageType, readRelation } from '../postgres/pgoutput.js'
 import { type TimelineHistory, timelineOf } from '../postgres/timeline.js'
@@ -13,7 +13,7 @@ export interface ReceiverOptions {
   progress: Progress
   publisher: Publisher
   history: TimelineHistory
-  source: string
+  envelope: Envelope
   /** Bytes of a row's message beyond which it is rejected. */
   maxEventBytes: number
   /** Keeps a row that cannot be published; its transaction waits until `progress.done` is called for it. */
@@ -62,7 +62,7 @@ export class Receiver {
   }
 
   #insert(data: Buffer): void {
-    const { router, publisher, progress, maxEventBytes } = this.#options
+    const { router, envelope, publisher, progress, maxEventBytes } = this.#options
     if (!router.read(data, insertOid(data))) return
     const position = positionOf(this.#prefix, this.#index++)
     const bytes = data.length + OVERHEAD
@@ -76,16 +76,11 @@ export class Receiver {
     }
     const lane = publisher.lane(key)
     const batch = publisher.batch(lane, bytes)
-    const { args } = batch
-    const at = args.length
-    args.push(position, router.values[Column.id] ?? '', '')
-    const wrong = pushFields(args, router.values, this.#options.source, position, this.#committedAt)
+    const wrong = envelope.push(batch.args, router.values, position, this.#committedAt)
     if (wrong !== undefined) {
-      args.length = at
       this.#reject(position, wrong, bytes, key)
       return
     }
-    args[at + 2] = String(args.length - at - 3)
     publisher.added(lane, batch, this.#transaction, position, bytes, this.#committedAt)
   }
 

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import type pg from 'pg'
 import type { Config } from '../config/schema.js'
+import { Envelope } from '../event/envelope.js'
 import { partitionsKey } from '../event/names.js'
 import { connectFailure, connectPostgres, endPostgres, postgresOptions } from '../postgres/connect.js'
 import { type Head, loadHeads } from '../postgres/heads.js'
@@ -221,7 +222,7 @@ export class Session {
       progress: this.#progress,
       publisher: this.#publisher,
       history,
-      source: lineage.source,
+      envelope: new Envelope(lineage.source),
       maxEventBytes: config.maxEventBytes,
       reject: (rejection, transaction, bytes) => void this.#reject([rejection], [transaction], bytes),
       received: () => {
