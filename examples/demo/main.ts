@@ -56,9 +56,11 @@ const startRelays = (pair: Relays): Promise<void> =>
     return [undefined, 'outrider relay, twice: one active, one standby']
   })
 
-const announcement = ({ events, kills }: DemoOptions): string =>
-  `${WRITERS} writers commit ${format(events)} webhooks of GitHub, real payloads of up to 27 KB, in transactions of which
-one in ten rolls back.${kills > 0 ? ` Meanwhile the active relay is killed ${times(kills)} by SIGKILL.` : ''}`
+const announcement = ({ events, kills }: DemoOptions): string => {
+  const killed = kills > 0 ? `, and the active relay is killed ${times(kills)}` : ''
+  return `${WRITERS} writers commit ${format(events)} webhooks of GitHub, real payloads of up to 27 KB.
+One transaction in ten rolls back${killed}.`
+}
 
 /** Nothing else keeps the process alive meanwhile, so a timer does: of the longest time there is. */
 const endOf = (signal: AbortSignal): Promise<void> => pause(2 ** 31 - 1, undefined, { signal }).catch(() => {})

@@ -43,8 +43,8 @@ export class ProgressBar {
     const rate = state.published / ((performance.now() - this.#began) / 1000)
     const counts = `committed ${format(state.committed)} · published ${format(state.published)} · ${format(rate)}/s`
     if (this.#terminal.live) {
-      const note = this.#note ? paint('dim', ` · ${this.#note}`) : ''
-      this.#terminal.draw([`${this.#bar(state)} ${String(Math.floor(done * 100)).padStart(3)} %`, '', counts + note])
+      const bar = `${this.#bar(state)} ${String(Math.floor(done * 100)).padStart(3)} %`
+      this.#terminal.draw([bar, '', counts, paint('dim', this.#note)])
     } else if (done >= (this.#lines + 1) * LINE_EVERY) {
       this.#lines = Math.floor(done / LINE_EVERY)
       this.#terminal.say(`${String(Math.floor(done * 100)).padStart(3)} %  ${counts}`)

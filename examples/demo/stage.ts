@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { statSync } from 'node:fs'
-import { delimiter, dirname } from 'node:path'
+import { delimiter } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type pg from 'pg'
@@ -45,12 +45,12 @@ export class Stage {
       this.#database = await this.#postgres.createDatabase('demo')
       const [row] = await this.#postgres.query<{ server_version: string }>('show server_version')
       const from = host.isLocal ? 'npm' : 'Docker'
-      return [undefined, `Postgres ${row?.server_version} from ${from}, wal_level = logical${unpacked(host, began)}`]
+      return [undefined, `Postgres ${row?.server_version} from ${from}, wal_level = logical`, unpacked(host, began)]
     })
   }
 
   async startRedis(terminal: Terminal): Promise<void> {
-    const hint = "from the PATH, else Docker, else Debian's package, which the first start unpacks into a cache folder"
+    const hint = "from PATH, Docker or Debian's package, which the first start unpacks into a cache"
     await terminal.step('Redis', hint, async () => {
       const began = Date.now()
       const host = await redisHost()
@@ -60,7 +60,7 @@ export class Stage {
       const version = /^redis_version:(\S+)/m.exec(info)?.[1]
       const from = origin(host)
       if (from === "Debian's package" && host instanceof LocalHost) this.redisFolder = { bin: host.bin, env: host.env }
-      return [undefined, `Redis ${version} from ${from}, append-only file on${unpacked(host, began)}`]
+      return [undefined, `Redis ${version} from ${from}, append-only file on`, unpacked(host, began)]
     })
   }
 
@@ -107,7 +107,5 @@ function unpacked(host: Host, began: number): string {
   if (!(host instanceof LocalHost)) return ''
   const folder = host.bin.replace(/(\/usr)?\/bin$/, '')
   // A folder's ctime is when it was moved to its place.
-  return statSync(folder).ctimeMs >= began
-    ? `\n  unpacked into ${dirname(host.bin) && folder}, kept for the next start`
-    : ''
+  return statSync(folder).ctimeMs >= began ? `unpacked into ${folder}, kept for the next start` : ''
 }

@@ -86,7 +86,7 @@ function speed({ verdict, tally, latencies, seconds, takeovers }: Outcome): [str
     ],
   ]
   if (takeovers.length === 0) return rows
-  const text = `of the active relay by SIGKILL; nothing arrived for ${formatSeconds(Math.max(...takeovers))} at most`
+  const text = `by SIGKILL; nothing arrived for ${formatSeconds(Math.max(...takeovers))} at most`
   return [...rows, ['kills', format(takeovers.length), text]]
 }
 

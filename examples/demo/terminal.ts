@@ -40,8 +40,12 @@ export class Terminal {
     this.#drawn = lines.length
   }
 
-  /** One line for a piece of work: a spinner while it lasts, then what `work` returns, and how long it took. */
-  async step<T>(title: string, hint: string, work: () => Promise<[result: T, text: string]>): Promise<T> {
+  /** One line for a piece of work: a spinner while it lasts, then the text that `work` returns, and how long it took. */
+  async step<T>(
+    title: string,
+    hint: string,
+    work: () => Promise<[result: T, text: string, note?: string]>,
+  ): Promise<T> {
     const began = performance.now()
     const frame = () => FRAMES[Math.floor((performance.now() - began) / FRAME_EVERY) % FRAMES.length] as string
     const show = () => this.draw([`${paint('cyan', frame())} ${title}`, ...(hint ? [`  ${paint('dim', hint)}`] : [])])
@@ -49,10 +53,11 @@ export class Terminal {
     if (!this.live && hint) this.say(`… ${title}  ${hint}`)
     const timer = setInterval(show, FRAME_EVERY)
     try {
-      const [result, text] = await work()
+      const [result, text, note] = await work()
       clearInterval(timer)
       const seconds = `${((performance.now() - began) / 1000).toFixed(1)} s`
       this.say(`${paint('green', '✔')} ${text.padEnd(66)} ${paint('dim', seconds.padStart(6))}`)
+      if (note) this.say(`  ${paint('dim', note)}`)
       return result
     } finally {
       clearInterval(timer)
