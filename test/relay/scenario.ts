@@ -26,18 +26,25 @@ export interface Scenario {
 }
 
 export async function createScenario(
-  options: { database?: Database; redis?: FreshRedis; partitions?: Record<string, number> } = {},
+  options: {
+    database?: Database
+    redis?: FreshRedis
+    partitions?: Record<string, number>
+    /** A table of the team's own: its name, and the statements that create it. */
+    outbox?: { table: string; create: string }
+  } = {},
 ): Promise<Scenario> {
   const database = options.database ?? (await createDatabase())
   const server = options.redis ?? (await freshRedis())
   const slot = `outrider_${database.name}`
   const role = `relay_${database.name}`
   const postgres = await database.connect()
+  if (options.outbox) await postgres.query(options.outbox.create)
   await setUp(postgres, {
     slot,
     publication: 'outrider',
     source: undefined,
-    outboxTable: 'outrider.outbox',
+    outboxTable: options.outbox?.table ?? 'outrider.outbox',
     partitions: new Map(Object.entries(options.partitions ?? {})),
   })
   await postgres.query(`create role ${pg.escapeIdentifier(role)} login replication in role outrider_relay`)

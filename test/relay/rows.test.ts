@@ -1,0 +1,253 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect } from 'vitest'
+import { fieldsOf } from '../oracle/verdict.js'
+import { needsProcess, startPostgres, until } from '../services/index.js'
+import { test as base } from './fixture.js'
+import type { Scenario } from './scenario.js'
+
+const test = base.extend<{ configFile: (yaml: string) => Promise<string> }>({
+  // biome-ignore lint/correctness/noEmptyPattern: Vitest wants the pattern to see which fixtures are needed.
+  configFile: async ({}, use) => {
+    const folder = await mkdtemp(join(tmpdir(), 'outrider-'))
+    await use(async (yaml) => {
+      const file = join(folder, 'outrider.yaml')
+      await writeFile(file, yaml)
+      return file
+    })
+    await rm(folder, { recursive: true })
+  },
+})
+
+const rejected = async (
+  s: Scenario,
+): Promise<{ reason: string; stream: string | null; row: Record<string, string> }[]> =>
+  (
+    await s.postgres.query('select reason, stream, "row" from outrider.incident where kind = $1 order by id', [
+      'rejected',
+    ])
+  ).rows
+
+/** Waits until the last event of a stream is this one; the ids of all of them. */
+async function upTo(s: Scenario, stream: string, id: string): Promise<string[]> {
+  await until(async () => (await s.ids(stream)).at(-1) === id, { message: `event ${id} at the end of ${stream}` })
+  return s.ids(stream)
+}
+
+test('updates, deletes, truncates, savepoints, prepared transactions: what is published is what was inserted and committed', async ({
+  scenario,
+  skip,
+  onTestFinished,
+}) => {
+  needsProcess({ skip })
+  const server = await startPostgres({ settings: { max_prepared_transactions: '10' } })
+  onTestFinished(() => server.remove())
+  const s = await scenario({ database: await server.createDatabase() })
+  const relay = await s.relay()
+  await relay.streaming()
+  const run = (sql: string, values?: unknown[]) => s.postgres.query(sql, values)
+  const expected: string[] = []
+
+  expected.push(await s.insert('orders'))
+  await run("update outrider.outbox set type = 'test.changed'")
+  await run('delete from outrider.outbox')
+  expected.push(await s.insert('orders'))
+  await run('truncate outrider.outbox')
+
+  await run('begin')
+  expected.push(await s.insert('orders'))
+  await run('savepoint undone')
+  await s.insert('orders')
+  await run('rollback to undone')
+  await run('savepoint kept')
+  expected.push(await s.insert('orders'))
+  await run('release kept')
+  await run('commit')
+
+  // Gone from the table when it commits, and an event all the same: it was inserted.
+  await run('begin')
+  const gone = await s.insert('orders')
+  expected.push(gone)
+  await run('delete from outrider.outbox where id = $1', [gone])
+  await run('commit')
+
+  await run('begin')
+  const prepared = await s.insert('orders')
+  await run("prepare transaction 'kept'")
+  await run('begin')
+  await s.insert('orders')
+  await run("prepare transaction 'undone'")
+  const between = await s.insert('orders')
+  expected.push(between)
+  expect(await upTo(s, 'orders', between)).toEqual(expected)
+  await run("commit prepared 'kept'")
+  await run("rollback prepared 'undone'")
+  expected.push(prepared)
+  expected.push(await s.insert('orders'))
+  expect(await upTo(s, 'orders', expected.at(-1)!)).toEqual(expected)
+})
+
+test('a row over the size limit becomes an incident with its whole content, its neighbours go on, and the slot passes it', async ({
+  scenario,
+}) => {
+  const s = await scenario()
+  const relay = await s.relay({ OUTRIDER_MAX_EVENT_BYTES: '10KiB' })
+  await relay.streaming()
+  const text = 'Ωμέγα 🚀 "quoted" '.repeat(1000)
+  await s.postgres.query('begin')
+  const before = await s.insert('orders')
+  const large = await s.insert('orders', { text }, 'order-1')
+  const after = await s.insert('orders')
+  await s.postgres.query('commit')
+  expect(await upTo(s, 'orders', after)).toEqual([before, after])
+
+  const [incident] = await until(async () => {
+    const found = await rejected(s)
+    return found.length === 1 ? found : undefined
+  })
+  expect(incident).toMatchObject({
+    reason: 'too_large',
+    stream: 'orders',
+    row: { id: large, stream: 'orders', type: 'test.happened', subject: 'order-1', data: JSON.stringify({ text }) },
+  })
+  expect(await relay.metric('outrider_events_rejected_total')).toBe(1)
+
+  const { rows } = await s.postgres.query('select pg_current_wal_lsn()::text as lsn')
+  await s.insert('orders')
+  await until(
+    async () =>
+      (
+        await s.postgres.query(
+          'select confirmed_flush_lsn > $2 as past from pg_replication_slots where slot_name = $1',
+          [s.slot, rows[0].lsn],
+        )
+      ).rows[0].past,
+    { timeout: 15_000, message: 'the slot to pass the rejected row' },
+  )
+  // Read again, it is not rejected twice.
+  await relay.kill()
+  const next = await s.relay({ OUTRIDER_MAX_EVENT_BYTES: '10KiB' })
+  await next.streaming()
+  await upTo(s, 'orders', await s.insert('orders'))
+  expect(await rejected(s)).toHaveLength(1)
+})
+
+test('columns added, renamed and dropped, between inserts and within a transaction: the rows are read by name', async ({
+  scenario,
+}) => {
+  const s = await scenario()
+  const relay = await s.relay()
+  await relay.streaming()
+  const expected: string[] = []
+  const changes = [
+    'alter table outrider.outbox add column extra text default $$x$$',
+    'alter table outrider.outbox rename column extra to other',
+    'alter table outrider.outbox drop column other',
+  ]
+  for (const transaction of [false, true]) {
+    if (transaction) await s.postgres.query('begin')
+    for (const change of changes) {
+      await s.postgres.query(change)
+      expected.push(await s.insert('orders', { change }, `order-${expected.length}`))
+    }
+    if (transaction) await s.postgres.query('commit')
+  }
+  expect(await upTo(s, 'orders', expected.at(-1)!)).toEqual(expected)
+  const entries = await s.redis.xrange('orders', '-', '+')
+  expect(entries.map(([, pairs]) => fieldsOf(pairs).subject)).toEqual(expected.map((_, i) => `order-${i}`))
+  expect(entries.map(([, pairs]) => JSON.parse(fieldsOf(pairs).data ?? '').change)).toEqual([...changes, ...changes])
+  expect(await relay.metric('outrider_sessions_total')).toBe(1)
+})
+
+test('a column that the mapping names is gone: halted with its name, nothing skipped; without it in the mapping it goes on', async ({
+  scenario,
+  configFile,
+}) => {
+  const s = await scenario()
+  const relay = await s.relay()
+  await relay.streaming()
+  const before = await s.insert('orders')
+  await upTo(s, 'orders', before)
+  await s.postgres.query('alter table outrider.outbox rename column correlation_id to other_id')
+  const insert = "insert into outrider.outbox (stream, type) values ('orders', 'test.happened') returning id"
+  const { rows } = await s.postgres.query(insert)
+  await relay.is({ role: 'halted', reason: 'column_missing' })
+  expect(await relay.status()).toMatchObject({ code: 503, message: expect.stringContaining('correlation_id') })
+  expect(await s.ids('orders')).toEqual([before])
+  expect(await relay.stop()).toBe(0)
+
+  // Rows of before the change may come again, and have the old column: the mapping must fit both.
+  const file = await configFile(`
+outbox:
+  table: outrider.outbox
+  stream: '{stream}'
+  columns: { id: id, type: type, subject: subject, data: data }
+`)
+  const next = await s.relay({ OUTRIDER_CONFIG: file })
+  await next.streaming()
+  expect(await upTo(s, 'orders', rows[0].id)).toEqual([before, rows[0].id])
+})
+
+test("a team's own table in Debezium's layout: its rows are published by the mapping, and what cannot be becomes an incident", async ({
+  scenario,
+  configFile,
+}) => {
+  const s = await scenario({
+    outbox: {
+      table: 'shop.outbox',
+      create: `
+        create schema shop;
+        create table shop.outbox (
+          id uuid primary key default gen_random_uuid(), aggregatetype text, aggregateid text, type text, payload jsonb
+        )`,
+    },
+  })
+  const file = await configFile(`
+outbox:
+  table: shop.outbox
+  stream: 'shop.{aggregatetype}'
+  columns: { id: id, type: type, subject: aggregateid, data: payload }
+`)
+  const relay = await s.relay({ OUTRIDER_CONFIG: file })
+  await relay.streaming()
+  const { rows } = await s.postgres.query(
+    `insert into shop.outbox (aggregatetype, aggregateid, type, payload) values
+       ('order', '42', 'OrderPlaced', '{"total": 99}'),
+       (null, '43', 'OrderPlaced', '{"n": 1}'),
+       ('order', '44', null, '{"n": 2}'),
+       ('no good name', '45', 'OrderPlaced', '{"n": 3}'),
+       ('order', null, 'OrderPaid', null)
+     returning id`,
+  )
+  const ids: string[] = rows.map(({ id }) => id)
+  expect(await upTo(s, 'shop.order', ids[4]!)).toEqual([ids[0], ids[4]])
+  const [first, last] = (await s.redis.xrange('shop.order', '-', '+')).map(([, pairs]) => fieldsOf(pairs))
+  expect(first).toMatchObject({ type: 'OrderPlaced', subject: '42', data: '{"total": 99}', id: ids[0] })
+  expect(first!.time).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/)
+  expect(last).not.toHaveProperty('subject')
+  expect(last).not.toHaveProperty('data')
+
+  await until(async () => (await rejected(s)).length === 3)
+  expect(await rejected(s)).toEqual([
+    { reason: 'bad_stream', stream: null, row: row(ids[1]!, null, '43', 'OrderPlaced', '{"n": 1}') },
+    {
+      reason: expect.stringContaining('type'),
+      stream: 'shop.order',
+      row: row(ids[2]!, 'order', '44', null, '{"n": 2}'),
+    },
+    {
+      reason: 'bad_stream',
+      stream: 'shop.no good name',
+      row: row(ids[3]!, 'no good name', '45', 'OrderPlaced', '{"n": 3}'),
+    },
+  ])
+})
+
+const row = (id: string, aggregatetype: string | null, aggregateid: string, type: string | null, payload: string) => ({
+  id,
+  aggregatetype,
+  aggregateid,
+  type,
+  payload,
+})
