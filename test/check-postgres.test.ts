@@ -9,6 +9,7 @@ import { currentLineage } from '../src/postgres/lineage.js'
 import { verifyPublication } from '../src/relay/identity.js'
 import { type Checked, paste, runCheck } from './check-run.js'
 import { runCommand } from './command.js'
+import { startPooler } from './pooler.js'
 import {
   type Database,
   needsProcess,
@@ -177,6 +178,19 @@ describe('one thing wrong is one finding, and its statement mends it:', () => {
     expect(await found('outbox-column-missing', { outbox })).toMatchObject({
       is: 'outrider.outbox has no column aggregateid (outbox.columns.subject)',
     })
+  })
+
+  test('a pooler in between', async () => {
+    const pooler = await startPooler(postgres.port)
+    try {
+      const url = new URL(database.urlAs({ user: role }))
+      url.port = String(pooler.port)
+      const { findings, open } = await runCheck(url.href, redis.url)
+      expect(open).toEqual(['pooler'])
+      expect(findings[0]).toMatchObject({ level: 'blocker', is: expect.stringContaining('parameter: replication') })
+    } finally {
+      pooler.close()
+    }
   })
 
   test('another source than the one that was set up', async () => {

@@ -118,7 +118,7 @@ function persistence(facts: NodeFacts, { durability }: Expectation): Finding | u
     expected: 'appendonly yes',
     why: asked
       ? 'the level cannot be met, so nothing is ever confirmed'
-      : 'a restart of Redis loses events and what consumers were at; a gap, to be repaired from the table',
+      : 'a restart of Redis loses events, and where consumers were: a gap',
     fix: [configFix(facts, 'appendonly', 'yes')],
   })
 }

@@ -96,7 +96,7 @@ function slotsLeft({ settings, slots, provider }: ServerFacts, slot: OwnSlot): F
     id: 'slots-full',
     is: `${slots} of ${most} replication slots are taken`,
     expected: 'one left',
-    why: slot.exists ? 'repairing a gap needs a temporary one' : 'the relay reads from a slot of its own',
+    why: slot.exists ? 'another relay, or a repair, would get none' : 'the relay reads from a slot of its own',
     fix: [settingFix(provider, { name: 'max_replication_slots', value: String(most + 4), restart: true })],
   })
 }
