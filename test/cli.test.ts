@@ -43,7 +43,7 @@ describe('help', () => {
   it('tells of every command and every option that all have', async () => {
     const { code, out, err } = await outrider(['--help'])
     expect([code, err]).toEqual([0, ''])
-    for (const name of ['setup', 'teardown', 'adopt', 'relay', 'incidents'])
+    for (const name of ['setup', 'teardown', 'adopt', 'relay', 'check', 'incidents'])
       expect(out).toMatch(new RegExp(`^  ${name} +\\S`, 'm'))
     for (const option of ['--config', '--timeout', '--json', '--yes', '--help', '--version'])
       expect(out).toContain(option)
@@ -75,6 +75,7 @@ describe('wrong usage is one line and exit code 2', () => {
     [['constructor'], 'Unknown command "constructor". See `outrider --help`'],
     [['setup', '--onyl', 'inbox'], 'Unknown option --onyl. Did you mean --only? See `outrider setup --help`.'],
     [['setup', '--only'], '--only'],
+    [['setup', 'foo'], 'outrider setup takes no arguments, found "foo".'],
     [['setup', '--timeout', 'soon'], 'Expected --timeout as a duration such as 10s, found "soon".'],
     [['setup', '--config', '/nowhere.yaml'], '/nowhere.yaml: expected a readable configuration file; found ENOENT'],
   ])('%j', async (args, message) => {

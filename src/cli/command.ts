@@ -11,6 +11,8 @@ export interface Command {
   usage: string
   /** The command's own options, as `parseArgs` of node:util wants them; the common ones are added by `main.ts`. */
   options: CommandOptions
+  /** Whether words may stand behind its name. */
+  takesArguments?: boolean
   /** A long-running service logs to stdout; every other command keeps stdout for its result and logs to stderr. */
   service?: boolean
   run(context: Context): Promise<ExitCode>

@@ -16,6 +16,7 @@ outrider incidents close <id> [--note <text>]
   --all    list the closed ones, too
   --note   why it was closed, for those who read it later`,
   options: { all: { type: 'boolean' }, note: { type: 'string' } },
+  takesArguments: true,
   async run(context) {
     const action = actionOf(context)
     return withDatabase(context, 'outrider incidents', action)

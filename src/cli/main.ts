@@ -17,6 +17,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   teardown: async () => (await import('./teardown.js')).teardown,
   adopt: async () => (await import('./adopt.js')).adopt,
   relay: async () => (await import('./relay.js')).relay,
+  check: async () => (await import('./check.js')).check,
   incidents: async () => (await import('./incidents.js')).incidents,
 }
 
@@ -51,6 +52,11 @@ async function main(argv: string[]): Promise<ExitCode> {
   const { values, positionals } = parse(name, command, rest)
   if (values.version) return say(VERSION)
   if (values.help) return say(helpFor(command))
+  if (positionals.length > 0 && !command.takesArguments) {
+    throw new Failure(`outrider ${name} takes no arguments, found "${positionals.join(' ')}". See outrider ${name} --help.`, {
+      exitCode: ExitCode.usage,
+    })
+  }
   return runCommand(command, values, positionals)
 }
 
