@@ -53,9 +53,12 @@ async function main(argv: string[]): Promise<ExitCode> {
   if (values.version) return say(VERSION)
   if (values.help) return say(helpFor(command))
   if (positionals.length > 0 && !command.takesArguments) {
-    throw new Failure(`outrider ${name} takes no arguments, found "${positionals.join(' ')}". See outrider ${name} --help.`, {
-      exitCode: ExitCode.usage,
-    })
+    throw new Failure(
+      `outrider ${name} takes no arguments, found "${positionals.join(' ')}". See outrider ${name} --help.`,
+      {
+        exitCode: ExitCode.usage,
+      },
+    )
   }
   return runCommand(command, values, positionals)
 }
