@@ -59,7 +59,7 @@ async function expectAdopted(s: Scenario, relay: RelayProcess): Promise<void> {
   await until(async () => (await s.ids('orders')).at(-1) === id)
 }
 
-test('the slot dropped while the relay runs: a gap that cannot be closed, and adopting goes on', async ({
+test.concurrent('the slot dropped while the relay runs: a gap that cannot be closed, and adopting goes on', async ({
   scenario,
 }) => {
   const s = await scenario()
@@ -71,7 +71,7 @@ test('the slot dropped while the relay runs: a gap that cannot be closed, and ad
   await expectAdopted(s, relay)
 })
 
-test('the slot dropped and made again by hand: a gap, never a silent new start; closing it accepts what was passed over', async ({
+test.concurrent('the slot dropped and made again by hand: a gap, never a silent new start; closing it accepts what was passed over', async ({
   scenario,
 }) => {
   const s = await scenario()
@@ -90,7 +90,7 @@ test('the slot dropped and made again by hand: a gap, never a silent new start; 
   expect(await s.ids('orders')).not.toContain(missed)
 })
 
-test('the slot advanced by hand: a gap', async ({ scenario }) => {
+test.concurrent('the slot advanced by hand: a gap', async ({ scenario }) => {
   const s = await scenario()
   const { relay } = await running(s)
   await relay.stop()
@@ -101,7 +101,7 @@ test('the slot advanced by hand: a gap', async ({ scenario }) => {
   await expectStillness(s, next)
 })
 
-test('the slot invalidated because it held too much WAL: a gap while Redis is still frozen', async ({
+test.concurrent('the slot invalidated because it held too much WAL: a gap while Redis is still frozen', async ({
   scenario,
   skip,
   onTestFinished,
@@ -131,7 +131,7 @@ test('the slot invalidated because it held too much WAL: a gap while Redis is st
   await expectAdopted(s, relay)
 })
 
-test('the publication dropped while the relay runs: a gap within seconds; setup and closing it go on', async ({
+test.concurrent('the publication dropped while the relay runs: a gap within seconds; setup and closing it go on', async ({
   scenario,
 }) => {
   const s = await scenario()
@@ -154,7 +154,7 @@ test('the publication dropped while the relay runs: a gap within seconds; setup 
   expect((await s.ids('orders'))[0]).toBe(first)
 })
 
-test('the table taken out of the publication and put back between two looks: a gap, for inserts may have passed unseen', async ({
+test.concurrent('the table taken out of the publication and put back between two looks: a gap, for inserts may have passed unseen', async ({
   scenario,
 }) => {
   const s = await scenario()

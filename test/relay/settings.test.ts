@@ -29,7 +29,7 @@ async function expectFlow(s: Scenario): Promise<void> {
   await until(async () => (await s.ids('orders')).includes(id))
 }
 
-test('synchronous_standby_names that match everybody, and read-only by default: nothing hangs, nothing is lost', async ({
+test.concurrent('synchronous_standby_names that match everybody, and read-only by default: nothing hangs, nothing is lost', async ({
   scenario,
   skip,
   onTestFinished,
@@ -56,7 +56,7 @@ test('synchronous_standby_names that match everybody, and read-only by default: 
   expect(rows).toEqual([{ heads: 1 }])
 })
 
-test('without the attribute REPLICATION the relay says so, stays alive, and goes on once it has it', async ({
+test.concurrent('without the attribute REPLICATION the relay says so, stays alive, and goes on once it has it', async ({
   scenario,
 }) => {
   const s = await scenario()
@@ -68,7 +68,9 @@ test('without the attribute REPLICATION the relay says so, stays alive, and goes
   await expectFlow(s)
 })
 
-test('without the role outrider_relay it says so, stays alive, and goes on once it has it', async ({ scenario }) => {
+test.concurrent('without the role outrider_relay it says so, stays alive, and goes on once it has it', async ({
+  scenario,
+}) => {
   const s = await scenario()
   await s.postgres.query(`revoke outrider_relay from ${role(s)}`)
   const relay = await s.relay()
@@ -78,7 +80,7 @@ test('without the role outrider_relay it says so, stays alive, and goes on once 
   await expectFlow(s)
 })
 
-test('started before setup, or after an interrupted one, the relay says so, stays alive, and goes on after it', async ({
+test.concurrent('started before setup, or after an interrupted one, the relay says so, stays alive, and goes on after it', async ({
   scenario,
 }) => {
   const s = await scenario()
@@ -102,7 +104,7 @@ test('started before setup, or after an interrupted one, the relay says so, stay
   await expectFlow(s)
 })
 
-test('wal_level = replica: the relay says what is missing, stays alive, and goes on after a restart and setup', async ({
+test.concurrent('wal_level = replica: the relay says what is missing, stays alive, and goes on after a restart and setup', async ({
   scenario,
   skip,
   onTestFinished,
