@@ -27,6 +27,7 @@ describe('an error of Redis', () => {
     ['NOAUTH Authentication required.', 'redis_credentials'],
     ['WRONGPASS invalid username-password pair or user is disabled.', 'redis_credentials'],
     ['ERR max number of clients reached', 'redis_maxclients'],
+    ['ERR Protocol error: invalid bulk length', 'redis_bulk_length'],
     ['ERR Script killed by user with SCRIPT KILL... script: 694a5fe, on @user_script:1.', 'redis_script'],
     ["ERR user_script:1: attempt to index local 'x' (a nil value) script: 94b6f4d, on @user_script:1.", 'redis_script'],
   ])('passes, and the batch is tried again: %s', (message, reason) => {
@@ -49,7 +50,6 @@ describe('an error of Redis', () => {
   it.each([
     'ERR unknown command `EVALSHA`, with args beginning with:',
     "ERR wrong number of arguments for 'xadd' command",
-    'ERR Protocol error: invalid bulk length',
     'BUSYGROUP Consumer Group name already exists',
     'BUSYKEY Target key name already exists.',
     "CROSSSLOT Keys in request don't hash to the same slot",

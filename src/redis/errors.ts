@@ -38,6 +38,8 @@ const BY_PREFIX: Record<string, RedisVerdict> = {
 const BY_TEXT: [RegExp, RedisVerdict][] = [
   // NOPERM of a command within a script, as Redis up to 7.0 and from 7.2 on says it.
   [/ACL failure in script|the user executing the script can't/i, { fate: 'retry', reason: 'redis_noperm' }],
+  // Known before an event is sent, where CONFIG may be read: see bulk-limit.ts.
+  [/invalid bulk length/i, { fate: 'retry', reason: 'redis_bulk_length' }],
   [/elements are too large to be stored/i, { fate: 'row', reason: 'too_large_for_redis' }],
   [/exhausted the last possible id/i, { fate: 'stream', reason: 'stream_exhausted' }],
   [/max number of clients reached/i, { fate: 'retry', reason: 'redis_maxclients' }],

@@ -228,14 +228,14 @@ export class Publisher {
     if (verdict.fate === 'row' && batch) {
       const event = takeEvent(batch, reply.appended + reply.skipped)
       if (batch.events === 0) lane.batches.splice(lane.batches.indexOf(batch), 1)
-      this.#keep(lane, [event], reply.error, batch.events === 0 ? batch.bytes : 0)
+      this.#keep(lane, [event], verdict.reason, batch.events === 0 ? batch.bytes : 0)
     } else if (verdict.fate === 'stream') {
       if (lane.head.position !== ZERO_POSITION) {
         this.#lose(new Loss('BEHIND', lane.key, reply, lane.acknowledged))
         return
       }
       lane.state = 'refused'
-      lane.refusal = reply.error
+      lane.refusal = verdict.reason
     }
     this.broken(client, reply.error)
   }
@@ -284,7 +284,7 @@ export class Publisher {
         const verdict = classifyRedis(reply.error)
         if (verdict.fate === 'stream') {
           lane.state = 'refused'
-          lane.refusal = reply.error
+          lane.refusal = verdict.reason
           this.#pump(lane)
         } else if (verdict.fate === 'retry') this.broken(client, reply.error)
         else this.#lose(new Loss('HALT', lane.key, reply, ZERO_POSITION))

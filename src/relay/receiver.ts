@@ -27,6 +27,8 @@ const OVERHEAD = 768
 
 export class Receiver {
   readonly #options: ReceiverOptions
+  /** Bytes of a row's message beyond which Redis may not take it. */
+  redisLimit = Number.POSITIVE_INFINITY
   // Of the transaction that is being received.
   #transaction = 0
   #prefix = ''
@@ -70,8 +72,9 @@ export class Receiver {
     this.#options.received()
 
     const key = router.key()
-    if (key === undefined || data.length > maxEventBytes) {
-      this.#reject(position, key === undefined ? 'bad_stream' : 'too_large', bytes, key)
+    if (key === undefined || data.length > maxEventBytes || data.length > this.redisLimit) {
+      const large = data.length > maxEventBytes ? 'too_large' : 'too_large_for_redis'
+      this.#reject(position, key === undefined ? 'bad_stream' : large, bytes, key)
       return
     }
     const lane = publisher.lane(key)

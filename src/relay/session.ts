@@ -13,6 +13,7 @@ import { fixPartitions } from '../postgres/partitions.js'
 import { Replication } from '../postgres/replication.js'
 import { readSlot } from '../postgres/slot.js'
 import { parseTimelineHistory } from '../postgres/timeline.js'
+import { readBulkLimit } from '../redis/bulk-limit.js'
 import { connectRedis } from '../redis/connect.js'
 import type { Logger } from '../telemetry/log.js'
 import type { Metrics } from '../telemetry/metrics.js'
@@ -76,6 +77,7 @@ export class Session {
   #round: Promise<void> | undefined
   #connected = false
   #watching = false
+  #redisLimit = Number.POSITIVE_INFINITY
   /** What Redis refuses, and what it does not keep safely enough: either holds something up. */
   #refusal: Hindrance | undefined
   #unsafe: Hindrance | undefined
@@ -205,6 +207,8 @@ export class Session {
     this.#confirmer = this.#createConfirmer(confirmed)
     this.#publisher = this.#createPublisher(async () => {
       const client = await connect()
+      this.#redisLimit = await readBulkLimit(client)
+      if (this.#receiver) this.#receiver.redisLimit = this.#redisLimit
       for (const [stream, count] of Object.entries(partitions)) await client.set(partitionsKey(stream), String(count))
       return client
     })
@@ -230,6 +234,7 @@ export class Session {
         if ((this.#publisher as Publisher).bytes > config.limits.inflightBytes) this.#pause()
       },
     })
+    this.#receiver.redisLimit = this.#redisLimit
     this.#startTimers()
   }
 
