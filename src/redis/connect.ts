@@ -17,9 +17,13 @@ type RedisOptions = Omit<AnyRedisOptions, 'replyMapping'>
  * by the caller, who decides what may be sent twice. It has an `error` listener, so that a lost connection does not end
  * the process; `end` tells of it. Throws a Failure with what ioredis said as its cause.
  */
-export async function connectRedis(config: RedisConfig, name: string): Promise<RedisClient> {
+export async function connectRedis(
+  config: RedisConfig,
+  name: string,
+  commandTimeout = COMMAND_TIMEOUT,
+): Promise<RedisClient> {
   const url = parseRedisUrl(config.url)
-  const client = await createClient(config, url, name)
+  const client = await createClient(config, url, name, commandTimeout)
   let reason: Error | undefined
   let broken = false
   const note = (error: Error) => {
@@ -70,12 +74,18 @@ async function probe(client: RedisClient): Promise<void> {
   })
 }
 
-async function createClient(config: RedisConfig, url: RedisUrl, name: string): Promise<RedisClient> {
+async function createClient(
+  config: RedisConfig,
+  url: RedisUrl,
+  name: string,
+  commandTimeout: number,
+): Promise<RedisClient> {
   const tls = config.tls || url.tls ? await readTls(config.tls ?? {}) : undefined
   const username = config.username ?? url.username
   const password = config.password ? await readSecret(config.password) : url.password
   const common: RedisOptions = {
     ...COMMON,
+    commandTimeout,
     // A space or anything beyond ASCII would be refused, and the connection left without a name.
     connectionName: name.replace(/[^!-~]+/g, '-'),
     connectTimeout: config.connectTimeout,
@@ -101,12 +111,14 @@ async function createClient(config: RedisConfig, url: RedisUrl, name: string): P
   })
 }
 
+/** No command waits for ever, in milliseconds: a server that hangs, or a network that swallows replies, is found out. */
+const COMMAND_TIMEOUT = 10_000
+
 const COMMON = {
   lazyConnect: true,
   enableOfflineQueue: false,
   maxRetriesPerRequest: 0,
-  // No command waits for ever: a server that hangs, or a network that swallows replies, is found out.
-  commandTimeout: 10_000,
+  commandTimeout: COMMAND_TIMEOUT,
   retryStrategy: null,
   // `probe` does it, and its answer reaches the caller: ioredis would keep asking a server that is loading.
   enableReadyCheck: false,

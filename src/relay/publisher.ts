@@ -18,7 +18,8 @@ export interface PublisherOptions {
   lineage: string
   session: string
   limits: { batchEvents: number; batchBytes: number }
-  connect(): Promise<RedisClient>
+  /** Milliseconds after which a command without a reply fails; undefined: as usual. */
+  connect(commandTimeout?: number): Promise<RedisClient>
   /** Is this session one that the database issued? */
   owns(session: string): Promise<boolean>
   /** Where the chain begins at a head that an earlier session left; undefined when this database cannot have written it. */
@@ -60,6 +61,8 @@ export type Claim = Omit<AppendReply, 'status'> & { status: AppendStatus | 'BEYO
 const WINDOW = 3
 /** No reply for so long, in milliseconds: the connection is as good as lost. */
 const REPLY_DEADLINE = 5_000
+/** What the deadline may grow to on a link that is too slow for a batch, one time-out after the other. */
+const LONGEST_DEADLINE = 120_000
 /** Probes of lanes where nothing flows, a tick. */
 const PROBES = 200
 
@@ -77,6 +80,8 @@ export class Publisher {
   #faults = 0
   /** An epoch began, and it is not known yet whether Redis takes events: it may answer and refuse every write. */
   #unproven = false
+  #deadline = REPLY_DEADLINE
+  #repliedAt = 0
   #recovering: Promise<void> | undefined
   #rejecting: Promise<void> = Promise.resolve()
   readonly #dirty = new Set<Lane>()
@@ -151,8 +156,9 @@ export class Publisher {
     if (client === undefined) return
     for (const lane of this.lanes.values()) {
       const oldest = lane.inFlight > 0 ? lane.batches[0] : undefined
-      if (oldest && now - oldest.sentAt > REPLY_DEADLINE) {
-        this.broken(client, `no reply for ${REPLY_DEADLINE} ms`, 'redis_timeout')
+      if (oldest && now - this.#waitingSince(oldest) > this.#deadline) {
+        this.broken(client, `no reply for ${this.#deadline} ms`, 'redis_timeout')
+        this.#deadline = Math.min(this.#deadline * 2, LONGEST_DEADLINE)
         return
       }
     }
@@ -200,6 +206,7 @@ export class Publisher {
     if (client !== this.#client) return
     if (reply.status === 'OK') {
       this.#faults = 0
+      this.#learnDeadline(batch)
       this.#proven()
       lane.batches.shift()
       lane.inFlight -= 1
@@ -355,7 +362,7 @@ export class Publisher {
       try {
         if (this.#faults > 0) await pause(backoff(this.#faults, 100, 2_000), signal)
         if (signal.aborted) return
-        client = await this.#options.connect()
+        client = await this.#options.connect(this.#deadline > REPLY_DEADLINE ? LONGEST_DEADLINE : undefined)
         await loadAppend(client)
         await this.#verify(client)
         if (signal.aborted) {
@@ -399,6 +406,19 @@ export class Publisher {
       lane.rewind()
       this.#pump(lane)
     }
+  }
+
+  /** Replies come in order: a batch waits for its own only since the one before it came. */
+  #waitingSince(batch: Batch): number {
+    return Math.max(batch.sentAt, this.#repliedAt)
+  }
+
+  /** On a slow link the deadline stays at twice what a reply takes; elsewhere it soon is the usual one again. */
+  #learnDeadline(batch: Batch): void {
+    const now = performance.now()
+    const took = now - this.#waitingSince(batch)
+    this.#deadline = Math.max(REPLY_DEADLINE, Math.min(this.#deadline, 2 * took))
+    this.#repliedAt = now
   }
 
   #proven(): void {

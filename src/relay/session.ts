@@ -27,7 +27,7 @@ import { foreign, verifyIdentity, verifyPublication, verifySlot } from './identi
 import { Ledger, type Rejection } from './ledger.js'
 import { silenceLimit, statusInterval, worthConfirming } from './pace.js'
 import { Progress } from './progress.js'
-import { type Loss, Publisher } from './publisher.js'
+import { type Loss, Publisher, type PublisherOptions } from './publisher.js'
 import { Receiver } from './receiver.js'
 import { Router } from './route.js'
 
@@ -202,11 +202,11 @@ export class Session {
     this.#ledger = new Ledger(postgres, lineage, this.#id)
     await this.#ledger.begin(VERSION, timeline)
     const partitions = await partitionCounts(postgres)
-    const connect = () => connectRedis(config.redis, `outrider ${config.slot}`)
-    this.#barrier = new Barrier(connect, lineage.lineage, this.#id)
+    const connect = (timeout?: number) => connectRedis(config.redis, `outrider ${config.slot}`, timeout)
+    this.#barrier = new Barrier(() => connect(), lineage.lineage, this.#id)
     this.#confirmer = this.#createConfirmer(confirmed)
-    this.#publisher = this.#createPublisher(async () => {
-      const client = await connect()
+    this.#publisher = this.#createPublisher(async (timeout) => {
+      const client = await connect(timeout)
       this.#redisLimit = await readBulkLimit(client)
       if (this.#receiver) this.#receiver.redisLimit = this.#redisLimit
       for (const [stream, count] of Object.entries(partitions)) await client.set(partitionsKey(stream), String(count))
@@ -267,7 +267,7 @@ export class Session {
     return postgres
   }
 
-  #createPublisher(connect: () => ReturnType<typeof connectRedis>): Publisher {
+  #createPublisher(connect: PublisherOptions['connect']): Publisher {
     const { config, metrics } = this.#options
     return new Publisher({
       lineage: this.#lineage.lineage,
