@@ -1,0 +1,132 @@
+import { expect, type TestContext } from 'vitest'
+import { freshRedis, startProxy, until } from '../services/index.js'
+import { test } from './fixture.js'
+import type { createScenario } from './scenario.js'
+import { Traffic } from './traffic.js'
+
+/** A relay that reaches one of its servers through a proxy. */
+async function through(
+  which: 'redis' | 'postgres',
+  { scenario, onTestFinished }: Pick<TestContext, 'onTestFinished'> & { scenario: typeof createScenario },
+) {
+  const redis = await freshRedis()
+  const s = await scenario({ redis })
+  const url = which === 'redis' ? redis.url : (s.env.OUTRIDER_POSTGRES_URL as string)
+  const proxy = await startProxy(Number(new URL(url).port))
+  onTestFinished(() => proxy.close())
+  const relay = await s.relay({ [`OUTRIDER_${which.toUpperCase()}_URL`]: proxy.url(url) })
+  return { s, proxy, relay }
+}
+
+test.concurrent.for([['up'], ['down']] as const)(
+  'Redis half-open, what goes %s is swallowed: given up after a while, and everything arrives once',
+  { timeout: 60_000 },
+  async ([direction], { scenario, onTestFinished }) => {
+    const { s, proxy, relay } = await through('redis', { scenario, onTestFinished })
+    const traffic = await Traffic.start(s)
+    await relay.streaming()
+    await traffic.more(200)
+    const walsender = await s.walsender()
+    proxy.swallow(direction)
+    await relay.is({ role: 'active', state: 'blocked', reason: 'redis_timeout' })
+    await traffic.sample()
+    // What was open stays as it is, as behind a firewall that forgot it; new connections work.
+    proxy.resume()
+    await relay.streaming()
+    await traffic.more(100)
+    await traffic.finish()
+    expect(await s.walsender()).toBe(walsender)
+    expect(await relay.metric('outrider_sessions_total')).toBe(1)
+  },
+)
+
+test.concurrent.for([['up'], ['down']] as const)(
+  'Postgres half-open, what goes %s is swallowed: given up after a while, and everything arrives once',
+  { timeout: 90_000 },
+  async ([direction], { scenario, onTestFinished }) => {
+    const { s, proxy, relay } = await through('postgres', { scenario, onTestFinished })
+    await s.postgres.query(`alter role relay_${s.database.name} set wal_sender_timeout = '2s'`)
+    await relay.streaming()
+    const traffic = await Traffic.start(s)
+    await traffic.more(200)
+    const walsender = await s.walsender()
+    proxy.swallow(direction)
+    await until(async () => relay.logs.some(({ msg }) => msg.startsWith('reconnecting')), {
+      timeout: 30_000,
+      message: () => `the relay to give up\n${relay.tail(10)}`,
+    })
+    proxy.resume()
+    await relay.streaming(30_000)
+    await traffic.more(100)
+    await traffic.finish()
+    expect(await s.walsender()).not.toBe(walsender)
+  },
+)
+
+test.concurrent('replies of Redis that are lost after the command was applied: nothing comes twice', {
+  timeout: 60_000,
+}, async ({ scenario, onTestFinished }) => {
+  const { s, proxy, relay } = await through('redis', { scenario, onTestFinished })
+  const traffic = await Traffic.start(s)
+  await relay.streaming()
+  for (let n = 0; n < 10; n++) {
+    await traffic.more(30)
+    const before = proxy.passed('down')
+    proxy.cutAfter(1 + n * 7, 'down')
+    await until(() => proxy.passed('down') > before)
+    await relay.streaming()
+  }
+  await traffic.finish()
+  expect(await relay.metric('outrider_events_skipped_total')).toBeGreaterThan(0)
+})
+
+test.concurrent('connections to Redis that are reset in the middle of a batch', {
+  timeout: 60_000,
+}, async ({ scenario, onTestFinished }) => {
+  const { s, proxy, relay } = await through('redis', { scenario, onTestFinished })
+  const traffic = await Traffic.start(s)
+  await relay.streaming()
+  const before = (await relay.metric('outrider_epochs_total')) as number
+  for (let n = 0; n < 10; n++) {
+    proxy.cutAfter(4_000 + n * 700, 'up')
+    await traffic.more(60)
+    await relay.streaming()
+  }
+  await traffic.finish()
+  expect(await relay.metric('outrider_epochs_total')).toBeGreaterThan(before + 3)
+})
+
+test.concurrent.for([['redis'], ['postgres']] as const)(
+  'the connection to %s in pieces of 1 to 7 bytes',
+  { timeout: 60_000 },
+  async ([which], { scenario, onTestFinished }) => {
+    const { s, proxy, relay } = await through(which, { scenario, onTestFinished })
+    proxy.slice()
+    const traffic = await Traffic.start(s, { writers: 1, events: 500 })
+    await traffic.more(500)
+    await traffic.finish(50_000)
+    expect(proxy.passed('up') + proxy.passed('down')).toBeGreaterThan(100_000)
+    expect(await relay.metric('outrider_sessions_total')).toBe(1)
+  },
+)
+
+test.concurrent('a link to Redis too slow for a batch within the reply deadline: everything arrives in the end', {
+  timeout: 120_000,
+}, async ({ scenario, onTestFinished }) => {
+  const { s, proxy, relay } = await through('redis', { scenario, onTestFinished })
+  await relay.streaming()
+  const walsender = await s.walsender()
+  proxy.limit(32_000, 'up')
+  const traffic = await Traffic.start(s, {
+    streams: ['orders'],
+    writers: 1,
+    every: 0,
+    events: 400,
+    payload: (random) => JSON.stringify({ n: random(), text: 'x'.repeat(1_000) }),
+  })
+  await traffic.more(400)
+  await traffic.finish(90_000)
+  expect(proxy.passed('up')).toBeGreaterThan(400_000)
+  expect(relay.logs.some(({ reason }) => reason === 'redis_timeout')).toBe(true)
+  expect(await s.walsender()).toBe(walsender)
+})
