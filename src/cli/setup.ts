@@ -1,4 +1,4 @@
-import type { Config } from '../config/schema.js'
+import { type Config, partitionsOf } from '../config/schema.js'
 import { parseDuration } from '../config/units.js'
 import { ExitCode, Failure } from '../failure.js'
 import { migrate } from '../postgres/migrate.js'
@@ -51,15 +51,12 @@ export function lockTimeoutOf({ flags }: Context): { lockTimeout?: number } {
 const MOST = 24 * 3_600_000
 
 function optionsOf(config: Config, lockTimeout: { lockTimeout?: number }): SetupOptions {
-  const partitions = Object.entries(config.streams).flatMap(([stream, { partitions }]): [string, number][] =>
-    partitions === undefined ? [] : [[stream, partitions]],
-  )
   return {
     slot: config.slot,
     publication: config.publication,
     source: config.source,
     outboxTable: config.outbox.table,
-    partitions: new Map(partitions),
+    partitions: partitionsOf(config.streams),
     ...lockTimeout,
   }
 }

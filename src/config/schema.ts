@@ -77,6 +77,10 @@ export interface Config {
   drainTimeout: number
 }
 
+/** The streams that are to be partitioned, with their number of partitions. */
+export const partitionsOf = (streams: Config['streams']): Map<string, number> =>
+  new Map(Object.entries(streams).flatMap(([name, { partitions }]) => (partitions ? [[name, partitions]] : [])))
+
 /** Outrider's own table. */
 export const OWN_OUTBOX: OutboxMapping = {
   table: 'outrider.outbox',

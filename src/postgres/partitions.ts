@@ -38,3 +38,9 @@ function refuse(stream: string, found: string, wanted: number | undefined): Fail
     { exitCode: ExitCode.usage },
   )
 }
+
+/** The number of partitions of each partitioned stream. */
+export async function readPartitions(client: pg.ClientBase): Promise<Record<string, number>> {
+  const { rows } = await client.query('select stream, partitions from outrider.stream')
+  return Object.fromEntries(rows.map(({ stream, partitions }) => [stream, partitions]))
+}

@@ -1,7 +1,9 @@
 import { hostname } from 'node:os'
 import type pg from 'pg'
+import type { PostgresConfig } from '../config/schema.js'
 import type { Position } from '../event/position.js'
 import { type Checkpoint, saveCheckpoint, takeCheckpoint } from '../postgres/checkpoints.js'
+import { connectPostgres, endPostgres } from '../postgres/connect.js'
 import { type Head, saveProgress } from '../postgres/heads.js'
 import { openIncidents } from '../postgres/incidents.js'
 import type { Lineage } from '../postgres/lineage.js'
@@ -18,6 +20,20 @@ export interface Rejection {
 
 /** How often a checkpoint is taken, in milliseconds, while events flow. */
 const CHECKPOINT_EVERY = 60_000
+
+/** A connection for the relay's own statements. Throws where the server is not a primary. */
+export async function connectLedger(config: PostgresConfig, name: string): Promise<pg.Client> {
+  const client = await connectPostgres(config, name)
+  // The relay's own small writes must neither wait for a synchronous standby nor be refused by a default.
+  await client.query(
+    "set synchronous_commit = local; set default_transaction_read_only = off; set statement_timeout = '30s'; " +
+      "set lock_timeout = '5s'; set idle_in_transaction_session_timeout = '30s'",
+  )
+  const { rows } = await client.query('select pg_is_in_recovery() as standby')
+  if (!rows[0].standby) return client
+  await endPostgres(client)
+  throw new Error('Expected a primary, found a server in recovery.')
+}
 
 /** What a session writes to Postgres, over one ordinary connection, one statement after the other. */
 export class Ledger {

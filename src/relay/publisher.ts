@@ -5,6 +5,7 @@ import { closeRedis, type RedisClient } from '../redis/connect.js'
 import { classifyRedis, classifyRedisError } from '../redis/errors.js'
 import { backoff, pause } from './backoff.js'
 import { type Batch, countEvent, Lane, type TakenEvent, takeEvent } from './lane.js'
+import { Loss } from './loss.js'
 
 /**
  * Appends events to their streams: a lane for each stream, batches chained within a lane, several on their way at once.
@@ -39,19 +40,6 @@ export interface PublisherObserver {
   appended(lane: Lane, batch: Batch, reply: AppendReply, milliseconds: number): void
   /** An epoch ended, and why; undefined when one began, and Redis takes what waits. */
   blocked(reason: string | undefined, message: string): void
-}
-
-/** The session cannot go on: Redis has lost something, or somebody else writes to the head. */
-export class Loss extends Error {
-  override name = 'Loss'
-  constructor(
-    readonly status: 'OTHER' | 'BEHIND' | 'DIVERGED' | 'BEYOND' | 'HALT',
-    readonly key: string,
-    readonly reply: Pick<AppendReply, 'head' | 'session' | 'error'>,
-    readonly expected: Position,
-  ) {
-    super(`${status} at stream ${key}: head ${reply.head.position}, expected ${expected} ${reply.error}`.trim())
-  }
 }
 
 /** What came of claiming a head. BEYOND: this server cannot have written it. */

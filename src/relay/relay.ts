@@ -6,7 +6,7 @@ import type { Logger } from '../telemetry/log.js'
 import type { Metrics, Role } from '../telemetry/metrics.js'
 import { backoff, pause } from './backoff.js'
 import { Halt } from './halt.js'
-import { Loss } from './publisher.js'
+import { Loss } from './loss.js'
 import { ColumnMissing } from './route.js'
 import { Session } from './session.js'
 

@@ -1,17 +1,15 @@
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import type pg from 'pg'
-import type { Config } from '../config/schema.js'
+import { type Config, partitionsOf } from '../config/schema.js'
 import { Envelope } from '../event/envelope.js'
 import { partitionsKey } from '../event/names.js'
-import { connectFailure, connectPostgres, endPostgres, postgresOptions } from '../postgres/connect.js'
+import { connectFailure, endPostgres, postgresOptions } from '../postgres/connect.js'
 import { type Head, loadHeads } from '../postgres/heads.js'
-import { countOpenIncidents } from '../postgres/incidents.js'
 import { currentLineage, type Lineage } from '../postgres/lineage.js'
 import { formatLsn, type Lsn, parseLsn } from '../postgres/lsn.js'
-import { fixPartitions } from '../postgres/partitions.js'
+import { fixPartitions, readPartitions } from '../postgres/partitions.js'
 import { Replication } from '../postgres/replication.js'
-import { readSlot } from '../postgres/slot.js'
 import { parseTimelineHistory } from '../postgres/timeline.js'
 import { readBulkLimit } from '../redis/bulk-limit.js'
 import { connectRedis } from '../redis/connect.js'
@@ -20,14 +18,17 @@ import type { Metrics } from '../telemetry/metrics.js'
 import { VERSION } from '../version.js'
 import { pause } from './backoff.js'
 import { Barrier } from './barrier.js'
-import { chainStart, claimHeads, describe, type ServerWal, unknown } from './claim.js'
+import { countIncidents, watchCatalog } from './catalog.js'
+import { chainStart, claimHeads, type ServerWal } from './claim.js'
 import { Confirmer, type Pending } from './confirm.js'
 import { Halt } from './halt.js'
-import { foreign, verifyIdentity, verifyPublication, verifySlot } from './identity.js'
-import { Ledger, type Rejection } from './ledger.js'
+import { verifyIdentity } from './identity.js'
+import { connectLedger, Ledger, type Rejection } from './ledger.js'
+import { type Query, readWalSenderTimeout, waitForLock } from './lock.js'
+import { judgeLoss, type Loss } from './loss.js'
 import { silenceLimit, statusInterval, worthConfirming } from './pace.js'
 import { Progress } from './progress.js'
-import { type Loss, Publisher, type PublisherOptions } from './publisher.js'
+import { Publisher, type PublisherOptions } from './publisher.js'
 import { Receiver } from './receiver.js'
 import { Router } from './route.js'
 
@@ -44,8 +45,6 @@ export interface SessionOptions {
   report(role: 'standby' | 'active', state: string, reason?: string, message?: string): void
 }
 
-/** How often a standby asks for the lock, in milliseconds. */
-const LOCK_EVERY = 200
 const CONFIRM_EVERY = 1_000
 /** How long a stop waits for the last confirming, in milliseconds, once everything is appended. */
 const LAST_CONFIRM = 1_000
@@ -60,6 +59,8 @@ export class Session {
   readonly #progress = new Progress()
   readonly #timers: NodeJS.Timeout[] = []
   #failure: unknown
+  /** Aborted by `stop` and by the end. */
+  readonly #leaving = new AbortController()
   #stopping = false
   #replication!: Replication
   #postgres: pg.Client | undefined
@@ -110,18 +111,16 @@ export class Session {
   /** What ended the session may be an incident: it is counted before the connection goes. */
   async #leavePostgres(): Promise<void> {
     if (!this.#postgres) return
-    if (this.#failure instanceof Halt) await this.#countIncidents(this.#postgres).catch(() => {})
+    if (this.#failure instanceof Halt && this.#lineage) {
+      await countIncidents(this.#postgres, this.#lineage, this.#options.metrics).catch(() => {})
+    }
     await endPostgres(this.#postgres)
-  }
-
-  async #countIncidents(postgres: pg.ClientBase): Promise<void> {
-    if (!this.#lineage) return
-    this.#options.metrics.setOpenIncidents(await countOpenIncidents(postgres, this.#lineage.lineage))
   }
 
   /** Stops reading, lets everything that was read arrive and be confirmed, then takes leave. Within `timeout` milliseconds. */
   async stop(timeout: number): Promise<void> {
     this.#stopping = true
+    this.#leaving.abort()
     const deadline = AbortSignal.any([AbortSignal.timeout(timeout), this.#ended.signal])
     if (this.#receiver && this.#publisher) {
       this.#replication.pause()
@@ -131,6 +130,7 @@ export class Session {
       while (drained && !patience.aborted && !this.#settled()) {
         await Promise.race([this.#confirm(), once(patience, 'abort')])
         if (this.#confirmer.level === 'memory') break
+        await pause(20, patience)
       }
       this.#log.info({ drained, confirmed: formatLsn(this.#confirmer.confirmed) }, 'drained')
     }
@@ -155,6 +155,7 @@ export class Session {
 
   #end(): void {
     this.#ended.abort()
+    this.#leaving.abort()
     for (const timer of this.#timers.splice(0)) clearInterval(timer)
     this.#publisher?.close()
     this.#barrier?.close()
@@ -179,9 +180,8 @@ export class Session {
 
   async #lead(query: Query): Promise<void> {
     const { config, metrics } = this.#options
-    await this.#lock(query)
-    this.#ended.signal.throwIfAborted()
-    if (this.#stopping) throw new Error('Stopped before the session began.')
+    await waitForLock(query, config.slot, this.#leaving.signal, () => this.#options.report('standby', 'waiting'))
+    this.#leaving.signal.throwIfAborted()
     this.#options.report('active', 'starting')
 
     const postgres = await this.#connect()
@@ -194,14 +194,14 @@ export class Session {
     if (!lineage) throw new Halt('setup_missing', `Found no lineage for slot ${config.slot}. Run \`outrider setup\`.`)
     this.#lineage = lineage
     const slot = await verifyIdentity(postgres, lineage, { systemId: String(identity?.systemid), timeline })
-    await fixPartitions(postgres, partitionsIn(config))
+    await fixPartitions(postgres, partitionsOf(config.streams))
     const confirmed = parseLsn(lineage.confirmedLsn)
     this.#server = { history, lsn: slot.serverLsn, confirmed }
     this.#taken = confirmed
 
     this.#ledger = new Ledger(postgres, lineage, this.#id)
     await this.#ledger.begin(VERSION, timeline)
-    const partitions = await partitionCounts(postgres)
+    const partitions = await readPartitions(postgres)
     const connect = (timeout?: number) => connectRedis(config.redis, `outrider ${config.slot}`, timeout)
     this.#barrier = new Barrier(() => connect(), lineage.lineage, this.#id)
     this.#confirmer = this.#createConfirmer(confirmed)
@@ -238,32 +238,13 @@ export class Session {
     this.#startTimers()
   }
 
-  /** Waits for the lock as standby. Asking again and again holds no snapshot, as a blocking call would. */
-  async #lock(query: Query): Promise<void> {
-    const { config } = this.#options
-    // A slot's name holds nothing but letters, digits and underscores.
-    const sql = `select pg_try_advisory_lock(hashtextextended('outrider ${config.slot}', 0)) as locked`
-    for (let waiting = false; !this.#ended.signal.aborted && !this.#stopping; waiting = true) {
-      if ((await query(sql))[0]?.locked) return
-      if (!waiting) this.#options.report('standby', 'waiting')
-      await pause(LOCK_EVERY, this.#ended.signal)
-    }
-  }
-
   async #connect(): Promise<pg.Client> {
     const { config } = this.#options
-    const postgres = await connectPostgres(config.postgres, `outrider ${config.slot} state`)
+    const postgres = await connectLedger(config.postgres, `outrider ${config.slot} state`)
     this.#postgres = postgres
     // When Postgres shuts down it ends ordinary connections first, and waits for walsenders: let go of that one, too.
     postgres.on('error', (error) => this.#fail(error))
     postgres.on('end', () => this.#fail(new Error('Postgres closed the connection.')))
-    // The relay's own small writes must neither wait for a synchronous standby nor be refused by a default.
-    await postgres.query(
-      "set synchronous_commit = local; set default_transaction_read_only = off; set statement_timeout = '30s'; " +
-        "set lock_timeout = '5s'; set idle_in_transaction_session_timeout = '30s'",
-    )
-    const { rows } = await postgres.query('select pg_is_in_recovery() as standby')
-    if (rows[0].standby) throw new Error('Expected a primary, found a server in recovery.')
     return postgres
   }
 
@@ -424,15 +405,7 @@ export class Session {
     if (this.#watching) return
     this.#watching = true
     try {
-      await this.#ledger.inTurn(async (postgres) => {
-        await verifyPublication(postgres, this.#lineage)
-        await this.#countIncidents(postgres)
-        const slot = await readSlot(postgres, this.#lineage.slot)
-        if (slot) {
-          this.#options.metrics.slot(slot)
-          if (slot.walStatus === 'lost') await verifySlot(postgres, this.#lineage, slot)
-        }
-      })
+      await this.#ledger.inTurn((postgres) => watchCatalog(postgres, this.#lineage, this.#options.metrics))
     } catch (error) {
       this.#fail(error)
     } finally {
@@ -447,19 +420,10 @@ export class Session {
       loss.message,
     )
     try {
-      this.#fail(await this.#judge(loss))
+      this.#fail(await judgeLoss(loss, this.#ledger, this.#lineage, this.#server))
     } catch (error) {
       this.#fail(error)
     }
-  }
-
-  async #judge(loss: Loss): Promise<Error> {
-    const { key, status, reply, expected } = loss
-    if (status === 'HALT') return new Halt('redis_unknown', unknown(reply.error))
-    if (status === 'BEHIND' || (status === 'OTHER' && (await this.#ledger.owns(reply.session)))) return loss
-    const reason = { OTHER: 'session_unknown', DIVERGED: 'diverged', BEYOND: 'wal_beyond' }[status]
-    const detail = { expected, found: reply.head, session: reply.session, server: describe(this.#server) }
-    return this.#ledger.inTurn((postgres) => foreign(postgres, this.#lineage, reason, detail, key))
   }
 
   #pause(): void {
@@ -479,22 +443,4 @@ export class Session {
 interface Hindrance {
   reason: string
   message: string
-}
-
-/** Rows by column name; booleans are booleans. */
-type Query = (sql: string) => Promise<Record<string, unknown>[]>
-
-/** In milliseconds; 0 for never. */
-async function readWalSenderTimeout(query: Query): Promise<number> {
-  const [row] = await query("select setting from pg_settings where name = 'wal_sender_timeout'")
-  return Number(row?.setting)
-}
-
-const partitionsIn = ({ streams }: Config): Map<string, number> =>
-  new Map(Object.entries(streams).flatMap(([name, { partitions }]) => (partitions ? [[name, partitions]] : [])))
-
-/** The number of partitions of each partitioned stream, as Postgres has it. */
-async function partitionCounts(postgres: pg.ClientBase): Promise<Record<string, number>> {
-  const { rows } = await postgres.query('select stream, partitions from outrider.stream')
-  return Object.fromEntries(rows.map(({ stream, partitions }) => [stream, partitions]))
 }

@@ -1,0 +1,33 @@
+import type { Position } from '../event/position.js'
+import type { Lineage } from '../postgres/lineage.js'
+import type { AppendReply } from '../redis/append.js'
+import { describe, type ServerWal, unknown } from './claim.js'
+import { Halt } from './halt.js'
+import { foreign } from './identity.js'
+import type { Ledger } from './ledger.js'
+
+/** The session cannot go on: Redis has lost something, or somebody else writes to the head. */
+export class Loss extends Error {
+  override name = 'Loss'
+  constructor(
+    readonly status: 'OTHER' | 'BEHIND' | 'DIVERGED' | 'BEYOND' | 'HALT',
+    readonly key: string,
+    readonly reply: Pick<AppendReply, 'head' | 'session' | 'error'>,
+    readonly expected: Position,
+  ) {
+    super(`${status} at stream ${key}: head ${reply.head.position}, expected ${expected} ${reply.error}`.trim())
+  }
+}
+
+/**
+ * What ends the session after a loss. What Redis lost is told only by the saved heads, at the next session's start; a
+ * newer session of this database is no incident; anybody else at the head is.
+ */
+export async function judgeLoss(loss: Loss, ledger: Ledger, lineage: Lineage, server: ServerWal): Promise<Error> {
+  const { key, status, reply, expected } = loss
+  if (status === 'HALT') return new Halt('redis_unknown', unknown(reply.error))
+  if (status === 'BEHIND' || (status === 'OTHER' && (await ledger.owns(reply.session)))) return loss
+  const reason = { OTHER: 'session_unknown', DIVERGED: 'diverged', BEYOND: 'wal_beyond' }[status]
+  const detail = { expected, found: reply.head, session: reply.session, server: describe(server) }
+  return ledger.inTurn((postgres) => foreign(postgres, lineage, reason, detail, key))
+}
