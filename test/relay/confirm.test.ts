@@ -118,6 +118,7 @@ test('one byte more than the end of the first would lose the second', async ({ s
 
 test('a relay that is killed when the first of two adjacent commits is confirmed and the second half published loses none of it', async ({
   scenario,
+  configFile,
   skip,
   onTestFinished,
 }) => {
@@ -146,9 +147,12 @@ test('a relay that is killed when the first of two adjacent commits is confirmed
   }
   if (!adjacent) throw new Error('Expected two commits whose records touch in 10 attempts, found none.')
 
-  // So slow that the second is still on its way when the first is confirmed.
+  // So slow that the second is still on its way when the first is confirmed; in batches that arrive before their deadline.
   proxy.limit(300_000, 'up')
-  const relay = await s.relay({ OUTRIDER_REDIS_URL: proxy.url(s.env.OUTRIDER_REDIS_URL as string) })
+  const relay = await s.relay({
+    OUTRIDER_REDIS_URL: proxy.url(s.env.OUTRIDER_REDIS_URL as string),
+    OUTRIDER_CONFIG: await configFile('limits: { batchBytes: 32KiB }'),
+  })
   await until(async () => (await s.confirmed()) === formatLsn(adjacent.begin), {
     timeout: 30_000,
     message: () => `the slot at ${formatLsn(adjacent.begin)}\n${relay.tail()}`,

@@ -1,24 +1,8 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { expect } from 'vitest'
 import { fieldsOf } from '../oracle/verdict.js'
 import { needsProcess, startPostgres, until } from '../services/index.js'
-import { test as base } from './fixture.js'
+import { test } from './fixture.js'
 import type { Scenario } from './scenario.js'
-
-const test = base.extend<{ configFile: (yaml: string) => Promise<string> }>({
-  // biome-ignore lint/correctness/noEmptyPattern: Vitest wants the pattern to see which fixtures are needed.
-  configFile: async ({}, use) => {
-    const folder = await mkdtemp(join(tmpdir(), 'outrider-'))
-    await use(async (yaml) => {
-      const file = join(folder, 'outrider.yaml')
-      await writeFile(file, yaml)
-      return file
-    })
-    await rm(folder, { recursive: true })
-  },
-})
 
 const rejected = async (
   s: Scenario,
