@@ -66,39 +66,23 @@ async function verifyIncidents(client: pg.ClientBase, lineage: Lineage): Promise
 }
 
 /** Opens a gap, and gives what to throw. */
-export async function gap(
-  client: pg.ClientBase,
-  lineage: Lineage,
-  reason: string,
-  detail: object,
-  stream?: string,
-): Promise<Halt> {
-  const id = await openIncident(client, {
-    lineage: lineage.lineage,
-    kind: 'gap',
-    reason,
-    detail,
-    ...(stream === undefined ? {} : { stream }),
-  })
-  return new Halt(reason, advice('gap', reason, id, stream))
-}
+export const gap = (client: pg.ClientBase, lineage: Lineage, reason: string, detail: object, stream?: string) =>
+  open('gap', client, lineage, reason, detail, stream)
 
 /** Opens an incident that says this database or this Redis is not the one that the lineage knows. */
-export async function foreign(
+export const foreign = (client: pg.ClientBase, lineage: Lineage, reason: string, detail: object, stream?: string) =>
+  open('foreign', client, lineage, reason, detail, stream)
+
+async function open(
+  kind: 'gap' | 'foreign',
   client: pg.ClientBase,
-  lineage: Lineage,
+  { lineage }: Lineage,
   reason: string,
   detail: object,
-  stream?: string,
+  stream: string | undefined,
 ): Promise<Halt> {
-  const id = await openIncident(client, {
-    lineage: lineage.lineage,
-    kind: 'foreign',
-    reason,
-    detail,
-    ...(stream === undefined ? {} : { stream }),
-  })
-  return new Halt(reason, advice('foreign', reason, id, stream))
+  const id = await openIncident(client, { lineage, kind, reason, detail, ...(stream === undefined ? {} : { stream }) })
+  return new Halt(reason, advice(kind, reason, id, stream))
 }
 
 const WHAT: Record<string, string> = {

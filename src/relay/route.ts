@@ -54,7 +54,7 @@ export class Router {
     if (missing.size > 0) {
       throw new ColumnMissing(
         `Expected the columns ${[...missing].join(', ')} in ${this.#table}, found ${relation.columns.join(', ')}. ` +
-          'Add them again, or change the mapping under "outbox" in the configuration.',
+          'Bring them back; rows that were written without them need a mapping under "outbox" that leaves them out.',
       )
     }
     this.#slots.set(
