@@ -8,6 +8,13 @@ import { Traffic } from './traffic.js'
 /** Longer than `wal_sender_timeout`, several times over. */
 const FROZEN = 15_000
 
+/** So little that the relay stops reading: what the server asks then waits in the socket behind events. */
+const brimful = {
+  OUTRIDER_LIMITS_INFLIGHT_BYTES: '256KiB',
+  OUTRIDER_LIMITS_BATCH_BYTES: '64KiB',
+  OUTRIDER_MAX_EVENT_BYTES: '64KiB',
+}
+
 /** The relay's role gets the time-out that some operators of Postgres set: a silent relay is thrown out after 5 s. */
 async function impatient(s: Scenario): Promise<void> {
   await s.postgres.query(`alter role relay_${s.database.name} set wal_sender_timeout = '5s'`)
@@ -21,7 +28,7 @@ test('Redis frozen for 15 s: the walsender lives on, and everything arrives once
   const s = await scenario({ redis })
   await impatient(s)
   const traffic = await Traffic.start(s, { events: 4_000 })
-  const relay = await s.relay()
+  const relay = await s.relay(brimful)
   await relay.streaming()
   await traffic.more(500)
   const before = await s.walsender()
@@ -51,7 +58,7 @@ test('Redis killed and restarted from its append-only file: the walsender lives 
   const s = await scenario({ redis })
   await impatient(s)
   const traffic = await Traffic.start(s)
-  const relay = await s.relay()
+  const relay = await s.relay(brimful)
   await relay.streaming()
   const before = await s.walsender()
   for (let kill = 0; kill < 3; kill++) {
