@@ -112,7 +112,11 @@ describe('Redis refuses', () => {
           .eval('while true do end', 0)
           .catch(() => {})
       },
-      lift: () => admin.call('SCRIPT', 'KILL'),
+      async lift() {
+        await admin.call('SCRIPT', 'KILL')
+        // Any other command is still refused until the script has noticed.
+        await until(() => admin.ping())
+      },
     },
     {
       what: 'WRONGPASS',
