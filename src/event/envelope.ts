@@ -119,8 +119,14 @@ export function eventTime(text: string): string | undefined {
   return found ? `${found[1]}T${found[2]}.${(found[3] ?? '').padEnd(6, '0')}Z` : undefined
 }
 
+/** As the constraint of Outrider's own table has it; a mapped table may have none. */
+const MOST_HEADERS = 32
+const MOST_HEADER_TEXT = 8_192
+
 /** The headers of a row, or why they cannot be published. */
 function readHeaders(text: string): Record<string, string> | string {
+  if (text.length > MOST_HEADER_TEXT)
+    return `expected headers of at most ${MOST_HEADER_TEXT} characters, found ${text.length}`
   let headers: unknown
   try {
     headers = JSON.parse(text)
@@ -130,6 +136,8 @@ function readHeaders(text: string): Record<string, string> | string {
   if (typeof headers !== 'object' || headers === null || Array.isArray(headers)) {
     return 'expected headers as a JSON object, found another kind of value'
   }
+  const count = Object.keys(headers).length
+  if (count > MOST_HEADERS) return `expected at most ${MOST_HEADERS} headers, found ${count}`
   for (const [name, value] of Object.entries(headers)) {
     if (!HEADER_NAME.test(name) || ATTRIBUTES.has(name)) {
       return `expected a header's name of 1 to 40 lower-case letters and digits that is no attribute, found ${JSON.stringify(name)}`

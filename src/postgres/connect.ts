@@ -40,10 +40,15 @@ export async function postgresOptions(config: PostgresConfig, applicationName: s
 
 /**
  * Connects. The client has an `error` listener, so that a connection lost while idle does not end the process; whoever
- * wants to know adds another. Throws a Failure with the error of `pg` as its cause, which carries the SQLSTATE as `code`.
+ * wants to know adds another. With `queryTimeout`, in milliseconds, a statement without an answer rejects. Throws a Failure with the error of `pg` as its cause, which carries the SQLSTATE as `code`.
  */
-export async function connectPostgres(config: PostgresConfig, applicationName: string): Promise<pg.Client> {
-  const client = new pg.Client(await postgresOptions(config, applicationName))
+export async function connectPostgres(
+  config: PostgresConfig,
+  applicationName: string,
+  queryTimeout?: number,
+): Promise<pg.Client> {
+  const options = await postgresOptions(config, applicationName)
+  const client = new pg.Client({ ...options, ...(queryTimeout === undefined ? {} : { query_timeout: queryTimeout }) })
   client.on('error', () => {})
   try {
     await client.connect()

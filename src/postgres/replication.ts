@@ -67,7 +67,7 @@ export class Replication {
         if (this.#closed) return
         let turn: Promise<unknown> = Promise.resolve()
         await handlers.prepare((sql) => {
-          const result = turn.then(() => client.query(sql))
+          const result = turn.then(() => inTime(client.query(sql)))
           turn = result.catch(() => {})
           return result.then(({ rows }) => rows)
         })
@@ -139,4 +139,15 @@ export class Replication {
   get #wire(): Wire {
     return (this.#client as pg.Client).connection as unknown as Wire
   }
+}
+
+/** A statement before the stream, in milliseconds. Nothing else tells that the server has vanished meanwhile. */
+const ANSWER_WITHIN = 15_000
+
+async function inTime<T>(work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`Postgres did not answer within ${ANSWER_WITHIN} ms.`)), ANSWER_WITHIN)
+  })
+  return Promise.race([work, late]).finally(() => clearTimeout(timer))
 }

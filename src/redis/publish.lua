@@ -91,7 +91,8 @@ else
     -- only where they were trimmed, and then as many were removed as there were.
     local first = info['recorded-first-entry-id']
     local was = tonumber(stored[5] or '')
-    if added and was and (first == '0-0' or before(at.entry, first)) and added - info['length'] < was then
+    if added and was and (added < was
+      or ((first == '0-0' or before(at.entry, first)) and added - info['length'] < was)) then
       return reply('BEHIND', at, 0, 0, 'the stream is another one than the head was written beside')
     end
   end

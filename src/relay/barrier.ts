@@ -37,22 +37,19 @@ export class Barrier {
     let client = this.#client
     if (client === undefined) {
       client = await this.#connect()
-      if (this.#closed) closeRedis(client)
-      await loadBarrier(client)
       this.#client = client
+      if (this.#closed) closeRedis(client)
+      await loadBarrier(client).catch((error) => this.#drop(client as RedisClient, error))
     }
-    try {
-      await work(client)
-    } catch (error) {
-      if (!(error instanceof LevelUnmet) && (error as Error).name !== 'ReplyError') this.#drop(client)
-      // The script is gone after a restart or a migration: the next connection loads it again.
-      if (/^NOSCRIPT/.test((error as Error).message)) this.#drop(client)
-      throw error
-    }
+    await work(client).catch((error) => this.#drop(client as RedisClient, error))
   }
 
-  #drop(client: RedisClient): void {
-    closeRedis(client)
-    if (this.#client === client) this.#client = undefined
+  /** An old primary may keep its connections when it becomes a replica: it would refuse for ever. */
+  #drop(client: RedisClient, error: unknown): never {
+    if (!(error instanceof LevelUnmet)) {
+      closeRedis(client)
+      if (this.#client === client) this.#client = undefined
+    }
+    throw error
   }
 }

@@ -38,10 +38,13 @@ interface Taken extends Pending {
 export const MEMORY_DELAY = 5_000
 /** How long `auto` holds on to a level that is not met. */
 export const LOWER_AFTER = 30_000
+/** How often `auto` tries whether a stronger level works by now. */
+export const RAISE_EVERY = 300_000
 
 export class Confirmer {
   readonly #options: ConfirmOptions
   #level: Level | undefined
+  #chosenAt = 0
   #unmetSince: number | undefined
   /** Taken, not yet confirmed, oldest first. More than one only at level `memory`. */
   readonly #waiting: Taken[] = []
@@ -72,7 +75,7 @@ export class Confirmer {
     if (taken) this.#waiting.push({ ...taken, takenAt: now })
     if (this.#waiting.length === 0) return
     try {
-      this.#level ??= await this.#choose()
+      this.#level = await this.#chosen(now)
     } catch (error) {
       this.#options.observe.unmet(error as Error)
       return
@@ -111,9 +114,19 @@ export class Confirmer {
     return { lsn, heads, takenAt }
   }
 
+  /** The level in force; `auto` looks for a stronger one now and then: a replica may have come, or come back. */
+  async #chosen(now: number): Promise<Level> {
+    const raise = this.#options.level === 'auto' && this.#level !== LEVELS[0] && now - this.#chosenAt >= RAISE_EVERY
+    if (this.#level !== undefined && !raise) return this.#level
+    const level = await this.#choose()
+    this.#chosenAt = now
+    if (level !== this.#level) this.#options.observe.level(level)
+    return level
+  }
+
   /** An explicit level is taken at its word: where it cannot be met, confirming blocks, visibly. */
   async #choose(): Promise<Level> {
-    const { level: configured, tryLevel, observe } = this.#options
+    const { level: configured, tryLevel } = this.#options
     let chosen: Level = 'memory'
     if (configured !== 'auto') chosen = configured
     else {
@@ -130,7 +143,6 @@ export class Confirmer {
         }
       }
     }
-    observe.level(chosen)
     return chosen
   }
 }

@@ -11,7 +11,10 @@ import type { Lsn } from '../postgres/lsn.js'
 
 /** A row that cannot be published, as an incident keeps it. */
 export interface Rejection {
+  /** Short and stable: a label of metrics. */
   reason: string
+  /** What was expected and what was found in this row. */
+  message?: string | undefined
   stream: string | undefined
   eventId: string | undefined
   position: Position
@@ -21,9 +24,12 @@ export interface Rejection {
 /** How often a checkpoint is taken, in milliseconds, while events flow. */
 const CHECKPOINT_EVERY = 60_000
 
+/** Longer than statement_timeout: what takes this long, in milliseconds, is lost on the way. */
+const ANSWER_WITHIN = 35_000
+
 /** A connection for the relay's own statements. Throws where the server is not a primary. */
 export async function connectLedger(config: PostgresConfig, name: string): Promise<pg.Client> {
-  const client = await connectPostgres(config, name)
+  const client = await connectPostgres(config, name, ANSWER_WITHIN)
   // The relay's own small writes must neither wait for a synchronous standby nor be refused by a default.
   await client.query(
     "set synchronous_commit = local; set default_transaction_read_only = off; set statement_timeout = '30s'; " +
@@ -52,9 +58,9 @@ export class Ledger {
     this.#owned.add(session)
   }
 
-  /** Runs `work` when everything before it is through. Rejects when Postgres does not answer in time. */
+  /** Runs `work` when everything before it is through. */
   inTurn<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
-    const turn = this.#turn.then(() => inTime(work(this.#client)))
+    const turn = this.#turn.then(() => work(this.#client))
     this.#turn = turn.catch(() => {})
     return turn
   }
@@ -91,8 +97,9 @@ export class Ledger {
   }
 
   reject(rejections: Rejection[]): Promise<void> {
-    const incidents = rejections.map(({ stream, eventId, ...rest }) => ({
+    const incidents = rejections.map(({ stream, eventId, message, ...rest }) => ({
       ...rest,
+      ...(message === undefined ? {} : { detail: { message } }),
       ...(stream === undefined ? {} : { stream }),
       ...(eventId === undefined ? {} : { eventId }),
     }))
@@ -110,20 +117,5 @@ export class Ledger {
       this.#checkpoint = await this.inTurn(takeCheckpoint)
       this.#checkpointAt = now
     }
-  }
-}
-
-/** Longer than the connection's statement_timeout: what takes this long, in milliseconds, is lost on the way. */
-const ANSWER_WITHIN = 35_000
-
-async function inTime<T>(work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`Postgres did not answer within ${ANSWER_WITHIN} ms.`)), ANSWER_WITHIN)
-  })
-  try {
-    return await Promise.race([work, late])
-  } finally {
-    clearTimeout(timer)
   }
 }

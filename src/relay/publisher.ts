@@ -1,3 +1,4 @@
+import { headKey } from '../event/names.js'
 import { type Position, ZERO_POSITION } from '../event/position.js'
 import type { Head } from '../postgres/heads.js'
 import { type AppendReply, type AppendStatus, append, batchArguments, loadAppend } from '../redis/append.js'
@@ -21,6 +22,8 @@ export interface PublisherOptions {
   limits: { batchEvents: number; batchBytes: number }
   /** Milliseconds after which a command without a reply fails; undefined: as usual. */
   connect(commandTimeout?: number): Promise<RedisClient>
+  /** What an epoch needs before it begins. */
+  prepare(client: RedisClient): Promise<void>
   /** Is this session one that the database issued? */
   owns(session: string): Promise<boolean>
   /** Where the chain begins at a head that an earlier session left; undefined when this database cannot have written it. */
@@ -29,6 +32,8 @@ export interface PublisherOptions {
   done(transaction: number, count: number): void
   /** These can never be appended. Resolves when they are kept as incidents, and counted as done. */
   reject(lane: Lane, events: TakenEvent[], reason: string): Promise<void>
+  /** Something that must not be was found; nothing more is done. */
+  failed(error: unknown): void
   /** Nothing more can be done in this session. */
   lost(loss: Loss): void
   /** Bytes that wait or are in flight have become fewer. */
@@ -104,6 +109,11 @@ export class Publisher {
   batch(lane: Lane, bytes: number): Batch {
     const { batchEvents, batchBytes } = this.#options.limits
     return lane.batch(batchEvents, batchBytes, bytes)
+  }
+
+  /** No event came of it after all. An empty batch must not be sent: it has no position to build on. */
+  unused(lane: Lane, batch: Batch): void {
+    if (batch.events === 0) lane.batches.splice(lane.batches.indexOf(batch), 1)
   }
 
   added(lane: Lane, batch: Batch, transaction: number, position: Position, bytes: number, committedAt: number): void {
@@ -183,23 +193,28 @@ export class Publisher {
     lane.inFlight += 1
     batch.sentAt = performance.now()
     const previous = lane.sent
-    lane.sent = batch.last
-    append(client, batch.args, previous).then(
-      (reply) => this.#replied(client, lane, batch, reply),
-      (error: Error) => this.broken(client, error.message),
-    )
+    // It only rises: a replay may lie below the head that the chain began at.
+    if (batch.last > lane.sent) lane.sent = batch.last
+    append(client, batch.args, previous)
+      .then(
+        (reply) => this.#replied(client, lane, batch, reply),
+        (error: Error) => this.broken(client, error.message),
+      )
+      .catch((error) => this.#fail(error))
   }
 
   #replied(client: RedisClient, lane: Lane, batch: Batch, reply: AppendReply): void {
     if (client !== this.#client) return
     if (reply.status === 'OK') {
+      if (lane.batches[0] !== batch)
+        throw new Error(`Expected the reply to the oldest batch of ${lane.key}, found another.`)
       this.#faults = 0
       this.#learnDeadline(batch)
       this.#proven()
       lane.batches.shift()
       lane.inFlight -= 1
       lane.head = reply.head
-      lane.acknowledged = batch.last
+      if (batch.last > lane.acknowledged) lane.acknowledged = batch.last
       lane.moved = true
       this.#options.observe.appended(lane, batch, reply, performance.now() - batch.sentAt)
       this.#done(batch)
@@ -225,14 +240,26 @@ export class Publisher {
       if (batch.events === 0) lane.batches.splice(lane.batches.indexOf(batch), 1)
       this.#keep(lane, [event], verdict.reason, batch.events === 0 ? batch.bytes : 0)
     } else if (verdict.fate === 'stream') {
-      if (lane.head.position !== ZERO_POSITION) {
+      // What was there before is not there any more.
+      if (verdict.reason === 'wrong_type' && lane.head.position !== ZERO_POSITION) {
         this.#lose(new Loss('BEHIND', lane.key, reply, lane.acknowledged))
         return
       }
+      if (batch) this.#split(lane, batch, reply)
       lane.state = 'refused'
       lane.refusal = verdict.reason
     }
     this.broken(client, reply.error)
+  }
+
+  /** The beginning of a batch is in the stream; only the rest of it is refused. */
+  #split(lane: Lane, batch: Batch, reply: AppendReply): void {
+    const applied = reply.appended + reply.skipped
+    for (let i = 0; i < applied; i++) this.#options.done(takeEvent(batch, 0).transaction, 1)
+    if (applied === 0) return
+    lane.head = reply.head
+    lane.moved = true
+    this.hold(-applied, 0)
   }
 
   #done(batch: Batch): void {
@@ -266,12 +293,14 @@ export class Publisher {
     lane.state = 'opening'
     try {
       const reply = await this.claim(client, lane, ZERO_POSITION)
-      if (client !== this.#client) lane.state = 'new'
-      else if (reply.status === 'OK') {
+      // Another epoch has begun: it asks for itself, and may be at it.
+      if (client !== this.#client) return
+      if (reply.status === 'OK') {
         this.open(lane, reply.head, this.#options.chain(reply.head, ZERO_POSITION) as Position)
       } else if (reply.status === 'BEHIND') {
         // A head that no saved head knows: none of its events is confirmed, so all of them come again.
-        await client.del(batchArguments(lane.key, lane.lineage, lane.session)[3] as string)
+        await client.del(headKey(lane.key, lane.lineage))
+        if (client !== this.#client) return
         lane.state = 'new'
         this.#pump(lane)
       } else if (reply.status === 'ERROR') {
@@ -287,7 +316,8 @@ export class Publisher {
         this.#lose(new Loss(reply.status as 'OTHER' | 'DIVERGED' | 'BEYOND', lane.key, reply, ZERO_POSITION))
       }
     } catch (error) {
-      if (lane.state === 'opening') lane.state = 'new'
+      if (client !== this.#client) return
+      lane.state = 'new'
       this.broken(client, (error as Error).message)
     }
   }
@@ -337,6 +367,12 @@ export class Publisher {
     this.#recovering = this.#recover()
   }
 
+  #fail(error: unknown): void {
+    if (this.#stop.signal.aborted) return
+    this.close()
+    this.#options.failed(error)
+  }
+
   #lose(loss: Loss): void {
     if (this.#stop.signal.aborted) return
     this.close()
@@ -351,6 +387,7 @@ export class Publisher {
         if (this.#faults > 0) await pause(backoff(this.#faults, 100, 2_000), signal)
         if (signal.aborted) return
         client = await this.#options.connect(this.#deadline > REPLY_DEADLINE ? LONGEST_DEADLINE : undefined)
+        await this.#options.prepare(client)
         await loadAppend(client)
         await this.#verify(client)
         if (signal.aborted) {

@@ -81,18 +81,19 @@ export class Receiver {
     const batch = publisher.batch(lane, bytes)
     const wrong = envelope.push(batch.args, router.values, position, this.#committedAt)
     if (wrong !== undefined) {
-      this.#reject(position, wrong, bytes, key)
+      publisher.unused(lane, batch)
+      this.#reject(position, 'malformed', bytes, key, wrong)
       return
     }
     publisher.added(lane, batch, this.#transaction, position, bytes, this.#committedAt)
   }
 
-  #reject(position: Position, reason: string, bytes: number, stream?: string): void {
+  #reject(position: Position, reason: string, bytes: number, stream?: string, message?: string): void {
     const { router } = this.#options
     const eventId = router.values[Column.id] ?? undefined
     const row = router.content()
     this.#options.reject(
-      { reason, stream: stream ?? router.stream(), eventId, position, row },
+      { reason, message, stream: stream ?? router.stream(), eventId, position, row },
       this.#transaction,
       bytes,
     )

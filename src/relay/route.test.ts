@@ -94,7 +94,7 @@ describe('the columns of a row', () => {
     const announced = () => routerFor(DEBEZIUM, ['id', 'type', 'payload', 'aggregatetype'])
     expect(announced).toThrow(ColumnMissing)
     expect(announced).toThrow(
-      'Expected the columns aggregateid, version in public.outbox_event, found id, type, payload, aggregatetype. Add them',
+      'Expected the columns aggregateid, version in public.outbox_event, found id, type, payload, aggregatetype. Bring them',
     )
   })
 })

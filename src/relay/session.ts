@@ -13,6 +13,7 @@ import { Replication } from '../postgres/replication.js'
 import { parseTimelineHistory } from '../postgres/timeline.js'
 import { readBulkLimit } from '../redis/bulk-limit.js'
 import { connectRedis } from '../redis/connect.js'
+import { BarrierBroken } from '../redis/durability.js'
 import type { Logger } from '../telemetry/log.js'
 import type { Metrics } from '../telemetry/metrics.js'
 import { VERSION } from '../version.js'
@@ -123,12 +124,13 @@ export class Session {
     this.#leaving.abort()
     const deadline = AbortSignal.any([AbortSignal.timeout(timeout), this.#ended.signal])
     if (this.#receiver && this.#publisher) {
-      this.#replication.pause()
+      this.#pause()
       const drained = await this.#publisher.drain(deadline)
       // A standby waits: what is not confirmed by then comes again there, and is recognised.
       const patience = AbortSignal.any([AbortSignal.timeout(LAST_CONFIRM), deadline])
+      const impatient = once(patience, 'abort')
       while (drained && !patience.aborted && !this.#settled()) {
-        await Promise.race([this.#confirm(), once(patience, 'abort')])
+        await Promise.race([this.#confirm(), impatient])
         if (this.#confirmer.level === 'memory') break
         await pause(20, patience)
       }
@@ -205,18 +207,16 @@ export class Session {
     const connect = (timeout?: number) => connectRedis(config.redis, `outrider ${config.slot}`, timeout)
     this.#barrier = new Barrier(() => connect(), lineage.lineage, this.#id)
     this.#confirmer = this.#createConfirmer(confirmed)
-    this.#publisher = this.#createPublisher(async (timeout) => {
-      const client = await connect(timeout)
+    this.#publisher = this.#createPublisher(connect, async (client) => {
       this.#redisLimit = await readBulkLimit(client)
       if (this.#receiver) this.#receiver.redisLimit = this.#redisLimit
       for (const [stream, count] of Object.entries(partitions)) await client.set(partitionsKey(stream), String(count))
-      return client
     })
     await this.#publisher.start()
     this.#ended.signal.throwIfAborted()
     await this.#claim(this.#publisher, await loadHeads(postgres, lineage.lineage))
     metrics.sessions.inc()
-    this.#options.report('active', 'streaming')
+    this.#tell()
     this.#log.info(
       { slot: config.slot, lineage: lineage.lineage, timeline, confirmed: lineage.confirmedLsn },
       'session began',
@@ -248,13 +248,15 @@ export class Session {
     return postgres
   }
 
-  #createPublisher(connect: PublisherOptions['connect']): Publisher {
+  #createPublisher(connect: PublisherOptions['connect'], prepare: PublisherOptions['prepare']): Publisher {
     const { config, metrics } = this.#options
     return new Publisher({
       lineage: this.#lineage.lineage,
       session: this.#id,
       limits: config.limits,
       connect,
+      prepare,
+      failed: (error) => this.#fail(error),
       owns: (session) => this.#ledger.owns(session),
       chain: (head, saved) => chainStart(head, saved, this.#server),
       done: (transaction, count) => this.#progress.done(transaction, count),
@@ -289,7 +291,7 @@ export class Session {
         level: config.durability,
         take: () => this.#take(),
         tryLevel: (level) => barrier.try(level),
-        reachDurability: (level, heads) => barrier.reach(level, heads),
+        reachDurability: (level, heads) => barrier.reach(level, heads).catch((error) => this.#mistrust(error)),
         save: (lsn, heads) => this.#ledger.save(lsn, heads),
         confirm: (lsn) => {
           this.#confirmedAt = performance.now()
@@ -309,6 +311,13 @@ export class Session {
     )
   }
 
+  /** What the barrier does not find where it was published: then the publisher is not where it thinks, either. */
+  #mistrust(error: Error): never {
+    const client = this.#publisher?.client
+    if (error instanceof BarrierBroken && client) this.#publisher?.broken(client, error.message, 'redis_behind')
+    throw error
+  }
+
   #unmet(error: Error | undefined): void {
     if (error) this.#options.metrics.errors.inc({ target: 'redis', code: 'durability' })
     if (!error && !this.#unsafe) return
@@ -317,6 +326,8 @@ export class Session {
   }
 
   #tell(): void {
+    // A round that was under way when the session ended has nothing more to say.
+    if (this.#ended.signal.aborted) return
     const hindrance = this.#refusal ?? this.#unsafe
     this.#options.report('active', hindrance ? 'blocked' : 'streaming', hindrance?.reason, hindrance?.message)
   }
