@@ -35,7 +35,7 @@ async function readNode(node: Redis, name: string): Promise<NodeFacts> {
   }
 }
 
-export function parseInfo(text: string): Record<string, string> {
+function parseInfo(text: string): Record<string, string> {
   const info: Record<string, string> = {}
   for (const line of text.split(/\r?\n/)) {
     const colon = line.indexOf(':')

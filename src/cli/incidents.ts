@@ -3,6 +3,7 @@ import { ExitCode, Failure } from '../failure.js'
 import { closeIncident, getIncident, type Incident, listIncidents, noIncident } from '../postgres/incidents.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
+import { table } from './output.js'
 
 export const incidents: Command = {
   summary: 'list | show | close: gaps, foreign servers, rejected rows',
@@ -37,7 +38,7 @@ function actionOf(context: Context): (client: pg.ClientBase) => Promise<ExitCode
 async function list(client: pg.ClientBase, { flags, json, out }: Context): Promise<ExitCode> {
   const found = await listIncidents(client, { closed: flags.all === true })
   if (json) out(JSON.stringify(found.map(({ row, ...rest }) => ({ ...rest, hasRow: row !== null }))))
-  else out(found.length > 0 ? table(found) : flags.all ? 'There never was an incident.' : 'No open incident.')
+  else out(found.length > 0 ? listing(found) : flags.all ? 'There never was an incident.' : 'No open incident.')
   return found.some(({ closedAt }) => closedAt === null) ? ExitCode.findings : ExitCode.done
 }
 
@@ -62,7 +63,7 @@ async function close(client: pg.ClientBase, context: Context, id: string): Promi
   return ExitCode.done
 }
 
-function table(found: Incident[]): string {
+function listing(found: Incident[]): string {
   const rows = [
     ['id', 'state', 'kind', 'reason', 'stream', 'opened'],
     ...found.map(({ id, kind, reason, stream, openedAt, closedAt }) => [
@@ -74,15 +75,7 @@ function table(found: Incident[]): string {
       openedAt.toISOString(),
     ]),
   ]
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)))
-  return rows
-    .map((row) =>
-      row
-        .map((cell, column) => cell.padEnd(widths[column]!))
-        .join('  ')
-        .trimEnd(),
-    )
-    .join('\n')
+  return table(rows)
 }
 
 function describe(incident: Incident): string {

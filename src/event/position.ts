@@ -20,7 +20,7 @@ export const positionPrefix = (timeline: number, commitLsn: bigint): string =>
 /** `prefix` from `positionPrefix`, `index` counted from 0. */
 export const positionOf = (prefix: string, index: number): Position => prefix + hex8(index)
 
-export interface PositionParts {
+interface PositionParts {
   timeline: number
   lsn: bigint
   index: number

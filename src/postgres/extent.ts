@@ -1,4 +1,5 @@
 import type pg from 'pg'
+import { OWN_OUTBOX } from '../config/schema.js'
 import type { Lineage } from './lineage.js'
 import { inTransaction, sqlState } from './transaction.js'
 
@@ -12,7 +13,7 @@ const QUERY_CANCELED = '57014'
  * it cannot be told: a partitioned stream, a mapped table, rows that the table no longer holds, a table too large.
  */
 export async function countLost(client: pg.ClientBase, lineage: Lineage): Promise<void> {
-  if (lineage.outboxTable !== 'outrider.outbox') return
+  if (lineage.outboxTable !== OWN_OUTBOX.table) return
   try {
     await inTransaction(client, async () => {
       await client.query(`set local statement_timeout = ${COUNT_MS}`)

@@ -68,7 +68,7 @@ export async function serverIdentity(client: pg.ClientBase): Promise<{ systemId:
   return { systemId: rows[0]!.system_id, timeline: rows[0]!.timeline }
 }
 
-export interface NewLineage {
+interface NewLineage {
   slot: string
   publication: string
   source: string

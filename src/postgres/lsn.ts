@@ -5,8 +5,6 @@
  */
 export type Lsn = bigint
 
-export const ZERO_LSN: Lsn = 0n
-
 /** Reads Postgres' text form. Throws on anything else. */
 export function parseLsn(text: string): Lsn {
   const halves = /^([0-9A-Fa-f]{1,8})\/([0-9A-Fa-f]{1,8})$/.exec(text)

@@ -37,7 +37,7 @@ export async function ensurePublication(
 }
 
 /** The statement that makes it, for people and for `ensurePublication`. */
-export function createStatement(client: pg.ClientBase, name: string, table: TableName): string {
+function createStatement(client: pg.ClientBase, name: string, table: TableName): string {
   return `create publication ${client.escapeIdentifier(name)} for table ${quoteTable(client, table)} with (${SETTINGS})`
 }
 

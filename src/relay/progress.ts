@@ -21,11 +21,6 @@ export class Progress {
     return !this.#open && this.#head === this.#tail
   }
 
-  /** A transaction is being received. */
-  get open(): boolean {
-    return this.#open
-  }
-
   /** The end of the last transaction up to which everything is done; 0 before the first. It only rises. */
   get confirmable(): Lsn {
     return this.#confirmable

@@ -26,7 +26,7 @@ export interface HttpOptions {
   log: Logger
 }
 
-export interface HttpServer {
+interface HttpServer {
   /** Where it listens; 0 when it is turned off. */
   port: number
   close(): Promise<void>

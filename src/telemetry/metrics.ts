@@ -1,10 +1,10 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import { VERSION } from '../version.js'
 
-export type Role = 'starting' | 'standby' | 'active' | 'waiting' | 'halted' | 'stopping'
+export type Role = 'starting' | 'standby' | 'active' | 'halted' | 'stopping'
 
 /** What is said of the slot. Bytes of WAL. */
-export interface SlotSizes {
+interface SlotSizes {
   retainedBytes: number
   lagBytes: number
   /** Undefined where nothing bounds what the slot may hold back. */
@@ -94,7 +94,7 @@ export function createMetrics() {
     },
     /** Both gauges ask `read` when somebody looks. */
     watchInflight(read: () => { events: number; bytes: number }): void {
-      asked(registry, 'outrider_inflight_events', 'Events received and not yet confirmed', () => read().events)
+      asked(registry, 'outrider_inflight_events', 'Events received and not yet appended', () => read().events)
       asked(registry, 'outrider_inflight_bytes', 'Bytes of events held in memory', () => read().bytes)
     },
     setRole: roleMetrics(
