@@ -44,6 +44,7 @@ const BY_TEXT: [RegExp, RedisVerdict][] = [
   [/exhausted the last possible id/i, { fate: 'stream', reason: 'stream_exhausted' }],
   [/max number of clients reached/i, { fate: 'retry', reason: 'redis_maxclients' }],
   [/user_script:\d+: |script killed by user/i, { fate: 'retry', reason: 'redis_script' }],
+  [/command timed out/i, { fate: 'retry', reason: 'redis_timeout' }],
   // Everything that ioredis, the socket or TLS says of a connection: the outcome of what was sent is not known.
   [
     /connection (is )?(close|aborted|discarded|in )|isn't writeable|socket (closed|timeout|has been ended)|stream .*ended|write after|node is disconnected|startup nodes|slots cache|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|connect timeout|timed out|^timeout$|max retries per request|cluster|sentinel|certificate|\bTLS|\bSSL/i,

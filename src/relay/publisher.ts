@@ -156,7 +156,6 @@ export class Publisher {
       const oldest = lane.inFlight > 0 ? lane.batches[0] : undefined
       if (oldest && now - this.#waitingSince(oldest) > this.#deadline) {
         this.broken(client, `no reply for ${this.#deadline} ms`, 'redis_timeout')
-        this.#deadline = Math.min(this.#deadline * 2, LONGEST_DEADLINE)
         return
       }
     }
@@ -362,6 +361,7 @@ export class Publisher {
     this.#client = undefined
     this.#unproven = false
     this.#faults += 1
+    if (reason === 'redis_timeout') this.#deadline = Math.min(this.#deadline * 2, LONGEST_DEADLINE)
     closeRedis(client)
     this.#options.observe.blocked(reason, message)
     this.#recovering = this.#recover()
