@@ -11,8 +11,7 @@ test.concurrent('two databases that write to one stream: each is complete and in
   const redis = await startRedis()
   const both = [await scenario({ redis }), await scenario({ redis })]
   const loads = both.map((s) => new Load(s.database, 'orders'))
-  const relays = []
-  for (const s of both) relays.push(await s.relay())
+  for (const s of both) await (await s.relay()).streaming()
   for (const load of loads) await load.more(50)
   for (const load of loads) await load.stop()
 
