@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import type { Head } from '../postgres/heads.js'
 import type { Lsn } from '../postgres/lsn.js'
 import { LEVELS, type Level, LevelUnmet } from '../redis/durability.js'
-import { Confirmer, LOWER_AFTER, MEMORY_DELAY, type Pending } from './confirm.js'
+import { Confirmer, LOWER_AFTER, MEMORY_DELAY, type Pending, RAISE_EVERY } from './confirm.js'
 
 const headAt = (n: number): Head => ({ position: `p${n}`, event: `e${n}`, entry: `${n}-0` })
 const pending = (lsn: number, heads: Record<string, number> = {}): Pending => ({
@@ -272,6 +272,46 @@ describe('a level that was asked for', () => {
       expect(stage.confirmer).toMatchObject({ confirmed: 600_001n, settled: true })
     },
   )
+})
+
+describe('auto, when a stronger level comes within reach', () => {
+  const weakly = async () => {
+    const stage = new Stage('auto')
+    stage.trial = (level) => (level === 'memory' ? undefined : unmet())
+    await stage.round(0, pending(1))
+    expect(stage.confirmer.level).toBe('memory')
+    return stage
+  }
+
+  it('raises its level, and does not ask before its time', async () => {
+    const stage = await weakly()
+    stage.trial = (level) => (level === 'fsync+replicated' ? unmet() : undefined)
+    expect(await stage.round(RAISE_EVERY - 1, pending(2))).not.toContain('try replicated')
+    expect(stage.confirmer.level).toBe('memory')
+    expect(await stage.round(RAISE_EVERY, pending(3))).toEqual([
+      'try fsync+replicated: failed',
+      'try replicated',
+      'reach replicated ',
+      'save 3 ',
+      'confirm 3',
+    ])
+    expect(stage.levels).toEqual(['memory', 'replicated'])
+    stage.trial = () => undefined
+    expect(await stage.round(2 * RAISE_EVERY - 1, pending(4))).not.toContain('try fsync+replicated')
+    await stage.round(2 * RAISE_EVERY, pending(5))
+    expect(stage.levels).toEqual(['memory', 'replicated', 'fsync+replicated'])
+    expect(await stage.round(9 * RAISE_EVERY, pending(6))).not.toContain('try fsync+replicated')
+  })
+
+  it('asks again in the next round where the connection was lost, and says a level only once', async () => {
+    const stage = await weakly()
+    stage.trial = lost
+    expect(await stage.round(RAISE_EVERY, pending(2))).toEqual(['try fsync+replicated: failed'])
+    expect(stage.problem).toBe('Connection is closed.')
+    stage.trial = (level) => (level === 'memory' ? undefined : unmet())
+    expect(await stage.round(RAISE_EVERY + 1)).toContain('confirm 1')
+    expect(stage.levels).toEqual(['memory'])
+  })
 })
 
 describe('whatever fails, and whenever', () => {
