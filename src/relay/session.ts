@@ -172,7 +172,9 @@ export class Session {
     this.#connected = true
     this.#walSenderTimeout = await readWalSenderTimeout(query)
     await query(`set idle_session_timeout = ${silenceLimit(this.#walSenderTimeout)}`)
-    const beat = setInterval(() => query('select 1').catch(() => {}), statusInterval(this.#walSenderTimeout))
+    // Nothing else asks Postgres while Redis is waited for: without an answer, the lock may be somebody else's by now.
+    const ask = () => query('select 1').catch((error) => this.#fail(error))
+    const beat = setInterval(ask, statusInterval(this.#walSenderTimeout))
     try {
       await this.#lead(query)
     } finally {
