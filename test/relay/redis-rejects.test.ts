@@ -88,3 +88,24 @@ test('a row larger than Redis takes in one piece becomes an incident, and its ne
   await until(async () => (await s.confirmed()) > before, { message: 'the slot to move on' })
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
+
+test('Redis that refuses what an epoch begins with: tried again and again, and no connection is left behind', {
+  timeout: 60_000,
+}, async ({ scenario, skip }) => {
+  needsProcess({ skip }, ['redis'])
+  const redis = await startRedis()
+  const s = await scenario({ redis, partitions: { orders: 4 } })
+  await redis.config('maxmemory', '1')
+  const relay = await s.relay()
+  await relay.is({ role: 'active', state: 'blocked', reason: 'redis_oom' })
+  const clients = async () => String(await s.redis.client('LIST')).match(new RegExp(`outrider-${s.slot}`, 'g')) ?? []
+  const attempts = async () => Number(/total_connections_received:(\d+)/.exec(await s.redis.info('stats'))?.[1])
+  const before = await attempts()
+  await until(async () => {
+    expect((await clients()).length).toBeLessThan(3)
+    return (await attempts()) >= before + 4
+  })
+  await redis.config('maxmemory', '0')
+  await relay.streaming()
+  expect((await clients()).length).toBeLessThan(3)
+})
