@@ -65,6 +65,46 @@ test.concurrent.for([['up'], ['down']] as const)(
   },
 )
 
+test.concurrent('Postgres half-open under a standby: it is no longer ready, and stands by again once it is back', {
+  timeout: 60_000,
+}, async ({ scenario, onTestFinished }) => {
+  const s = await scenario()
+  const active = await s.relay()
+  await active.streaming()
+  const url = s.env.OUTRIDER_POSTGRES_URL as string
+  const proxy = await startProxy(Number(new URL(url).port))
+  onTestFinished(() => proxy.close())
+  const standby = await s.relay({ OUTRIDER_POSTGRES_URL: proxy.url(url) })
+  await standby.is({ role: 'standby' })
+  proxy.pause()
+  await standby.is({ role: 'starting', reason: 'postgres_unreachable' }, 20_000)
+  expect(await standby.status()).toMatchObject({ code: 503 })
+  proxy.resume()
+  await standby.is({ role: 'standby' })
+})
+
+test.concurrent('Postgres half-open under a relay that has the lock and waits for Redis: it is no longer ready', {
+  timeout: 60_000,
+}, async ({ scenario, onTestFinished }) => {
+  const s = await scenario()
+  await s.postgres.query(`alter role relay_${s.database.name} set wal_sender_timeout = '2s'`)
+  const urls = { postgres: s.env.OUTRIDER_POSTGRES_URL as string, redis: s.env.OUTRIDER_REDIS_URL as string }
+  const postgres = await startProxy(Number(new URL(urls.postgres).port))
+  const redis = await startProxy(Number(new URL(urls.redis).port))
+  onTestFinished(() => Promise.all([postgres.close(), redis.close()]).then(() => {}))
+  redis.refuse()
+  const relay = await s.relay({
+    OUTRIDER_POSTGRES_URL: postgres.url(urls.postgres),
+    OUTRIDER_REDIS_URL: redis.url(urls.redis),
+  })
+  await relay.is({ role: 'active', state: 'blocked' })
+  postgres.pause()
+  await relay.is({ role: 'starting', reason: 'postgres_unreachable' }, 25_000)
+  postgres.resume()
+  await redis.accept()
+  await relay.streaming()
+})
+
 test.concurrent('replies of Redis that are lost after the command was applied: nothing comes twice', {
   timeout: 60_000,
 }, async ({ scenario, onTestFinished }) => {
