@@ -343,7 +343,7 @@ describe('what comes out', () => {
           time: 'created_at',
         },
       },
-      limits: { batchEvents: 256, batchBytes: 262_144, inflightBytes: 16_777_216 },
+      limits: { batchEvents: 256, batchBytes: 262_144, inflightBytes: 8_388_608 },
       drainTimeout: 20_000,
     })
   })

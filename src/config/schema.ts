@@ -186,7 +186,7 @@ export const settings = z.strictObject({
   limits: section({
     batchEvents: integer(1, 10_000, 'a number of events').default(256),
     batchBytes: size('64MiB').default(262_144),
-    inflightBytes: size('1GiB').default(16_777_216),
+    inflightBytes: size('1GiB').default(8_388_608),
   }),
   drainTimeout: duration('1h').default(20_000),
 })
