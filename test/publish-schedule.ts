@@ -131,7 +131,9 @@ export class Schedule {
     const actor = new Actor(lineage, last, last + 1)
     const key = headKey(KEY, lineage)
     const head = { position: positionAt(last), event: eventId(lineage, last), entry: lastEntry, session: actor.session }
-    await this.world.change((admin) => (last < 0 ? admin.del(key) : admin.hset(key, head)))
+    // How many entries this stream has seen is not what the lost one had: not known, until the next append says it.
+    const unknown = { added: '' }
+    await this.world.change((admin) => (last < 0 ? admin.del(key) : admin.hset(key, { ...head, ...unknown })))
     this.#leader(lineage).end()
     this.#actors[lineage].push(actor)
     this.#saved[lineage] = last

@@ -56,7 +56,11 @@ test('a row larger than Redis takes in one piece becomes an incident, and its ne
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis({ settings: { 'proto-max-bulk-len': '1mb' } })
   const s = await scenario({ redis })
-  const relay = await s.relay({ OUTRIDER_MAX_EVENT_BYTES: '8MiB', OUTRIDER_LIMITS_BATCH_BYTES: '16MiB' })
+  const relay = await s.relay({
+    OUTRIDER_MAX_EVENT_BYTES: '8MiB',
+    OUTRIDER_LIMITS_BATCH_BYTES: '16MiB',
+    OUTRIDER_LIMITS_INFLIGHT_BYTES: '32MiB',
+  })
   await relay.streaming()
   const before = await s.confirmed()
   const large = JSON.stringify({ text: 'x'.repeat(2_000_000) })
