@@ -15,7 +15,8 @@ export class Loss extends Error {
     readonly reply: Pick<AppendReply, 'head' | 'session' | 'error'>,
     readonly expected: Position,
   ) {
-    super(`${status} at stream ${key}: head ${reply.head.position}, expected ${expected} ${reply.error}`.trim())
+    const why = reply.error && `: ${reply.error}`
+    super(`${status} at stream ${key}${why} (head ${reply.head.position}, expected ${expected} or later)`)
   }
 }
 

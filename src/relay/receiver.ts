@@ -74,7 +74,12 @@ export class Receiver {
     const key = router.key()
     if (key === undefined || data.length > maxEventBytes || data.length > this.redisLimit) {
       const large = data.length > maxEventBytes ? 'too_large' : 'too_large_for_redis'
-      this.#reject(position, key === undefined ? 'bad_stream' : large, bytes, key)
+      const most = Math.min(maxEventBytes, this.redisLimit)
+      const wrong =
+        key === undefined
+          ? `expected the name of a stream, found ${JSON.stringify(router.stream() ?? null)}`
+          : `expected at most ${most} bytes, found ${data.length}`
+      this.#reject(position, key === undefined ? 'bad_stream' : large, bytes, key, wrong)
       return
     }
     const lane = publisher.lane(key)

@@ -129,5 +129,6 @@ export function judge(error: unknown): Verdict {
     return { ...known, target: 'outrider', halt: true, reason: 'internal', bug: true }
   }
   const { fate, reason } = classifyPostgres(code)
+  if (reason === 'setup_missing') known.message = `${message}. Run \`outrider setup\`.`
   return { ...known, target: 'postgres', halt: fate === 'halt', reason, bug: reason === 'postgres_unknown' }
 }
