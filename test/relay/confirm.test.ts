@@ -126,12 +126,11 @@ test('a relay that is killed when the first of two adjacent commits is confirmed
   // Of its own: nobody else's WAL may come between the two.
   const server = await startPostgres({ settings: { autovacuum: 'off' } })
   onTestFinished(() => server.remove())
-  const s = await scenario({ database: await server.createDatabase() })
-  const proxy = await startProxy(Number(new URL(s.env.OUTRIDER_REDIS_URL as string).port))
-  onTestFinished(() => proxy.close())
   // Before a relay runs, for it would write in between.
-  let adjacent: { first: string; second: string; begin: Lsn } | undefined
+  let adjacent: { s: Scenario; first: string; second: string; begin: Lsn } | undefined
   for (let attempt = 1; !adjacent && attempt <= 10; attempt++) {
+    // A database each: what an attempt left behind would travel first, and slowly.
+    const s = await scenario({ database: await server.createDatabase() })
     const [first, second] = [`first-${attempt}`, `second-${attempt}`]
     await commitTogether(s, first, second, 5_000)
     const { rows } = await s.postgres.query(
@@ -143,10 +142,13 @@ test('a relay that is killed when the first of two adjacent commits is confirmed
     const ends = messages.filter((data) => data[0] === MessageType.commit).slice(-2)
     const smallFirst = messages.lastIndexOf(begins[1]!) - messages.lastIndexOf(begins[0]!) < 10
     const begin = beginLsn(begins[1]!)
-    if (smallFirst && commitEndLsn(ends[0]!) === begin) adjacent = { first, second, begin }
+    if (smallFirst && commitEndLsn(ends[0]!) === begin) adjacent = { s, first, second, begin }
   }
   if (!adjacent) throw new Error('Expected two commits whose records touch in 10 attempts, found none.')
 
+  const { s } = adjacent
+  const proxy = await startProxy(Number(new URL(s.env.OUTRIDER_REDIS_URL as string).port))
+  onTestFinished(() => proxy.close())
   // So slow that the second is still on its way when the first is confirmed; in batches that arrive before their deadline.
   proxy.limit(300_000, 'up')
   const relay = await s.relay({
