@@ -19,6 +19,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   relay: async () => (await import('./relay.js')).relay,
   check: async () => (await import('./check.js')).check,
   incidents: async () => (await import('./incidents.js')).incidents,
+  'dead-letters': async () => (await import('./dead-letters.js')).deadLetters,
 }
 
 const COMMON: CommandOptions = {
@@ -116,7 +117,7 @@ async function commandFor(name: string): Promise<Command> {
 
 async function overview(): Promise<string> {
   const lines = await Promise.all(
-    Object.entries(COMMANDS).map(async ([name, load]) => `  ${name.padEnd(11)}${(await load()).summary}`),
+    Object.entries(COMMANDS).map(async ([name, load]) => `  ${name.padEnd(14)}${(await load()).summary}`),
   )
   return `Outrider carries events from a Postgres outbox into Redis Streams.
 

@@ -25,6 +25,35 @@ export function table(rows: readonly (readonly string[])[]): string {
     .join('\n')
 }
 
+/**
+ * Text that somebody else wrote, for a terminal: what would move its cursor, change its colours or the direction of its
+ * writing is shown as \u and four digits. Made so that JSON stays the same JSON.
+ */
+export const printable = (text: string): string =>
+  text.replace(UNPRINTABLE, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, '0')}`)
+
+// Controls of C0 and C1, marks of direction, invisible characters, and separators that some terminals break lines at.
+const UNPRINTABLE = /[\p{Cc}\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu
+
+/** One line that changes while long work goes on; without a terminal there is none. */
+export function progress(output: Pick<NodeJS.WriteStream, 'isTTY' | 'write'> = process.stderr) {
+  let shown = Number.NEGATIVE_INFINITY
+  return {
+    /** `text` is only made when it is shown: ten times a second at most. */
+    show(text: () => string): void {
+      const now = performance.now()
+      if (!output.isTTY || now - shown < 100) return
+      shown = now
+      output.write(`\r\u001b[2K${text()}`)
+    },
+    /** Takes the line away, before anything else is written. */
+    clear(): void {
+      if (shown > 0) output.write('\r\u001b[2K')
+      shown = Number.NEGATIVE_INFINITY
+    },
+  }
+}
+
 /** Asks for a yes on the terminal; without one it says how to answer beforehand. */
 export async function askOnTerminal(question: string): Promise<boolean> {
   if (!process.stdin.isTTY) {

@@ -40,3 +40,15 @@ export const headKey = (streamKey: string, lineage: string): string => `outrider
 
 /** The string that holds the number of partitions of a partitioned stream, for consumers. */
 export const partitionsKey = (stream: string): string => `outrider:{${stream}}:partitions`
+
+/** What a consumer group may be called: it is part of keys and a label of metrics. */
+export const GROUP_NAME = /^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$/
+
+/** The stream of a group's dead letters. */
+export const deadKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:dead:${group}`
+
+/** The hash of a group's failed attempts, by entry: only entries that failed and are still pending have a field. */
+export const retriesKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:retries:${group}`
+
+/** The string that holds the highest epoch that an ordered group's stream was leased with: see sql/004-ordered-inbox.sql. */
+export const fenceKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:fence:${group}`

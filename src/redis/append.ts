@@ -20,7 +20,7 @@ export interface AppendReply {
   error: string
 }
 
-const script = new Script('publish.lua')
+const script = new Script('publish.lua', 'position.lua')
 
 /** Arguments of a call before its events. The chain's `previous` is filled in when the batch is sent. */
 const PREVIOUS = 6

@@ -32,7 +32,7 @@ export class LevelUnmet extends Error {
   override name = 'LevelUnmet'
 }
 
-const barrier = new Script('barrier.lua')
+const barrier = new Script('barrier.lua', 'position.lua')
 
 export const loadBarrier = (client: RedisClient): Promise<void> => barrier.load(client)
 

@@ -5,13 +5,13 @@ import type { RedisClient } from './connect.js'
 
 const read = (name: string): string => readFileSync(new URL(name, import.meta.url), 'utf8')
 
-/** A Lua script of this folder, with the comparison of positions before it. Runs by its hash. */
+/** A Lua script of this folder, with the files that it builds on before it. Runs by its hash. */
 export class Script {
   readonly #source: string
   readonly sha: string
 
-  constructor(file: string) {
-    this.#source = `${read('position.lua')}\n${read(file)}`
+  constructor(file: string, ...before: string[]) {
+    this.#source = [...before, file].map(read).join('\n')
     this.sha = createHash('sha1').update(this.#source).digest('hex')
   }
 
@@ -32,5 +32,21 @@ export class Script {
     command.args = args
     client.sendCommand(command)
     return command.promise
+  }
+
+  /**
+   * Runs it, and makes it known first where a node does not know it yet: for what is not on the hot path. Rejects as `run`
+   * does.
+   */
+  async call(client: RedisClient, keys: readonly string[], args: readonly string[]): Promise<unknown> {
+    const all = [this.sha, String(keys.length), ...keys, ...args]
+    try {
+      return await this.run(client, all)
+    } catch (error) {
+      // Nothing was run: the node is new, or was restarted, or its scripts were flushed.
+      if (!(error as Error).message.startsWith('NOSCRIPT')) throw error
+      await this.load(client)
+      return this.run(client, all)
+    }
   }
 }

@@ -1,0 +1,247 @@
+import { ExitCode, Failure } from '../failure.js'
+import type { RedisClient } from '../redis/connect.js'
+import {
+  type DeadLetter,
+  type DeadStream,
+  discardDeadLetters,
+  fieldOf,
+  findDeadStreams,
+  idsOf,
+  readDeadLetters,
+  replayDeadLetters,
+  type Selection,
+} from '../redis/dead-letters.js'
+import type { Command, Context } from './command.js'
+import {
+  type Changed,
+  cut,
+  describeKinds,
+  describeLetter,
+  factsOf,
+  HEAD,
+  originalOf,
+  requireKnown,
+  rowOf,
+  type Survey,
+  soFar,
+  summaryOf,
+} from './dead-letter-text.js'
+import { printable, progress, table } from './output.js'
+import { withRedis } from './redis.js'
+
+export const deadLetters: Command = {
+  summary: 'list | show | replay | discard: what consumer groups gave up',
+  usage: `outrider dead-letters [list] [<id> …] [--stream …] [--group …] [--type …] [--reason …] [--limit <number>]
+outrider dead-letters show <id> …
+outrider dead-letters replay [<id> …] [--stream …] [--group …] [--type …] [--reason …] [--all]
+outrider dead-letters discard [<id> …] [--stream …] [--group …] [--type …] [--reason …] [--all]
+
+  list      how many there are of each kind, and the oldest of each stream; exit code 4 while there is one
+  show      all that is known about one, payload and error included
+  replay    put them back into their stream, and remove them from the dead letters; asks first if there are several
+  discard   remove them for good; asks first
+
+  <id>      event ids, or ids of dead letters (the column "entry"); in every stream and group that has it
+  --stream  a stream with its partitions, or <stream>:<number> for one of them
+  --group, --type, --reason   only letters of this one
+  --all     replay or discard whatever there is
+  --limit   how many letters list prints (100)
+
+Replay appends the same event, with the same id, to the end of its stream. Every group of the stream gets it again, and each
+that has done it skips it by that id. In an ordered group it comes behind what its subject did since. Letters that die again
+meanwhile are left for the next time. Replay and discard may be interrupted, run again, and run by two at once: no letter is
+put back twice.`,
+  options: {
+    stream: { type: 'string' },
+    group: { type: 'string' },
+    type: { type: 'string' },
+    reason: { type: 'string' },
+    all: { type: 'boolean' },
+    limit: { type: 'string' },
+  },
+  takesArguments: true,
+  async run(context) {
+    const work = workOf(context)
+    const line = progress()
+    const changed: Changed = { past: '', done: 0, gone: 0, kept: 0 }
+    try {
+      return await withRedis(
+        context,
+        'outrider-dead-letters',
+        (client) => work({ ...context, client, line, changed }),
+        () => soFar(changed),
+      )
+    } finally {
+      line.clear()
+    }
+  },
+}
+
+interface Work extends Context {
+  client: RedisClient
+  line: ReturnType<typeof progress>
+  changed: Changed
+}
+
+const CHANGES = {
+  replay: { change: replayDeadLetters, verb: 'Put back', past: 'put back', json: 'replayed' },
+  discard: { change: discardDeadLetters, verb: 'Discard', past: 'discarded', json: 'discarded' },
+} as const
+
+function workOf({ args: [action = 'list', ...ids], flags }: Context): (work: Work) => Promise<ExitCode> {
+  const selection = selectionOf(ids, flags)
+  if (flags.all === true && !(action in CHANGES))
+    throw usage(`--all is for replay and discard, found it with ${action}.`)
+  if (flags.limit !== undefined && action !== 'list') throw usage(`--limit is for list, found it with ${action}.`)
+  switch (action) {
+    case 'list':
+      return (work) => list(work, selection, limitOf(flags.limit))
+    case 'show':
+      if (!selection.ids) throw usage('show: expected the id of an event or of a dead letter, found none.')
+      return (work) => show(work, selection)
+    case 'replay':
+    case 'discard':
+      if (Object.keys(selection).length === 0 && flags.all !== true) {
+        throw usage(
+          `${action}: expected ids, --stream, --group, --type or --reason, found none of them. To ${action} all dead letters of all groups, say --all.`,
+        )
+      }
+      return (work) => change(work, selection, CHANGES[action])
+    default:
+      throw usage(`Expected list, show, replay or discard, found "${printable(action)}".`)
+  }
+}
+
+const usage = (message: string): Failure => new Failure(message, { exitCode: ExitCode.usage })
+
+function selectionOf(ids: string[], flags: Context['flags']): Selection {
+  const selection: Selection = {}
+  for (const name of ['stream', 'group', 'type', 'reason'] as const) {
+    const value = flags[name]
+    // As a variable of the shell gives it that was never set.
+    if (value === '') throw usage(`--${name}: expected a value, found an empty one.`)
+    if (typeof value === 'string') selection[name] = value
+  }
+  if (ids.includes('')) throw usage('Expected the id of an event or of a dead letter, found an empty one.')
+  return ids.length === 0 ? selection : { ...selection, ids: new Set(ids) }
+}
+
+function limitOf(value: Context['flags'][string] = '100'): number {
+  if (typeof value === 'string' && /^\d{1,7}$/.test(value)) return Number(value)
+  throw usage(`--limit: expected a number of letters, up to 9999999, found "${value}".`)
+}
+
+async function list(work: Work, selection: Selection, limit: number): Promise<ExitCode> {
+  const { json, out } = work
+  const streams = await findDeadStreams(work.client, selection)
+  const letters: object[] = []
+  const rows: string[][] = []
+  const survey = await look(work, streams, selection, (letter) => {
+    if (json && letters.length < limit) letters.push(factsOf(letter, 1000))
+    if (!json && rows.length < limit) rows.push(rowOf(letter))
+  })
+  const { count } = survey
+  if (json)
+    out(
+      printable(
+        JSON.stringify({
+          count,
+          kinds: survey.kinds,
+          otherKinds: survey.others,
+          more: count - letters.length,
+          letters,
+        }),
+      ),
+    )
+  else if (count === 0) out('No dead letter.')
+  else {
+    const more = count - rows.length
+    out(`${describeKinds(survey)}\n`)
+    out(table([HEAD, ...rows]))
+    if (more > 0)
+      out(`… and ${more} more; --limit prints more of them, and --stream, --group, --type and --reason fewer.`)
+  }
+  requireKnown(selection, survey.ids)
+  return count > 0 ? ExitCode.findings : ExitCode.done
+}
+
+async function show(work: Work, selection: Selection): Promise<ExitCode> {
+  const { json, out } = work
+  const found: object[] = []
+  const streams = await findDeadStreams(work.client, selection)
+  const { ids } = await look(work, streams, selection, (letter) => {
+    if (json)
+      found.push({ ...factsOf(letter, Number.POSITIVE_INFINITY), fields: Object.fromEntries(originalOf(letter)) })
+    else {
+      work.line.clear()
+      out(describeLetter(letter))
+    }
+  })
+  if (json) out(printable(JSON.stringify(found)))
+  requireKnown(selection, ids)
+  return ExitCode.done
+}
+
+async function change(
+  work: Work,
+  selection: Selection,
+  how: (typeof CHANGES)[keyof typeof CHANGES],
+): Promise<ExitCode> {
+  const { client, json, out, line, changed } = work
+  const streams = await findDeadStreams(client, selection)
+  const survey = await look(work, streams, selection)
+  if (survey.count > 0) {
+    if (!json) out(describeKinds(survey))
+    const what = survey.count === 1 ? 'this dead letter' : `these ${survey.count} dead letters`
+    if ((how === CHANGES.discard || survey.count > 1) && !(await work.ask(`${how.verb} ${what}?`))) {
+      if (!json) out('Nothing was changed.')
+      return ExitCode.failed
+    }
+    changed.past = how.past
+    for await (const { done, gone, kept } of how.change(client, streams, selection)) {
+      changed.done += done
+      changed.gone += gone
+      changed.kept += kept
+      line.show(() => `${changed.done} of ${survey.count} ${how.past}`)
+    }
+    line.clear()
+  }
+  if (json)
+    out(JSON.stringify({ found: survey.count, [how.json]: changed.done, gone: changed.gone, kept: changed.kept }))
+  else if (survey.count > 0 || !selection.ids) out(summaryOf(survey.count, changed))
+  requireKnown(selection, survey.ids)
+  return changed.kept > 0 ? ExitCode.findings : ExitCode.done
+}
+
+/** Reasons may be anybody's words, one for each letter. */
+const MOST_KINDS = 1000
+
+async function look(
+  { client, line }: Work,
+  streams: DeadStream[],
+  selection: Selection,
+  each: (letter: DeadLetter) => void = () => {},
+): Promise<Survey> {
+  const all = streams.reduce((sum, { length }) => sum + length, 0)
+  const kinds = new Map<string, Survey['kinds'][number]>()
+  const survey = { count: 0, others: 0, ids: new Set<string>() }
+  let read = 0
+  const letters = readDeadLetters(client, streams, selection, (more) => {
+    read += more
+    line.show(() => `${read} of ${all} dead letters read`)
+  })
+  for await (const letter of letters) {
+    const { stream, group } = letter.from
+    const reason = cut(fieldOf(letter, 'deadreason') ?? '')
+    const key = JSON.stringify([stream, group, reason])
+    if (!kinds.has(key) && kinds.size < MOST_KINDS) kinds.set(key, { stream, group, reason, count: 0 })
+    const kind = kinds.get(key)
+    if (kind) kind.count++
+    else survey.others++
+    for (const id of idsOf(letter)) if (selection.ids?.has(id)) survey.ids.add(id)
+    survey.count++
+    each(letter)
+  }
+  line.clear()
+  return { ...survey, kinds: [...kinds.values()].sort((a, b) => b.count - a.count) }
+}
