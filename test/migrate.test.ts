@@ -16,7 +16,7 @@ afterEach(async () => {
   await database.drop()
 })
 
-const ALL = ['001-outbox', '002-inbox', '003-relay']
+const ALL = ['001-outbox', '002-inbox', '003-relay', '004-inbox']
 
 const schema = async () => (await client.query("select to_regnamespace('outrider') is not null as there")).rows[0].there
 
@@ -50,7 +50,7 @@ test('two databases of one cluster at once share the roles', async () => {
 })
 
 test('the inbox alone needs nothing else, and the rest can follow', async () => {
-  expect(await migrate(client, { only: 'inbox' })).toEqual({ applied: ['002-inbox'] })
+  expect(await migrate(client, { only: 'inbox' })).toEqual({ applied: ['002-inbox', '004-inbox'] })
   expect((await client.query("select outrider.accept('g', 's', 'i') as work")).rows).toEqual([{ work: true }])
   expect((await client.query("select to_regclass('outrider.outbox') as outbox")).rows).toEqual([{ outbox: null }])
   expect(await migrate(client, { only: 'inbox' })).toEqual({ applied: [] })
@@ -61,8 +61,8 @@ test('an older database gets what is new, and keeps its rows', async () => {
   const known = await readMigrations()
   await migrate(client, { migrations: known.slice(0, 2) })
   await client.query("insert into outrider.outbox (stream, type) values ('orders', 'x')")
-  const next = migration(4, 'alter table outrider.outbox add column later int')
-  expect(await migrate(client, { migrations: [...known, next] })).toEqual({ applied: ['003-relay', '004-test'] })
+  const next = migration(5, 'alter table outrider.outbox add column later int')
+  expect(await migrate(client, { migrations: [...known, next] })).toEqual({ applied: ['003-relay', '004-inbox', '005-test'] })
   expect((await client.query('select later from outrider.outbox')).rows).toEqual([{ later: null }])
 })
 
@@ -78,9 +78,9 @@ test('an altered migration is refused, and nothing is applied', async () => {
 
 test('a newer database is refused', async () => {
   const known = await readMigrations()
-  await migrate(client, { migrations: [...known, migration(4, 'select 1')] })
+  await migrate(client, { migrations: [...known, migration(5, 'select 1')] })
   await expect(migrate(client)).rejects.toThrow(
-    'Expected a database that this version of Outrider knows (migrations up to 003-relay), found migration 004-test.',
+    'Expected a database that this version of Outrider knows (migrations up to 004-inbox), found migration 005-test.',
   )
 })
 
@@ -96,12 +96,12 @@ test('gives up on a lock instead of letting others queue behind it', async () =>
   const known = await readMigrations()
   const reader = await database.connect()
   await reader.query('begin; lock table outrider.outbox in access share mode')
-  const next = migration(4, "set local lock_timeout = '100ms'; alter table outrider.outbox add column later int")
+  const next = migration(5, "set local lock_timeout = '100ms'; alter table outrider.outbox add column later int")
   await expect(migrate(client, { migrations: [...known, next] })).rejects.toThrow(
-    /^Migration 004-test waited .* nothing was changed/,
+    /^Migration 005-test waited .* nothing was changed/,
   )
   await reader.end()
-  expect(await migrate(client, { migrations: [...known, next] })).toEqual({ applied: ['004-test'] })
+  expect(await migrate(client, { migrations: [...known, next] })).toEqual({ applied: ['005-test'] })
 })
 
 test('works where the server is read only by default', async () => {

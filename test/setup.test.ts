@@ -37,7 +37,7 @@ describe('a fresh database', () => {
   test('gets schema, publication, lineage and slot, and says so', async () => {
     const { code, text } = await run()
     expect(code).toBe(0)
-    expect(text).toContain('created  schema outrider (001-outbox, 002-inbox, 003-relay)')
+    expect(text).toContain('created  schema outrider (001-outbox, 002-inbox, 003-relay, 004-inbox)')
     expect(text).toContain('created  publication outrider for outrider.outbox')
     expect(text).toContain(`created  slot ${slot}`)
     const found = await lineage()
@@ -79,7 +79,7 @@ describe('a fresh database', () => {
   test('prints JSON when asked', async () => {
     const { text } = await run({ json: true })
     expect(JSON.parse(text)).toMatchObject({
-      migrations: ['001-outbox', '002-inbox', '003-relay'],
+      migrations: ['001-outbox', '002-inbox', '003-relay', '004-inbox'],
       publication: 'created',
       slot: 'created',
       lineage: { slot },
@@ -95,7 +95,7 @@ describe('a fresh database', () => {
 
   test('only the inbox, for workers', async () => {
     const { code, text } = await run({ flags: { only: 'inbox' } })
-    expect({ code, text }).toEqual({ code: 0, text: 'created  schema outrider (002-inbox)' })
+    expect({ code, text }).toEqual({ code: 0, text: 'created  schema outrider (002-inbox, 004-inbox)' })
     expect(await slotRow()).toBeUndefined()
   })
 

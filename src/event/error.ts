@@ -13,10 +13,13 @@ export class EventError extends Error {
   readonly issues: readonly EventIssue[]
 
   constructor(subject: string, issues: readonly EventIssue[], advice: string) {
-    super(`${subject}: ${issues.map(describe).join('; ')}. ${advice}`)
+    super(`${subject}: ${describeIssues(issues)}. ${advice}`)
     this.issues = issues
   }
 }
+
+/** All of them in one line. */
+export const describeIssues = (issues: readonly EventIssue[]): string => issues.map(describe).join('; ')
 
 function describe(issue: EventIssue): string {
   const path = (issue.path ?? []).map((step) => String(typeof step === 'object' ? step.key : step)).join('.')

@@ -23,7 +23,45 @@ export async function connectRedis(
   commandTimeout = COMMAND_TIMEOUT,
 ): Promise<RedisClient> {
   const url = parseRedisUrl(config.url)
-  const client = await createClient(config, url, name, commandTimeout)
+  return connect(await createClient(config, url, name, commandTimeout), url, config.connectTimeout)
+}
+
+/** The same with the settings of another client, of which nothing else is used. */
+export function connectLike(other: RedisClient, name: string): Promise<RedisClient> {
+  const timeout =
+    (other instanceof Cluster ? other.options.redisOptions : other.options)?.connectTimeout ?? CONNECT_TIMEOUT
+  // A prefix would change keys that others have to find.
+  const common = { ...COMMON, connectionName: nameOf(name), connectTimeout: timeout, keyPrefix: '' }
+  if (other instanceof Cluster) {
+    const { redisOptions } = other.options
+    const own = { ...redisOptions, ...common } as RedisOptions
+    const client = other.duplicate([], { ...CLUSTER, slotsRefreshTimeout: timeout, redisOptions: own })
+    return connect(
+      client,
+      { mode: 'cluster', nodes: [{ host: 'of the given client', port: 0 }], db: 0, tls: false },
+      timeout,
+    )
+  }
+  const { host = 'localhost', port = 6379, db = 0, sentinels, name: master } = other.options
+  const [first, ...more] = (sentinels ?? [{ host, port }]).map((node) => ({
+    host: node.host ?? 'localhost',
+    port: node.port ?? 26379,
+  }))
+  const url: RedisUrl = {
+    mode: sentinels ? 'sentinel' : 'standalone',
+    nodes: [first as RedisUrl['nodes'][0], ...more],
+    ...(master === undefined ? {} : { name: master }),
+    db,
+    tls: other.options.tls !== undefined,
+  }
+  return connect(
+    new Redis({ ...other.options, ...common, sentinelRetryStrategy: () => null } as RedisOptions),
+    url,
+    timeout,
+  )
+}
+
+async function connect(client: RedisClient, url: RedisUrl, timeout: number): Promise<RedisClient> {
   let reason: Error | undefined
   let broken = false
   const note = (error: Error) => {
@@ -39,10 +77,7 @@ export async function connectRedis(
 
   let timer: NodeJS.Timeout | undefined
   const deadline = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => reject(Object.assign(new Error('connect ETIMEDOUT'), { code: 'ETIMEDOUT' })),
-      config.connectTimeout,
-    )
+    timer = setTimeout(() => reject(Object.assign(new Error('connect ETIMEDOUT'), { code: 'ETIMEDOUT' })), timeout)
   })
   try {
     // ioredis bounds only the TCP connection: a frozen server accepts, and then never answers.
@@ -51,7 +86,7 @@ export async function connectRedis(
     if (broken) throw reason ?? new Error('the connection broke')
   } catch (error) {
     closeRedis(client)
-    throw connectFailure(reason ?? (await hiddenReason(client, url)) ?? error, url, config.connectTimeout)
+    throw connectFailure(reason ?? (await hiddenReason(client, url)) ?? error, url, timeout)
   } finally {
     clearTimeout(timer)
   }
@@ -86,8 +121,7 @@ async function createClient(
   const common: RedisOptions = {
     ...COMMON,
     commandTimeout,
-    // A space or anything beyond ASCII would be refused, and the connection left without a name.
-    connectionName: name.replace(/[^!-~]+/g, '-'),
+    connectionName: nameOf(name),
     connectTimeout: config.connectTimeout,
     ...(username === undefined ? {} : { username }),
     ...(password === undefined ? {} : { password }),
@@ -96,20 +130,30 @@ async function createClient(
   if (url.mode === 'standalone') return new Redis({ ...common, ...url.nodes[0], db: url.db })
   if (url.mode === 'sentinel') return new Redis({ ...common, db: url.db, ...(await sentinelOptions(config, url, tls)) })
   return new Cluster(url.nodes, {
-    lazyConnect: true,
-    enableOfflineQueue: false,
-    // A failed check would leave `connect` pending for ever; a cluster that is down says so to the first command.
-    enableReadyCheck: false,
-    clusterRetryStrategy: () => null,
+    ...CLUSTER,
     slotsRefreshTimeout: config.connectTimeout,
-    // Zero: what was in flight on a closed connection is rejected, not sent again to another node.
-    retryDelayOnFailover: 0,
-    retryDelayOnClusterDown: 0,
     redisOptions: common,
     // Certificates bear names, and ioredis would dial the address that it looked up itself.
     ...(tls === undefined ? {} : { dnsLookup: (host, callback) => callback(null, host) }),
   })
 }
+
+/** A space or anything beyond ASCII would be refused, and the connection left without a name. */
+const nameOf = (name: string): string => name.replace(/[^!-~]+/g, '-')
+
+/** For a client that says nothing of it, in milliseconds. */
+const CONNECT_TIMEOUT = 5_000
+
+const CLUSTER = {
+  lazyConnect: true,
+  enableOfflineQueue: false,
+  // A failed check would leave `connect` pending for ever; a cluster that is down says so to the first command.
+  enableReadyCheck: false,
+  clusterRetryStrategy: () => null,
+  // Zero: what was in flight on a closed connection is rejected, not sent again to another node.
+  retryDelayOnFailover: 0,
+  retryDelayOnClusterDown: 0,
+} as const
 
 /** No command waits for ever, in milliseconds: a server that hangs, or a network that swallows replies, is found out. */
 const COMMAND_TIMEOUT = 10_000

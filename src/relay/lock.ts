@@ -1,4 +1,4 @@
-import { pause } from './backoff.js'
+import { pause } from '../backoff.js'
 
 /** Rows by column name; booleans are booleans. */
 export type Query = (sql: string) => Promise<Record<string, unknown>[]>

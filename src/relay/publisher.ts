@@ -1,10 +1,10 @@
+import { backoff, pause } from '../backoff.js'
 import { headKey } from '../event/names.js'
 import { type Position, ZERO_POSITION } from '../event/position.js'
 import type { Head } from '../postgres/heads.js'
 import { type AppendReply, type AppendStatus, append, batchArguments, loadAppend } from '../redis/append.js'
 import { closeRedis, type RedisClient } from '../redis/connect.js'
 import { classifyRedis, classifyRedisError } from '../redis/errors.js'
-import { backoff, pause } from './backoff.js'
 import { type Batch, countEvent, Lane, type TakenEvent, takeEvent } from './lane.js'
 import { Loss } from './loss.js'
 

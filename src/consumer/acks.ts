@@ -1,0 +1,55 @@
+import type { Group } from '../redis/group.js'
+import { isMissingGroup, type Link, StoppedError } from './link.js'
+
+interface Acked {
+  id: string
+  /** Something is remembered of its failed attempts. */
+  failed: boolean
+}
+
+/** Tells Redis which entries are done, after their commits; many at once when many are done while Redis answers. */
+export class Acks {
+  readonly #link: Link
+  readonly #waiting = new Map<Group, Acked[]>()
+  #sending: Promise<void> | undefined
+
+  constructor(link: Link) {
+    this.#link = link
+  }
+
+  add(group: Group, id: string, failed: boolean): void {
+    const waiting = this.#waiting.get(group)
+    if (waiting) waiting.push({ id, failed })
+    else this.#waiting.set(group, [{ id, failed }])
+    this.#sending ??= this.#send().finally(() => {
+      this.#sending = undefined
+    })
+  }
+
+  /** Resolves when all that was added is acknowledged, or never will be by this consumer. */
+  async settled(): Promise<void> {
+    await this.#sending
+  }
+
+  async #send(): Promise<void> {
+    while (this.#waiting.size > 0) {
+      // What else is done in this turn of the loop goes along.
+      await new Promise(setImmediate)
+      const batch = [...this.#waiting]
+      this.#waiting.clear()
+      await Promise.all(batch.map(([group, acked]) => this.#sendTo(group, acked)))
+    }
+  }
+
+  async #sendTo(group: Group, acked: Acked[]): Promise<void> {
+    const ids = acked.map(({ id }) => id)
+    const failed = acked.filter((ack) => ack.failed).map(({ id }) => id)
+    try {
+      await this.#link.ask((client) => group.acknowledge(client, ids, failed))
+    } catch (error) {
+      // What is gone with its group needs no acknowledgement, and what a stopped consumer could not say its successor will:
+      // the inbox knows that it is done.
+      if (!isMissingGroup(error) && !(error instanceof StoppedError)) throw error
+    }
+  }
+}

@@ -1,0 +1,19 @@
+import { parseDuration } from '../config/units.js'
+
+/** `500ms`, `30s`, `10m`, `72h`, `7d`, or milliseconds. */
+export type Duration = string | number
+
+/** In milliseconds. Throws a TypeError that names the option. */
+export function durationOf(name: string, value: Duration, least = 1): number {
+  const parsed = parseDuration(value)
+  if (parsed !== undefined && parsed >= least) return parsed
+  throw new TypeError(
+    `Expected ${name} as a duration such as 500ms, 30s or 10m, at least ${least} ms, found ${JSON.stringify(value)}.`,
+  )
+}
+
+/** Throws a TypeError that names the option. */
+export function countOf(name: string, value: number, least: number, most: number): number {
+  if (Number.isInteger(value) && value >= least && value <= most) return value
+  throw new TypeError(`Expected ${name} as a whole number from ${least} to ${most}, found ${JSON.stringify(value)}.`)
+}

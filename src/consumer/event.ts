@@ -1,0 +1,115 @@
+import type { EventDefinition, EventOutputData } from '../event/define.js'
+import { ATTRIBUTES } from '../event/names.js'
+
+/** An event as a handler gets it: CloudEvents attributes, and the payload as the schema makes it. */
+export interface ConsumerEvent<Data = unknown, Type extends string = string, Version extends number = number> {
+  /** The outbox id: with `source`, what effects are deduplicated by. */
+  readonly id: string
+  readonly source: string
+  readonly type: Type
+  /** Of the payload's schema. */
+  readonly version: Version
+  /** The entity that the event is about; undefined where it is about none. */
+  readonly subject: string | undefined
+  /** When the event was made, to the millisecond. */
+  readonly time: Date
+  readonly correlationId: string | undefined
+  readonly causationId: string | undefined
+  /** Further attributes, such as `traceparent`. */
+  readonly headers: Readonly<Record<string, string>>
+  /** Opaque; ordered as text in commit order within a source. */
+  readonly sequence: string | undefined
+  /** The Redis key that it came from: the stream's name, with `:N` behind it where it is partitioned. */
+  readonly stream: string
+  readonly data: Data
+}
+
+/** The event of a definition; of several definitions, any of theirs. */
+export type EventOf<Event extends EventDefinition> =
+  Event extends EventDefinition<infer _, infer Type, infer Version>
+    ? ConsumerEvent<EventOutputData<Event>, Type, Version>
+    : never
+
+/** An entry that is no event: dead-lettered as `malformed`, since no handler could ever take it. */
+export class MalformedError extends Error {
+  override name = 'MalformedError'
+}
+
+/** Stands for an entry that is none. */
+export const noEvent = (stream: string): ConsumerEvent => ({
+  id: '',
+  source: '',
+  type: 'malformed',
+  version: 1,
+  subject: undefined,
+  time: new Date(0),
+  correlationId: undefined,
+  causationId: undefined,
+  headers: {},
+  sequence: undefined,
+  stream,
+  data: undefined,
+})
+
+/** Reads the fields of an entry; the payload is parsed and not yet validated. Throws a MalformedError. */
+export function readEvent(stream: string, fields: readonly string[]): ConsumerEvent {
+  const values = new Map<string, string>()
+  for (let n = 0; n + 1 < fields.length; n += 2) values.set(fields[n] as string, fields[n + 1] as string)
+  const required = (name: string): string => {
+    const value = values.get(name)
+    if (value) return value
+    throw new MalformedError(`Expected a CloudEvent with the attribute ${name}, found none`)
+  }
+  const [id, source, type] = [required('id'), required('source'), required('type')]
+  const version = Number(values.get('schemaversion') ?? 1)
+  if (!Number.isSafeInteger(version) || version < 1) {
+    throw new MalformedError('Expected schemaversion as a whole number from 1, found something else')
+  }
+  const time = new Date(values.get('time') ?? Number.NaN)
+  if (Number.isNaN(time.getTime())) {
+    throw new MalformedError('Expected time in the form of RFC 3339, found something else')
+  }
+  return {
+    id,
+    source,
+    type,
+    version,
+    subject: values.get('subject'),
+    time,
+    correlationId: values.get('correlationid'),
+    causationId: values.get('causationid'),
+    headers: Object.fromEntries([...values].filter(([name]) => !ATTRIBUTES.has(name))),
+    sequence: values.get('sequence'),
+    stream,
+    data: payloadOf(values.get('data')),
+  }
+}
+
+function payloadOf(text: string | undefined): unknown {
+  if (text === undefined) return undefined
+  try {
+    return JSON.parse(text)
+  } catch {
+    throw new MalformedError('Expected data as JSON, found text that is not JSON')
+  }
+}
+
+const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/i
+
+/**
+ * The earliest time at which an event can have been done, in milliseconds: when its id was made, where the id tells (version
+ * 7, as Outrider's own are), else its time; and never later than its entry. The entry alone would not do: a replay gives an
+ * old event a new one.
+ */
+export function bornAt(event: ConsumerEvent, entryId: string): number {
+  const made = UUID_V7.test(event.id)
+    ? Number.parseInt(event.id.slice(0, 8) + event.id.slice(9, 13), 16)
+    : event.time.getTime()
+  return Math.min(made, Number.parseInt(entryId, 10))
+}
+
+/** The name of the stream of a key: without its partition. */
+export function streamOf(key: string): string {
+  const colon = key.indexOf(':')
+  return colon < 0 ? key : key.slice(0, colon)
+}

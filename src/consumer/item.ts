@@ -1,0 +1,101 @@
+import type { Entry, Group } from '../redis/group.js'
+import { type ConsumerEvent, MalformedError, noEvent, readEvent } from './event.js'
+import { type Found, NOBODY, type Route, type Routes } from './routes.js'
+
+/**
+ * queued   may run as soon as there is a place for it
+ * behind   stands behind another item of its lane
+ * running  is in a call
+ * waiting  for its next attempt, or for Redis
+ * gone     out of this worker's hands
+ */
+export type State = 'queued' | 'behind' | 'running' | 'waiting' | 'gone'
+
+/** An entry of a stream in this worker's hands, until it is acknowledged, dead-lettered or let go of. */
+export interface Item {
+  readonly group: Group
+  /** The stream's key. */
+  readonly key: string
+  /** The entry's id. */
+  readonly id: string
+  readonly fields: readonly string[]
+  readonly event: ConsumerEvent
+  readonly route: Route
+  readonly found: Found
+  /** The payload as the schema makes it, once it is validated. */
+  data: unknown
+  /** What runs one after another; undefined: in any order. */
+  readonly lane: string | undefined
+  /** How often it was delivered since its last outcome, where it was taken from another consumer; else 0. */
+  deliveries: number
+  /** This worker has counted its own delivery of it. */
+  begun: boolean
+  /** Attempts that have failed. */
+  attempts: number
+  /** Conflicts of its transactions, one after another. */
+  conflicts: number
+  /** When the next attempt is due, in milliseconds since 1970. */
+  due: number
+  /** Milliseconds since 1970 at which a newer version was first seen that nobody here handles. */
+  since: number | undefined
+  /** Its call's, while it runs. */
+  call: AbortController | undefined
+  /** Another worker has it. */
+  lost: boolean
+  state: State
+  /** In the order of arrival. */
+  place: number
+}
+
+/** What is remembered in Redis of an item that did not come to its end, for whoever gets it next. */
+export interface Remembered {
+  /** Failed attempts. */
+  attempts: number
+  /** When the next attempt is due, in milliseconds since 1970. */
+  due?: number
+  /** Since when a newer worker is waited for. */
+  since?: number
+}
+
+function rememberedOf(text: string): { attempts: number; due: number; since: number | undefined } {
+  const { attempts = 0, due = 0, since }: Partial<Remembered> = text === '' ? {} : JSON.parse(text)
+  return { attempts, due, since }
+}
+
+/** What becomes of an entry here; `before`: what is known of one that was another consumer's. Pure. */
+export function itemOf(
+  group: Group,
+  { id, fields }: Entry,
+  routes: Routes,
+  ordered: boolean,
+  before: { deliveries: number; attempts: string } = { deliveries: 0, attempts: '' },
+): Item {
+  const { key } = group
+  const { event, found } = lookAt(key, fields, routes)
+  const { attempts, due, since } = rememberedOf(before.attempts)
+  return {
+    ...{ group, key, id, fields, event, found },
+    route: 'route' in found ? found.route : NOBODY,
+    // Within its stream: a subject stays in one partition.
+    lane: ordered && event.subject !== undefined ? `${key} ${event.subject}` : undefined,
+    data: undefined,
+    deliveries: before.deliveries,
+    begun: false,
+    ...{ attempts, due, since },
+    conflicts: 0,
+    call: undefined,
+    lost: false,
+    state: 'queued',
+    place: 0,
+  }
+}
+
+function lookAt(key: string, fields: readonly string[], routes: Routes): { event: ConsumerEvent; found: Found } {
+  try {
+    const event = readEvent(key, fields)
+    return { event, found: routes.find(event) }
+  } catch (error) {
+    if (!(error instanceof MalformedError)) throw error
+    return { event: noEvent(key), found: { malformed: error.message } }
+  }
+}

@@ -1,0 +1,192 @@
+import { randomUUID } from 'node:crypto'
+import { pause } from '../backoff.js'
+import type { Database } from './database.js'
+import type { Epoch } from './inbox.js'
+import type { ConsumerLogger } from './options.js'
+
+/** A stream or partition that this worker holds. */
+export interface Lease extends Epoch {
+  /** Where taking over what is pending goes on; empty when all of it is taken. */
+  from: string
+  /** The last entry that was read, to be told of the next one. */
+  last: string
+  /** It is to be given back: nothing more is read or begun. */
+  leaving: boolean
+}
+
+/** Workers that come and go are noticed within this, in milliseconds. */
+const LONGEST_BETWEEN_LOOKS = 2_000
+
+export interface LeaseParts {
+  database: Database
+  group: string
+  /** Milliseconds. */
+  ttl: number
+  log: ConsumerLogger
+  streams(): readonly string[]
+  keys(stream: string): readonly string[]
+  /** This worker does not hold it any more. */
+  onLost(key: string): void
+  /** Lets go of all that is held of it; resolves once what runs has finished. */
+  letGo(key: string): Promise<void>
+  signal: AbortSignal
+}
+
+/**
+ * Which partitions an ordered worker holds. Postgres decides: sql/004-inbox.sql. A lease that could not be renewed in time
+ * stays until somebody else has it, because every transaction is checked against the epoch.
+ */
+export class Leases {
+  /** Never the consumer's name: two processes may bear one. */
+  readonly #worker = randomUUID()
+  readonly #parts: LeaseParts
+  readonly #held = new Map<string, Lease>()
+  #wake = new AbortController()
+  #listeners: (() => void)[] = []
+
+  constructor(parts: LeaseParts) {
+    this.#parts = parts
+  }
+
+  get(key: string): Lease | undefined {
+    return this.#held.get(key)
+  }
+
+  all(): readonly Lease[] {
+    return [...this.#held.values()]
+  }
+
+  /** Resolves at the next change of what is held. */
+  changed(): Promise<void> {
+    return new Promise((resolve) => this.#listeners.push(resolve))
+  }
+
+  async keep(): Promise<void> {
+    const { ttl, signal, log } = this.#parts
+    while (!signal.aborted) {
+      try {
+        for (const stream of this.#parts.streams()) await this.#renew(stream)
+      } catch (error) {
+        log.warn({ err: error }, 'the leases could not be renewed; they are kept until another worker takes them')
+      }
+      this.#wake = new AbortController()
+      await pause(Math.min(ttl / 3, LONGEST_BETWEEN_LOOKS), AbortSignal.any([signal, this.#wake.signal]))
+    }
+  }
+
+  /** Looks again at once: another worker was met. */
+  lost(key: string): void {
+    if (!this.#held.delete(key)) return
+    this.#parts.log.warn({ stream: key }, 'another worker holds this partition by now')
+    this.#parts.onLost(key)
+    this.#tell()
+    this.#wake.abort()
+  }
+
+  /** Redis has seen a higher epoch than Postgres knows: the database was restored. The holder goes above it. */
+  async raise(key: string, above: number): Promise<void> {
+    const lease = this.#held.get(key)
+    if (!lease) return
+    if (!(await this.#update('epoch = $4::text::bigint + 1', key, String(above)))) return this.lost(key)
+    this.#held.set(key, { ...lease, epoch: String(above + 1), from: '-' })
+    this.#parts.onLost(key)
+  }
+
+  /** Gives everything back, on leaving. */
+  async leave(): Promise<void> {
+    const { database, group } = this.#parts
+    for (const lease of this.all()) {
+      this.#held.delete(lease.key)
+      await this.#free(lease)
+    }
+    const text = 'delete from outrider.worker where consumer_group = $1 and worker = $2'
+    await database.transaction(
+      (query) => query(text, [group, this.#worker]),
+      async () => {},
+    )
+  }
+
+  async #renew(stream: string): Promise<void> {
+    const { database, group, ttl } = this.#parts
+    const keys = this.#parts.keys(stream)
+    if (keys.length === 0) return
+    const answer = await database.transaction(
+      (query) =>
+        query('select * from outrider.renew_leases($1, $2, $3::text::json, $4, $5::text::interval)', [
+          group,
+          stream,
+          JSON.stringify(keys),
+          this.#worker,
+          `${ttl} milliseconds`,
+        ]),
+      async () => {},
+    )
+    const rows = (answer?.opened ?? []).map((row) => ({ key: String(row.stream_key), epoch: String(row.epoch) }))
+    const epochs = new Map(rows.map(({ key, epoch }) => [key, epoch]))
+    for (const key of keys) {
+      const held = this.#held.get(key)
+      const epoch = epochs.get(key)
+      if (held && held.epoch !== epoch) this.lost(key)
+      if (epoch === undefined || this.#held.has(key)) continue
+      this.#held.set(key, { key, epoch, from: '-', last: '$', leaving: false })
+      this.#parts.log.info({ stream: key, epoch }, 'this worker holds the partition')
+    }
+    const target = Number(answer?.opened[0]?.target ?? 0)
+    this.#giveBack(
+      rows.slice(target).map(({ key }) => key),
+      keys,
+    )
+    this.#tell()
+  }
+
+  /** What is more than this worker's share. */
+  #giveBack(surplus: readonly string[], keys: readonly string[]): void {
+    for (const lease of this.#held.values()) {
+      if (!keys.includes(lease.key)) continue
+      const more = surplus.includes(lease.key)
+      if (more && !lease.leaving) {
+        lease.leaving = true
+        void this.#handOver(lease)
+      } else if (!more && lease.leaving) {
+        // Somebody has left meanwhile: it stays after all, and what was let go of is taken anew.
+        this.#held.set(lease.key, { ...lease, leaving: false, from: '-' })
+      }
+    }
+  }
+
+  async #handOver(lease: Lease): Promise<void> {
+    try {
+      await this.#parts.letGo(lease.key)
+      if (this.#held.get(lease.key) !== lease) return
+      this.#held.delete(lease.key)
+      await this.#free(lease)
+      this.#parts.log.info({ stream: lease.key }, 'this worker gave the partition to another one')
+    } catch (error) {
+      // Still this worker's: the next look finds it among what it holds.
+      this.#parts.log.warn({ stream: lease.key, err: error }, 'the partition could not be given to another worker')
+    }
+    this.#tell()
+  }
+
+  #free({ key }: Epoch): Promise<unknown> {
+    return this.#update('worker = null', key)
+  }
+
+  /** Where it is still this worker's; whether it was. */
+  async #update(set: string, key: string, ...values: string[]): Promise<boolean> {
+    const { database, group } = this.#parts
+    const text = `update outrider.subscription set ${set}
+      where consumer_group = $1 and stream_key = $2 and worker = $3 returning epoch`
+    const done = await database.transaction(
+      (query) => query(text, [group, key, this.#worker, ...values]),
+      async () => {},
+    )
+    return done !== undefined && done.opened.length > 0
+  }
+
+  #tell(): void {
+    const listeners = this.#listeners
+    this.#listeners = []
+    for (const tell of listeners) tell()
+  }
+}

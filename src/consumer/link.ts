@@ -1,0 +1,120 @@
+import { pause } from '../backoff.js'
+import { closeRedis, type RedisClient } from '../redis/connect.js'
+import { classifyRedisError } from '../redis/errors.js'
+import type { ConsumerLogger } from './options.js'
+import { type Backoff, exponential } from './retry.js'
+
+/** The group, or its stream, is missing: it was deleted, or Redis lost it. What was pending in it is pending no more. */
+export const isMissingGroup = (error: unknown): boolean =>
+  error instanceof Error && (/\bNOGROUP\b/.test(error.message) || error.message.includes('requires the key to exist'))
+
+/** Thrown to whoever waits for a connection when the consumer has stopped. */
+export class StoppedError extends Error {
+  override name = 'StoppedError'
+}
+
+const SAY_AGAIN_AFTER = 30_000
+
+/**
+ * A connection to Redis that is made again whenever it is lost, and what is asked over it is asked again: all that a
+ * consumer asks may be asked twice.
+ */
+export class Link {
+  readonly #connect: () => Promise<RedisClient>
+  readonly #log: ConsumerLogger
+  readonly #backoff: Backoff = exponential(100, 5_000)
+  readonly #closed = new AbortController()
+  #client: RedisClient | undefined
+  #connecting: Promise<RedisClient> | undefined
+  #failures = 0
+  #said = { reason: '', at: 0 }
+
+  constructor(connect: () => Promise<RedisClient>, log: ConsumerLogger) {
+    this.#connect = connect
+    this.#log = log
+  }
+
+  /** The first connection: what a person has to mend rejects, and so does what cannot be reached. */
+  async open(): Promise<void> {
+    this.#client = await this.#connect()
+  }
+
+  /** Waits until there is a connection. */
+  async client(): Promise<RedisClient> {
+    if (this.#closed.signal.aborted) throw new StoppedError('The consumer has stopped')
+    if (this.#client && isAlive(this.#client)) return this.#client
+    this.#connecting ??= this.#reconnect().finally(() => {
+      this.#connecting = undefined
+    })
+    return this.#connecting
+  }
+
+  /**
+   * Asks until it is answered, through lost connections and refusals that may pass. Rejects where the group is missing, and
+   * with a StoppedError once the consumer has stopped.
+   */
+  async ask<T>(question: (client: RedisClient) => Promise<T>): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      const client = await this.client()
+      try {
+        const answer = await question(client)
+        this.#failures = 0
+        return answer
+      } catch (error) {
+        if (isMissingGroup(error)) throw error
+        this.fault(client, error)
+        await pause(this.#backoff(attempt), this.#closed.signal)
+      }
+    }
+  }
+
+  /** Something went wrong on this client: said, and unless it was a mere refusal, the connection is given up. */
+  fault(client: RedisClient, error: unknown): void {
+    if (this.#closed.signal.aborted) return
+    const { reason } = classifyRedisError(error)
+    this.#say(reason, error)
+    if (REFUSALS.has(reason)) return
+    closeRedis(client)
+    if (client === this.#client) this.#client = undefined
+  }
+
+  close(): void {
+    this.#closed.abort()
+    if (this.#client) closeRedis(this.#client)
+    this.#client = undefined
+  }
+
+  async #reconnect(): Promise<RedisClient> {
+    if (this.#client) closeRedis(this.#client)
+    this.#client = undefined
+    for (;;) {
+      if (this.#closed.signal.aborted) throw new StoppedError('The consumer has stopped')
+      try {
+        const client = await this.#connect()
+        if (this.#closed.signal.aborted) closeRedis(client)
+        else {
+          this.#log.info({}, 'connected to Redis again')
+          this.#said.at = 0
+          this.#client = client
+          return client
+        }
+      } catch (error) {
+        this.#say(classifyRedisError(error).reason, error)
+        await pause(this.#backoff(++this.#failures), this.#closed.signal)
+      }
+    }
+  }
+
+  /** Once, and then now and then while it lasts. */
+  #say(reason: string, error: unknown): void {
+    const now = performance.now()
+    if (this.#said.reason === reason && this.#said.at > 0 && now - this.#said.at < SAY_AGAIN_AFTER) return
+    this.#said = { reason, at: now }
+    this.#log.warn({ reason, err: error }, 'Redis cannot be used; the consumer goes on once it can')
+  }
+}
+
+/** What leaves the connection as it is. */
+const REFUSALS = new Set(['redis_oom', 'redis_misconf', 'redis_noreplicas', 'redis_noperm', 'redis_busy', 'wrong_type'])
+
+const isAlive = (client: RedisClient): boolean => client.status === 'ready' || client.status === 'connect'

@@ -1,0 +1,164 @@
+import { hostname } from 'node:os'
+import type { Cluster, Redis } from 'ioredis'
+import type { Registry } from 'prom-client'
+import type { EventDefinition } from '../event/define.js'
+import { GROUP_NAME } from '../event/names.js'
+import type { DatabaseOption, TransactionOf } from './database.js'
+import { countOf, type Duration, durationOf } from './duration.js'
+import type { BackoffOption, Wrap } from './handler.js'
+import type { Backoff } from './retry.js'
+import { backoffOf } from './routes.js'
+
+/** How to reach Redis. A URL is one of `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`. */
+export interface RedisOptions {
+  url: string
+  username?: string | undefined
+  password?: string | undefined
+  /** Read anew for each connection, so that a rotated password is picked up. */
+  passwordFile?: string | undefined
+  /** Paths of PEM files. */
+  tls?: { ca?: string; cert?: string; key?: string; serverName?: string } | undefined
+  /** Default 5s. */
+  connectTimeout?: Duration | undefined
+}
+
+/** A logger such as pino's: each method takes an object and a message. */
+export interface ConsumerLogger {
+  debug(object: object, message: string): void
+  info(object: object, message: string): void
+  warn(object: object, message: string): void
+  error(object: object, message: string): void
+}
+
+export interface ConsumerOptions<Db extends DatabaseOption = DatabaseOption> {
+  /** A URL, options, or a client of ioredis, whose settings are taken for connections of the consumer's own. */
+  redis: string | RedisOptions | Redis | Cluster
+  /** Where effects are committed: a `pg` Pool, or an adapter for another library. */
+  db: Db
+  /** Workers of one group share its events; each group does each event once. Letters, digits, `. _ - :`, at most 100. */
+  group: string
+  /** How many handlers run at once. Default: 10, or what the pool holds if that is less. Never above the pool's size. */
+  concurrency?: number | undefined
+  /** How many entries this worker holds, at most, running ones included. Default: enough to keep it busy. */
+  prefetch?: number | undefined
+  /** Before an event is dead-lettered. Default 10. */
+  maxAttempts?: number | undefined
+  /** Full jitter below a ceiling that doubles from `min` (1s) to `max` (5m), or a function of the failed attempts. */
+  backoff?: BackoffOption | undefined
+  /** After so long without a sign of life from its worker an event, or a lease, is taken over by another. Default 30s. */
+  claimAfter?: Duration | undefined
+  /** The events of one subject run one after another, across all workers. All workers of a group must agree. Default false. */
+  ordered?: boolean | undefined
+  /** How many entries of one stream or partition an ordered worker holds, at most. Default 1,000. */
+  maxPending?: number | undefined
+  /** Where a new group begins. Default `beginning`. */
+  startFrom?: 'beginning' | 'now' | Date | undefined
+  /** Types that are acknowledged without being done. */
+  skip?: readonly (string | EventDefinition)[] | undefined
+  /** How long an event of a version above all that are handled waits for a newer worker before it is dead-lettered. Default 15m. */
+  versionGrace?: Duration | undefined
+  /** How long it is remembered that an event was done. An older event is dead-lettered as `expired`. Default 7d. */
+  inboxWindow?: Duration | undefined
+  /** For `stop` and `run`: how long running handlers may take to finish. Default 30s. */
+  stopTimeout?: Duration | undefined
+  /** The name of this consumer in Redis. Default: host name, process id and a random part. */
+  name?: string | undefined
+  /** Around every call of a handler: see `Wrap`. */
+  wrap?: Wrap<TransactionOf<Db>> | undefined
+  /** Default: JSON lines on standard error, from level info. */
+  logger?: ConsumerLogger | undefined
+  /** Of prom-client; the metrics begin with `outrider_consumer_`. Default: the consumer's own, `consumer.registry`. */
+  registry?: Registry | undefined
+}
+
+/** The options with their defaults; durations in milliseconds. */
+export interface Settings {
+  group: string
+  name: string
+  concurrency: number
+  prefetch: number | undefined
+  maxAttempts: number
+  backoff: Backoff
+  claimAfter: number
+  ordered: boolean
+  maxPending: number
+  startFrom: 'beginning' | 'now' | Date
+  skip: ReadonlySet<string>
+  versionGrace: number
+  inboxWindow: number
+  stopTimeout: number
+}
+
+const KNOWN = new Set([
+  ...[
+    'redis',
+    'db',
+    'group',
+    'concurrency',
+    'prefetch',
+    'maxAttempts',
+    'backoff',
+    'claimAfter',
+    'ordered',
+    'maxPending',
+  ],
+  ...['startFrom', 'skip', 'versionGrace', 'inboxWindow', 'stopTimeout', 'name', 'wrap', 'logger', 'registry'],
+])
+
+const DEFAULT_CONCURRENCY = 10
+
+/** Throws a TypeError that names the option, what was expected and what was found. */
+export function settingsOf(options: ConsumerOptions, maxTransactions: number | undefined): Settings {
+  for (const key of Object.keys(options)) {
+    if (!KNOWN.has(key)) throw new TypeError(`Expected one of the options ${[...KNOWN].join(', ')}, found ${key}.`)
+  }
+  const { group, name, startFrom = 'beginning', skip = [] } = options
+  if (typeof group !== 'string' || !GROUP_NAME.test(group)) {
+    throw new TypeError(
+      'Expected group as a letter or digit, then letters, digits, dots, underscores, hyphens or colons, 100 at most, found ' +
+        `${JSON.stringify(group)}.`,
+    )
+  }
+  if (name !== undefined && !/^[!-~]{1,200}$/.test(name)) {
+    throw new TypeError(
+      `Expected name as 1 to 200 printable ASCII characters without spaces, found ${JSON.stringify(name)}.`,
+    )
+  }
+  const isStart =
+    startFrom === 'beginning' || startFrom === 'now' || (startFrom instanceof Date && startFrom.getTime() > 0)
+  if (!isStart) throw new TypeError("Expected startFrom as 'beginning', 'now' or a valid Date, found something else.")
+  const duration = (
+    key: 'claimAfter' | 'versionGrace' | 'inboxWindow' | 'stopTimeout',
+    missing: number,
+    least: number,
+  ) => (options[key] === undefined ? missing : durationOf(key, options[key], least))
+  const count = (key: 'prefetch' | 'maxAttempts' | 'maxPending', most: number) =>
+    options[key] === undefined ? undefined : countOf(key, options[key], 1, most)
+  return {
+    group,
+    name: name ?? `${hostname().replace(/[^!-~]+/g, '-')}-${process.pid}-${Math.random().toString(36).slice(2, 8)}`,
+    concurrency: concurrencyOf(options.concurrency, maxTransactions),
+    prefetch: count('prefetch', 100_000),
+    maxAttempts: count('maxAttempts', 1_000) ?? 10,
+    backoff: backoffOf('backoff', options.backoff),
+    claimAfter: duration('claimAfter', 30_000, 100),
+    ordered: options.ordered === true,
+    maxPending: count('maxPending', 1_000_000) ?? 1_000,
+    startFrom,
+    skip: new Set(skip.map((type) => (typeof type === 'string' ? type : type.type))),
+    versionGrace: duration('versionGrace', 900_000, 0),
+    inboxWindow: duration('inboxWindow', 7 * 86_400_000, 1_000),
+    stopTimeout: duration('stopTimeout', 30_000, 0),
+  }
+}
+
+/** Each running handler has a transaction of its own: beyond the pool's size they would only wait for each other. */
+function concurrencyOf(wanted: number | undefined, maxTransactions: number | undefined): number {
+  if (wanted === undefined) return Math.max(1, Math.min(DEFAULT_CONCURRENCY, maxTransactions ?? DEFAULT_CONCURRENCY))
+  const concurrency = countOf('concurrency', wanted, 1, 10_000)
+  if (maxTransactions === undefined || concurrency <= maxTransactions) return concurrency
+  throw new TypeError(
+    `Expected concurrency at or below the ${maxTransactions} connections of the pool, found ${concurrency}. ` +
+      `Give the pool more (new Pool({ max: ${concurrency} })), or lower concurrency.`,
+  )
+}

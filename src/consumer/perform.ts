@@ -1,0 +1,139 @@
+import type { EventDefinition } from '../event/define.js'
+import { publish } from '../outbox/publish.js'
+import type { EventInput } from '../outbox/row.js'
+import { sqlState } from '../postgres/transaction.js'
+import { type Database, type RowQuery, TransactionFailure } from './database.js'
+import type { ConsumerEvent } from './event.js'
+import type { HandlerContext, Publish, Wrap } from './handler.js'
+import { acceptMany, type Epoch, type InboxKey, isDone, ownKey } from './inbox.js'
+import type { Route } from './routes.js'
+
+/** What stays the same from call to call. */
+export interface Setting {
+  database: Database
+  group: string
+  wrap: Wrap<unknown> | undefined
+}
+
+/** Events for one transaction; more than one only where the route takes batches. */
+export interface Call {
+  route: Route
+  events: readonly ConsumerEvent[]
+  attempt: number
+  signal: AbortSignal
+  /** Of an ordered worker. */
+  lease: Epoch | undefined
+}
+
+/**
+ * Does the work of a call, once: inbox rows first, then the handler, in one transaction. Resolves once that is committed, with
+ * the places of the events that were done now; the others were done before. Rejects with a TransactionFailure.
+ */
+export async function perform(setting: Setting, call: Call): Promise<ReadonlySet<number>> {
+  const { database, group } = setting
+  const { route, events, lease } = call
+  const { work } = route
+  const keys = events.map((event) => inHandler(() => inboxKeyOf(route, event)))
+  let result: unknown
+  if (work.kind === 'long') {
+    const event = events[0] as ConsumerEvent
+    if (await isDone(database, group, keys[0] as InboxKey)) return new Set()
+    const context = { attempt: call.attempt, signal: call.signal }
+    result = await inHandlerAsync(() => wrapped(setting, event, async () => work.steps.work(event, context), context))
+  }
+  const done = await database.transaction(
+    async (query) => {
+      const places = await acceptMany(query, group, keys, lease)
+      return places.length > 0 ? new Set(places) : undefined
+    },
+    async (tx, places, query) => {
+      const fresh = events.filter((_, place) => places.has(place))
+      const context = contextOf(tx, query, call, work.kind === 'batch' ? undefined : fresh[0])
+      const [event] = fresh as [ConsumerEvent]
+      if (work.kind === 'batch') return wrapped(setting, fresh, async () => work.handle(fresh, context), context)
+      if (work.kind === 'one') return wrapped(setting, event, async () => work.handle(event, context), context)
+      return wrapped(setting, event, async () => work.steps.commit(event, result, context), context)
+    },
+  )
+  return done?.opened ?? new Set()
+}
+
+const MOST_KEY = 1_000
+
+function inboxKeyOf(route: Route, event: ConsumerEvent): InboxKey {
+  if (!route.key) return { source: event.source, id: event.id }
+  const key = route.key(event)
+  if (typeof key === 'string' && key !== '' && key.length <= MOST_KEY) return ownKey(event.type, key)
+  throw new TypeError(
+    `Expected key of the handler of ${event.type} to return a text of 1 to ${MOST_KEY} characters, found ` +
+      `${typeof key === 'string' ? `one of ${key.length}` : typeof key}.`,
+  )
+}
+
+function wrapped<T>(
+  { wrap }: Setting,
+  event: ConsumerEvent | readonly ConsumerEvent[],
+  run: () => Promise<T>,
+  context: Parameters<Wrap<unknown>>[2],
+): Promise<T> {
+  return wrap ? wrap(event, run, context) : run()
+}
+
+function contextOf(
+  tx: unknown,
+  query: RowQuery,
+  { attempt, signal }: Call,
+  cause: ConsumerEvent | undefined,
+): HandlerContext<unknown> {
+  return { tx, publish: publisher(query, cause), attempt, signal }
+}
+
+/** Publishes with the ids of what caused it; of a batch nobody can tell which event did, so its handler says it itself. */
+function publisher(query: RowQuery, cause: ConsumerEvent | undefined): Publish {
+  const inherit = (input: EventInput<EventDefinition>): EventInput<EventDefinition> =>
+    cause ? { correlationId: cause.correlationId ?? cause.id, causationId: cause.id, ...input } : input
+  const run = async (event: EventDefinition, input: EventInput<EventDefinition> | EventInput<EventDefinition>[]) => {
+    try {
+      if (Array.isArray(input)) return await publish({ query }, event, input.map(inherit))
+      return await publish({ query }, event, inherit(input))
+    } catch (error) {
+      throw explain(error)
+    }
+  }
+  return run as Publish
+}
+
+function explain(error: unknown): unknown {
+  switch (sqlState(error)) {
+    case '3F000':
+    case '42P01':
+      return new Error(
+        'Expected the outbox in the database of this transaction, found none. A handler publishes in its own transaction, ' +
+          'so the outbox must be in the workers’ database: run `outrider setup` there, without --only inbox.',
+        { cause: error },
+      )
+    case '42501':
+      return new Error(
+        'Expected the worker’s role to be allowed to publish, found that it is not: grant outrider_writer to it.',
+        { cause: error },
+      )
+    default:
+      return error
+  }
+}
+
+function inHandler<T>(run: () => T): T {
+  try {
+    return run()
+  } catch (error) {
+    throw new TransactionFailure(error, 'handler', false)
+  }
+}
+
+async function inHandlerAsync<T>(run: () => Promise<T>): Promise<T> {
+  try {
+    return await run()
+  } catch (error) {
+    throw new TransactionFailure(error, 'handler', false)
+  }
+}

@@ -1,0 +1,88 @@
+import { Cluster } from 'ioredis'
+import { pause } from '../backoff.js'
+import type { RedisClient } from '../redis/connect.js'
+import { type Entry, entryOf, type Group } from '../redis/group.js'
+import type { Link } from './link.js'
+import { isMissingGroup } from './link.js'
+import type { Worker } from './worker.js'
+
+/** How long a read waits for something new, in milliseconds; a stop waits for it. */
+export const BLOCK = 1_000
+
+/** Between two reads that found nothing, where no read can wait: in a cluster, of many nodes at once. */
+const POLL = 100
+
+/** How many entries of one stream a read gets at least, when there is room at all. */
+const LEAST = 16
+
+export interface ReaderParts {
+  worker: Worker
+  /** A connection of its own: a read that waits would hold up everything behind it. */
+  link: Link
+  groups(): readonly Group[]
+  /** Room for so many entries. */
+  room(): number
+  /** Called when a group is missing; resolves once there is one again. */
+  ensure(): Promise<void>
+  onRead(): void
+  signal: AbortSignal
+}
+
+/** Reads what is new for an unordered group, as long as there is room. */
+export async function read(parts: ReaderParts): Promise<void> {
+  const { worker, link, signal, room } = parts
+  let known: RedisClient | undefined
+  for (let turn = 0; !signal.aborted; turn++) {
+    if (worker.blocked || room() <= 0) {
+      await worker.changed()
+      continue
+    }
+    const client = await link.client()
+    try {
+      if (client !== known) {
+        // A reply that was lost with the connection is pending with this consumer, and nobody has seen it.
+        for (const group of parts.groups()) worker.adopt(group, await group.claim(client, 0, 1_000, true))
+        known = client
+        continue
+      }
+      const found = await readOnce(client, rotated(parts.groups(), turn), room())
+      for (const [group, entries] of found) worker.receive(group, entries)
+      if (found.length > 0) parts.onRead()
+      else if (client instanceof Cluster) await pause(POLL, signal)
+    } catch (error) {
+      if (isMissingGroup(error)) await parts.ensure()
+      else link.fault(client, error)
+    }
+  }
+}
+
+async function readOnce(client: RedisClient, groups: readonly Group[], room: number): Promise<[Group, Entry[]][]> {
+  const [first] = groups
+  if (!first) return []
+  // Redis counts for each stream alone.
+  const count = String(Math.max(Math.ceil(room / groups.length), Math.min(room, LEAST)))
+  const { group, consumer } = first
+  if (client instanceof Cluster) {
+    const replies = await Promise.all(
+      groups.map(async (one) => readGroup(client, ['GROUP', group, consumer, 'COUNT', count, 'STREAMS', one.key, '>'])),
+    )
+    return named(replies.flat(), groups)
+  }
+  const keys = groups.map(({ key }) => key)
+  const args = ['GROUP', group, consumer, 'COUNT', count, 'BLOCK', String(BLOCK), 'STREAMS', ...keys]
+  return named(await readGroup(client, [...args, ...keys.map(() => '>')]), groups)
+}
+
+type Reply = [key: string, entries: Parameters<typeof entryOf>[0][]][]
+
+const readGroup = async (client: RedisClient, args: string[]): Promise<Reply> =>
+  ((await client.call('XREADGROUP', ...(args as [string, ...string[]]))) ?? []) as Reply
+
+const named = (reply: Reply, groups: readonly Group[]): [Group, Entry[]][] =>
+  reply.map(([key, entries]) => [groups.find((group) => group.key === key) as Group, entries.map(entryOf)])
+
+/** Another one first each time, so that a busy stream does not take all the room. */
+const rotated = <T>(list: readonly T[], turn: number): T[] => {
+  const from = list.length === 0 ? 0 : turn % list.length
+  return [...list.slice(from), ...list.slice(0, from)]
+}

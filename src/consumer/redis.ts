@@ -1,0 +1,37 @@
+import type { Cluster, Redis } from 'ioredis'
+import type { RedisConfig } from '../config/schema.js'
+import { connectLike, connectRedis, type RedisClient } from '../redis/connect.js'
+import { parseRedisUrl } from '../redis/url.js'
+import { durationOf } from './duration.js'
+import type { ConsumerOptions, RedisOptions } from './options.js'
+
+const CONNECT_TIMEOUT = 5_000
+
+/** How to make a connection of the consumer's own. Throws a TypeError on what names no Redis; holds nothing of a password. */
+export function connectorOf(redis: ConsumerOptions['redis'], name: string): () => Promise<RedisClient> {
+  if (typeof redis === 'object' && redis !== null && 'duplicate' in redis) {
+    return () => connectLike(redis as Redis | Cluster, name)
+  }
+  const config = configOf(typeof redis === 'string' ? { url: redis } : redis)
+  return () => connectRedis(config, name)
+}
+
+function configOf(options: RedisOptions): RedisConfig {
+  const { url, username, password, passwordFile, tls, connectTimeout } = options ?? {}
+  try {
+    parseRedisUrl(url)
+  } catch (error) {
+    throw new TypeError(
+      `Expected redis as ${(error as Error).message}, or as a client of ioredis, found something else.`,
+    )
+  }
+  const secret =
+    passwordFile !== undefined ? { file: passwordFile } : password !== undefined ? { value: password } : undefined
+  return {
+    url,
+    ...(username === undefined ? {} : { username }),
+    ...(secret === undefined ? {} : { password: secret }),
+    ...(tls === undefined ? {} : { tls }),
+    connectTimeout: connectTimeout === undefined ? CONNECT_TIMEOUT : durationOf('redis.connectTimeout', connectTimeout),
+  }
+}

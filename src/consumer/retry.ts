@@ -1,0 +1,73 @@
+import { maskUrlsIn } from '../config/secret.js'
+import { parseDuration } from '../config/units.js'
+import type { Duration } from './duration.js'
+
+/**
+ * Thrown by a handler: try again after this time, whatever the backoff would be. Counts as an attempt like any other.
+ *
+ *     throw new Retry({ after: '10m' })
+ */
+export class Retry extends Error {
+  override name = 'Retry'
+  /** Milliseconds. */
+  readonly after: number
+
+  constructor(options: { after: Duration; cause?: unknown }) {
+    const after = parseDuration(options.after)
+    if (after === undefined) {
+      throw new TypeError(
+        `Expected Retry's after as a duration such as 30s or 10m, found ${JSON.stringify(options.after)}`,
+      )
+    }
+    super(`To be tried again after ${options.after}`, 'cause' in options ? { cause: options.cause } : undefined)
+    this.after = after
+  }
+}
+
+/**
+ * Thrown by a handler: this event can never be done. It is moved to the group's dead letters with the reason, without
+ * further attempts.
+ *
+ *     throw new DeadLetter('no such customer')
+ */
+export class DeadLetter extends Error {
+  override name = 'DeadLetter'
+
+  constructor(reason: string, options?: { cause?: unknown }) {
+    super(reason, options)
+  }
+}
+
+/** Milliseconds before the next attempt; `attempt`: how many have failed, from 1. */
+export type Backoff = (attempt: number) => number
+
+/** Exponential with full jitter: anything from 0 to the ceiling, so that what failed together does not come again together. */
+export const exponential =
+  (min: number, max: number, random: () => number = Math.random): Backoff =>
+  (attempt) =>
+    Math.ceil(random() * Math.min(max, min * 2 ** Math.min(attempt - 1, 40)))
+
+export type Decision = { retry: number } | { bury: string; error: string }
+
+export interface RetryPolicy {
+  maxAttempts: number
+  backoff: Backoff
+}
+
+/** What becomes of an event whose attempt failed; `attempts`: with this one. Pure. */
+export function decide(error: unknown, attempts: number, { maxAttempts, backoff }: RetryPolicy): Decision {
+  if (error instanceof DeadLetter) return { bury: error.message, error: textOf(error.cause ?? error) }
+  if (attempts >= maxAttempts) return { bury: 'attempts_exhausted', error: textOf(error) }
+  return { retry: error instanceof Retry ? error.after : backoff(attempts) }
+}
+
+const MOST_ERROR_TEXT = 4_096
+
+/** An error as a dead letter tells it: names, messages and causes; no stack, which names files of whoever deployed it. */
+export function textOf(error: unknown): string {
+  const parts: string[] = []
+  for (let at = error; at !== undefined && parts.length < 5; at = at instanceof Error ? at.cause : undefined) {
+    parts.push(at instanceof Error ? `${at.name}: ${at.message}` : String(at))
+  }
+  return maskUrlsIn(parts.join('; caused by ')).slice(0, MOST_ERROR_TEXT)
+}

@@ -1,0 +1,262 @@
+import type { Registry } from 'prom-client'
+import type { RedisClient } from '../redis/connect.js'
+import type { Group, GroupState } from '../redis/group.js'
+import { describeError } from '../telemetry/log.js'
+import { Leases } from './leases.js'
+import { Link, StoppedError } from './link.js'
+import { type ConsumerMetrics, createMetrics } from './metrics.js'
+import type { ConsumerLogger, ConsumerOptions, Settings } from './options.js'
+import type { Setting } from './perform.js'
+import { BLOCK, read } from './reader.js'
+import { connectorOf } from './redis.js'
+import type { Routes } from './routes.js'
+import { beat, claimStale } from './stale.js'
+import { Streams } from './streams.js'
+import { takeInOrder } from './take.js'
+import { look, pruneInbox, statesOf } from './upkeep.js'
+import { LAST_WORDS, within } from './within.js'
+import { Worker } from './worker.js'
+
+export interface RunParts {
+  redis: ConsumerOptions['redis']
+  settings: Settings
+  routes: Routes
+  setting: Setting
+  registry: Registry
+  log: ConsumerLogger
+}
+
+/** How a consumer stands. */
+export interface Stats {
+  group: string
+  name: string
+  state: 'running' | 'paused' | 'stopping' | 'stopped'
+  /** Calls of handlers. */
+  running: number
+  /** Entries in this worker's hands that could run. */
+  queued: number
+  /** Entries in this worker's hands that wait for their next attempt. */
+  waiting: number
+  /** Since this worker last took an entry; undefined before the first. */
+  idleSeconds: number | undefined
+  /** What an ordered worker holds; undefined for an unordered one. */
+  partitions: string[] | undefined
+  /** Of the whole group. */
+  streams: GroupState[]
+}
+
+/** One life of a consumer, from start to stop: its connections, and the loops that run side by side. */
+export class Run {
+  readonly #parts: RunParts
+  readonly #stop = new AbortController()
+  readonly #asking: Link
+  readonly #reading: Link
+  readonly #streams: Streams
+  readonly #worker: Worker
+  readonly #metrics: ConsumerMetrics
+  readonly #leases: Leases | undefined
+  readonly #prefetch: number
+  /** What reads stops first; what keeps alive what runs, last. */
+  #readers: Promise<void>[] = []
+  #keepers: Promise<void>[] = []
+  readonly #ending = new AbortController()
+  #stopped: Promise<void> | undefined
+  #lastRead: number | undefined
+  #states: readonly GroupState[] = []
+
+  constructor(parts: RunParts) {
+    const { settings, setting, routes, log } = parts
+    this.#parts = parts
+    const connect = connectorOf(parts.redis, settings.name)
+    this.#asking = new Link(connect, log)
+    this.#reading = new Link(connect, log)
+    this.#streams = new Streams(settings, setting.database, log)
+    this.#prefetch = settings.prefetch ?? defaultPrefetch(settings.concurrency, routes)
+    this.#metrics = createMetrics(parts.registry, settings.group, {
+      group: settings.group,
+      running: () => this.#worker.schedule.running,
+      waiting: () => this.#worker.schedule.count('waiting'),
+      held: () => this.#worker.schedule.held,
+      idleSeconds: () => this.#idleSeconds ?? 0,
+      streams: () => this.#states,
+    })
+    this.#worker = new Worker({
+      ...{ settings, routes, setting, link: this.#asking, metrics: this.#metrics, log },
+      leaseOf: (key) => this.#leases?.get(key),
+      onFenced: (key) => this.#leases?.lost(key),
+    })
+    if (settings.ordered) this.#leases = this.#makeLeases()
+  }
+
+  /** Resolves when the run has ended, for whatever reason. */
+  get ended(): Promise<void> {
+    return new Promise((resolve) => this.#ending.signal.addEventListener('abort', () => resolve(), { once: true }))
+  }
+
+  async start(): Promise<void> {
+    const { settings, log, routes, setting } = this.#parts
+    await this.#asking.open()
+    await this.#streams.ensure(await this.#asking.client(), routes.streams)
+    await this.#reading.open()
+    const [signal, ending] = [this.#stop.signal, this.#ending.signal]
+    const shared = { worker: this.#worker, ensure: this.#ensure, onRead: this.#onRead, signal }
+    const groups = () => this.#streams.groups
+    const upkeep = {
+      settings,
+      database: setting.database,
+      link: this.#asking,
+      log,
+      groups,
+      ensure: this.#ensure,
+      signal,
+    }
+    this.#keepers = [pruneInbox(upkeep), look(upkeep, (states) => (this.#states = states))].map(this.#watched)
+    if (this.#leases) {
+      const group = (key: string) => this.#streams.group(key)
+      const parts = { ...shared, leases: this.#leases, link: this.#reading, group, room: this.#roomOf }
+      this.#readers = [takeInOrder(parts)].map(this.#watched)
+      this.#keepers.push(this.#watched(this.#leases.keep()))
+    } else {
+      const stale = {
+        worker: this.#worker,
+        link: this.#asking,
+        groups,
+        room: this.#room,
+        claimAfter: settings.claimAfter,
+      }
+      this.#readers = [
+        read({ ...shared, link: this.#reading, groups, room: this.#room }),
+        claimStale({ ...stale, signal }),
+      ].map(this.#watched)
+      this.#keepers.push(this.#watched(beat({ ...stale, signal: ending })))
+    }
+    log.info({ streams: groups().map(({ key }) => key), concurrency: settings.concurrency }, 'the consumer has started')
+  }
+
+  pause(): void {
+    this.#worker.paused = true
+  }
+
+  resume(): void {
+    this.#worker.paused = false
+  }
+
+  /** Never rejects; asked again it waits for the same end. */
+  stop(timeout: number): Promise<void> {
+    this.#stopped ??= this.#end(timeout)
+    return this.#stopped
+  }
+
+  async #end(timeout: number): Promise<void> {
+    const { log } = this.#parts
+    this.#stop.abort()
+    // Wakes a reader that waits for room.
+    this.#worker.wake()
+    // What a read that still waits is given is let go of with the rest.
+    await Promise.all([this.#worker.finish(timeout), within(Promise.all(this.#readers), BLOCK + LAST_WORDS)])
+    this.#reading.close()
+    await this.#worker.close()
+    try {
+      await this.#leases?.leave()
+    } catch (error) {
+      log.warn({ err: error }, 'the leases could not be given back; they pass on when they have run out')
+    }
+    await this.#takeLeave()
+    this.#ending.abort()
+    this.#asking.close()
+    await Promise.all([...this.#readers, ...this.#keepers])
+    this.#metrics.close()
+    log.info({}, 'the consumer has stopped')
+  }
+
+  async stats(): Promise<Stats> {
+    const { settings } = this.#parts
+    const { schedule, paused } = this.#worker
+    const ended = this.#ending.signal.aborted
+    return {
+      group: settings.group,
+      name: settings.name,
+      state: ended ? 'stopped' : this.#stopped ? 'stopping' : paused ? 'paused' : 'running',
+      running: schedule.running,
+      queued: schedule.count('queued') + schedule.count('behind'),
+      waiting: schedule.count('waiting'),
+      idleSeconds: this.#idleSeconds,
+      partitions: this.#leases?.all().map(({ key }) => key),
+      streams: ended ? [] : await this.#asking.ask((client) => statesOf(client, this.#streams.groups)),
+    }
+  }
+
+  get #idleSeconds(): number | undefined {
+    return this.#lastRead === undefined ? undefined : (performance.now() - this.#lastRead) / 1000
+  }
+
+  /** For so many entries more. */
+  readonly #room = (): number =>
+    Math.min(
+      this.#prefetch - (this.#worker.schedule.held - this.#worker.schedule.count('waiting')),
+      MOST_HELD - this.#worker.schedule.held,
+    )
+
+  /** Ordered: what stands behind another of its lane does not keep the others from being read, up to a bound. */
+  readonly #roomOf = (key: string): number => {
+    const { schedule } = this.#worker
+    const soon = schedule.count('queued') + schedule.count('running')
+    return soon >= this.#prefetch ? 0 : this.#parts.settings.maxPending - schedule.heldOf(key)
+  }
+
+  readonly #onRead = (): void => {
+    this.#lastRead = performance.now()
+  }
+
+  readonly #ensure = async (): Promise<void> => {
+    await this.#asking.ask((client) => this.#streams.ensure(client, this.#parts.routes.streams))
+  }
+
+  async #takeLeave(): Promise<void> {
+    const say = async (client: RedisClient) => {
+      for (const group of this.#streams.groups) await leave(group, client)
+    }
+    // A Redis that is gone is not waited for.
+    await within(this.#asking.client().then(say), LAST_WORDS).catch(() => {})
+  }
+
+  #makeLeases(): Leases {
+    const { settings, setting, routes, log } = this.#parts
+    const worker = this.#worker
+    return new Leases({
+      database: setting.database,
+      group: settings.group,
+      ttl: settings.claimAfter,
+      log,
+      streams: () => routes.streams,
+      keys: (stream) => this.#streams.keys(stream),
+      onLost: (key) => worker.loseAll(key),
+      letGo: async (key) => {
+        await worker.release(key)
+        while (worker.schedule.heldOf(key) > 0 && !this.#ending.signal.aborted) await worker.changed()
+      },
+      signal: this.#stop.signal,
+    })
+  }
+
+  /** A loop that ends by an error would end the consumer in silence. */
+  readonly #watched = (loop: Promise<void>): Promise<void> =>
+    loop.catch((error) => {
+      if (error instanceof StoppedError) return
+      this.#parts.log.error({ err: describeError(error) }, 'a bug in Outrider, please report it: the consumer ends')
+      this.#ending.abort()
+    })
+}
+
+/** Waiting ones included, so that memory stays bounded when all that is read fails. */
+const MOST_HELD = 10_000
+
+async function leave(group: Group, client: RedisClient): Promise<void> {
+  await group.leave(client, Number.MAX_SAFE_INTEGER, true)
+}
+
+/** As much again as runs at once; for batches, the next two. */
+function defaultPrefetch(concurrency: number, routes: Routes): number {
+  const batches = routes.all.map(({ work }) => (work.kind === 'batch' ? work.size : 1))
+  return concurrency + Math.max(concurrency, 32, 2 * Math.max(...batches))
+}

@@ -1,0 +1,173 @@
+import type { Item, State } from './item.js'
+import type { Route } from './routes.js'
+
+/** What may have killed its worker more than once runs with no other such beside it. */
+const isSuspect = (item: Item): boolean => item.deliveries >= 2
+
+/**
+ * What runs next, and how much is held. Pure: no clock, no I/O.
+ *
+ * Of a lane only the first item is queued, and it stays the first until it is gone; but a batch may take along those right
+ * behind it. The caps of the consumer and of each route count calls: a batch is one.
+ */
+export class Schedule {
+  readonly #concurrency: number
+  readonly #items = new Map<string, Item>()
+  readonly #heldByKey = new Map<string, number>()
+  /** In the order of arrival. */
+  readonly #queues = new Map<Route, Item[]>()
+  readonly #suspects: Item[] = []
+  /** In the order of arrival, whatever their state. */
+  readonly #lanes = new Map<string, Item[]>()
+  readonly #calls = new Map<Route, number>()
+  readonly #counts: Record<State, number> = { queued: 0, behind: 0, running: 0, waiting: 0, gone: 0 }
+  #running = 0
+  #suspect: Item | undefined
+  #arrivals = 0
+
+  constructor(concurrency: number) {
+    this.#concurrency = concurrency
+  }
+
+  /** How many calls run. */
+  get running(): number {
+    return this.#running
+  }
+
+  get held(): number {
+    return this.#items.size
+  }
+
+  /** Of the stream with this key. */
+  heldOf(key: string): number {
+    return this.#heldByKey.get(key) ?? 0
+  }
+
+  count(state: State): number {
+    return this.#counts[state]
+  }
+
+  get(key: string, id: string): Item | undefined {
+    return this.#items.get(`${key} ${id}`)
+  }
+
+  items(): IterableIterator<Item> {
+    return this.#items.values()
+  }
+
+  add(item: Item): void {
+    item.place = this.#arrivals++
+    this.#items.set(`${item.key} ${item.id}`, item)
+    this.#heldByKey.set(item.key, this.heldOf(item.key) + 1)
+    this.#counts[item.state] += 1
+    if (item.lane !== undefined) {
+      const lane = this.#lanes.get(item.lane) ?? []
+      this.#lanes.set(item.lane, lane)
+      lane.push(item)
+    }
+    this.#enqueue(item)
+  }
+
+  /** The next call: one item, or the items of a batch; they run from here on. Undefined: nothing may begin. */
+  next(): Item[] | undefined {
+    if (this.#running >= this.#concurrency) return undefined
+    const [suspect] = this.#suspects
+    if (suspect && !this.#suspect && this.#isFree(suspect.route)) {
+      this.#suspect = suspect
+      return this.#begin([suspect])
+    }
+    let oldest: Item | undefined
+    for (const [route, [first]] of this.#queues) {
+      if (first && this.#isFree(route) && (!oldest || first.place < oldest.place)) oldest = first
+    }
+    return oldest && this.#begin(this.#callOf(oldest))
+  }
+
+  /** The call is over, and its place free. What becomes of each of its items is said besides. */
+  end(items: readonly Item[]): void {
+    const { route } = items[0] as Item
+    this.#running -= 1
+    this.#calls.set(route, (this.#calls.get(route) ?? 1) - 1)
+    if (this.#suspect && items.includes(this.#suspect)) this.#suspect = undefined
+  }
+
+  /** It is out of this worker's hands, done or not; the next of its lane may run. */
+  remove(item: Item): void {
+    if (item.state === 'gone') return
+    this.#become(item, 'gone')
+    this.#items.delete(`${item.key} ${item.id}`)
+    const held = this.heldOf(item.key) - 1
+    if (held > 0) this.#heldByKey.set(item.key, held)
+    else this.#heldByKey.delete(item.key)
+    const lane = item.lane === undefined ? undefined : this.#lanes.get(item.lane)
+    if (!lane) return
+    lane.splice(lane.indexOf(item), 1)
+    if (lane.length === 0) this.#lanes.delete(item.lane as string)
+    else if (lane[0]?.state === 'behind') this.#enqueue(lane[0])
+  }
+
+  /** It waits, and what is behind it in its lane with it; it holds no place. */
+  wait(item: Item): void {
+    if (item.state !== 'gone') this.#become(item, 'waiting')
+  }
+
+  /** It may run again: its wait is over, or it was not run after all. It comes before whatever arrived after it. */
+  requeue(item: Item): void {
+    if (item.state !== 'gone') this.#enqueue(item)
+  }
+
+  #isFree(route: Route): boolean {
+    return (this.#calls.get(route) ?? 0) < route.concurrency
+  }
+
+  #callOf(first: Item): Item[] {
+    const { route } = first
+    // What has failed runs alone, or it would make fail a batch after the other.
+    if (route.work.kind !== 'batch' || first.attempts > 0) return [first]
+    const batch = (this.#queues.get(route) as Item[]).filter(({ attempts }) => attempts === 0).slice(0, route.work.size)
+    for (const { lane } of [...batch]) {
+      for (const next of lane === undefined ? [] : (this.#lanes.get(lane)?.slice(1) ?? [])) {
+        if (batch.length >= route.work.size || next.route !== route || next.attempts > 0 || isSuspect(next)) break
+        batch.push(next)
+      }
+    }
+    return batch
+  }
+
+  #begin(items: Item[]): Item[] {
+    const { route } = items[0] as Item
+    this.#running += 1
+    this.#calls.set(route, (this.#calls.get(route) ?? 0) + 1)
+    for (const item of items) this.#become(item, 'running')
+    return items
+  }
+
+  #enqueue(item: Item): void {
+    const lane = item.lane === undefined ? undefined : this.#lanes.get(item.lane)
+    const state = lane && lane[0] !== item ? 'behind' : 'queued'
+    this.#become(item, state)
+    if (state === 'behind') return
+    const queue = this.#queueOf(item)
+    let at = queue.length
+    while (at > 0 && (queue[at - 1] as Item).place > item.place) at -= 1
+    queue.splice(at, 0, item)
+  }
+
+  #queueOf(item: Item): Item[] {
+    if (isSuspect(item)) return this.#suspects
+    const queue = this.#queues.get(item.route) ?? []
+    this.#queues.set(item.route, queue)
+    return queue
+  }
+
+  #become(item: Item, state: State): void {
+    if (item.state === 'queued') {
+      const queue = this.#queueOf(item)
+      const at = queue.indexOf(item)
+      if (at >= 0) queue.splice(at, 1)
+    }
+    if (item.state !== 'gone') this.#counts[item.state] -= 1
+    if (state !== 'gone') this.#counts[state] += 1
+    item.state = state
+  }
+}

@@ -1,0 +1,73 @@
+import { Acks } from './acks.js'
+import type { Item, Remembered } from './item.js'
+import { isMissingGroup, type Link, StoppedError } from './link.js'
+import type { ConsumerMetrics } from './metrics.js'
+import type { ConsumerLogger } from './options.js'
+
+/** How a line of the log names an item. */
+export const told = ({ key, id, event }: Item) => ({ stream: key, entry: id, event: event.id, type: event.type })
+
+const MOST_REASON = 200
+
+/** What Redis is told of items: that they are done, dead, or somebody else's turn. */
+export class Settlement {
+  readonly #link: Link
+  readonly #metrics: ConsumerMetrics
+  readonly #log: ConsumerLogger
+  readonly #acks: Acks
+
+  constructor(link: Link, metrics: ConsumerMetrics, log: ConsumerLogger) {
+    this.#link = link
+    this.#metrics = metrics
+    this.#log = log
+    this.#acks = new Acks(link)
+  }
+
+  /** Resolves when Redis knows of all that is done, or never will by this consumer. */
+  acknowledged(): Promise<void> {
+    return this.#acks.settled()
+  }
+
+  /** Its effects are committed, now or before; or it is to be passed over. */
+  done(item: Item, result: 'done' | 'duplicate' | 'skipped'): void {
+    this.#metrics.processed(item.key, item.event, result)
+    this.#acks.add(item.group, item.id, item.attempts > 0 || item.since !== undefined)
+  }
+
+  /** Moves it to the dead letters, unless another consumer has it by now. */
+  async bury(item: Item, reason: string, error: string): Promise<void> {
+    const short = reason.slice(0, MOST_REASON)
+    const fields = [...item.fields, 'deadreason', short, 'deaderror', error, 'deadattempts', String(item.attempts)]
+    fields.push('deadtime', new Date().toISOString(), 'deadentry', item.id)
+    const buried = await this.#link.ask((client) => item.group.bury(client, item.id, fields)).catch(unlessOver)
+    if (!buried) return
+    this.#metrics.buried(item.key, item.event, short)
+    this.#log.error({ ...told(item), reason: short, attempts: item.attempts, error }, 'an event is dead-lettered')
+  }
+
+  /** Counts the delivery of an item that was another consumer's before; false where it is no longer this one's. */
+  async begin(item: Item): Promise<boolean> {
+    return (await this.#link.ask((client) => item.group.begin(client, item.id)).catch(unlessOver)) === true
+  }
+
+  /** For whoever gets it, should this worker end. Not waited for: it is no more than a count. */
+  remember(item: Item, what: Remembered): void {
+    const text = JSON.stringify(what)
+    void this.#link.ask((client) => item.group.fail(client, item.id, text)).catch(unlessOver)
+  }
+
+  /** Lets other consumers have them at once. */
+  async release(items: readonly Item[]): Promise<void> {
+    for (const group of new Set(items.map((item) => item.group))) {
+      const own = items.filter((item) => item.group === group)
+      // What was taken over and never begun was not counted, and so is not uncounted.
+      const released = own.map(({ id, deliveries, begun }) => ({ id, uncounted: deliveries === 0 || begun }))
+      await this.#link.ask((client) => group.release(client, released)).catch(unlessOver)
+    }
+  }
+}
+
+/** Of an entry whose group is gone, or from a consumer that has stopped, there is nothing more to be said. */
+function unlessOver(error: unknown): undefined {
+  if (!isMissingGroup(error) && !(error instanceof StoppedError)) throw error
+}

@@ -1,0 +1,89 @@
+import { partitionsKey, streamKey } from '../event/names.js'
+import type { RedisClient } from '../redis/connect.js'
+import { Group } from '../redis/group.js'
+import type { Database } from './database.js'
+import { subscribe } from './inbox.js'
+import type { ConsumerLogger, Settings } from './options.js'
+
+const BEGINNING = '0'
+
+/** The streams of a consumer with their partitions, and its group in each. */
+export class Streams {
+  readonly #settings: Settings
+  readonly #database: Database
+  readonly #log: ConsumerLogger
+  readonly #groups = new Map<string, Group>()
+  /** Keys by name. */
+  readonly #keys = new Map<string, readonly string[]>()
+  /** Whether the database knows of all of them. */
+  #known = false
+
+  constructor(settings: Settings, database: Database, log: ConsumerLogger) {
+    this.#settings = settings
+    this.#database = database
+    this.#log = log
+  }
+
+  get groups(): readonly Group[] {
+    return [...this.#groups.values()]
+  }
+
+  group(key: string): Group | undefined {
+    return this.#groups.get(key)
+  }
+
+  /** The keys of a stream, or of its partitions. */
+  keys(name: string): readonly string[] {
+    return this.#keys.get(name) ?? []
+  }
+
+  /**
+   * Finds out what is partitioned, and makes every group that is missing: a new one where `startFrom` says, one that the
+   * group has read before at the beginning, because what was delivered to it is not known any more; the inbox is.
+   */
+  async ensure(client: RedisClient, names: readonly string[]): Promise<void> {
+    const missing: Group[] = []
+    for (const name of names) {
+      const keys = keysOf(name, await client.get(partitionsKey(name)))
+      // A number that Redis has lost is the same when it is back.
+      if (keys.length >= this.keys(name).length) this.#keys.set(name, keys)
+      for (const key of this.keys(name)) {
+        const group = this.#groups.get(key) ?? new Group(key, this.#settings.group, this.#settings.name)
+        if (!(await group.exists(client))) missing.push(group)
+        else this.#groups.set(key, group)
+      }
+    }
+    await this.#create(client, missing)
+  }
+
+  async #create(client: RedisClient, missing: readonly Group[]): Promise<void> {
+    const { startFrom, group: name } = this.#settings
+    if (missing.length === 0 && this.#known) return
+    const fresh = new Set(await subscribe(this.#database, name, [...this.#keys.values()].flat()))
+    this.#known = true
+    for (const group of missing) {
+      const isNew = fresh.has(group.key)
+      const from = isNew ? startOf(startFrom) : BEGINNING
+      if (await group.create(client, from)) {
+        if (isNew) this.#log.info({ stream: group.key, from }, 'the group begins')
+        else
+          this.#log.warn(
+            { stream: group.key },
+            'the group was missing: it begins anew, and the inbox knows what is done',
+          )
+      }
+      this.#groups.set(group.key, group)
+    }
+  }
+}
+
+function keysOf(name: string, partitions: string | null): string[] {
+  if (partitions === null || !/^[1-9]\d{0,3}$/.test(partitions)) return [name]
+  return Array.from({ length: Number(partitions) }, (_, n) => streamKey(name, n))
+}
+
+/** Behind the last entry before then. */
+function startOf(startFrom: Settings['startFrom']): string {
+  if (startFrom === 'beginning') return BEGINNING
+  return startFrom === 'now' ? '$' : `${startFrom.getTime() - 1}-18446744073709551615`
+}

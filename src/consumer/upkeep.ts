@@ -1,0 +1,60 @@
+import { pause } from '../backoff.js'
+import type { RedisClient } from '../redis/connect.js'
+import type { Group, GroupState } from '../redis/group.js'
+import type { Database } from './database.js'
+import { PRUNE_MARGIN, prune } from './inbox.js'
+import { isMissingGroup, type Link } from './link.js'
+import type { ConsumerLogger, Settings } from './options.js'
+
+export interface UpkeepParts {
+  settings: Settings
+  database: Database
+  link: Link
+  log: ConsumerLogger
+  groups(): readonly Group[]
+  ensure(): Promise<void>
+  signal: AbortSignal
+}
+
+const PRUNE_EVERY = 60_000
+/** Between two batches of a prune, so that it never is the only thing that the database does. */
+const PRUNE_PAUSE = 50
+const LOOK_EVERY = 10_000
+/** A name with nothing pending that was not heard of for so long is nobody's any more. */
+const DEAD_NAME_AFTER = 3_600_000
+
+/** Deletes what is older than the window from the inbox. */
+export async function pruneInbox({ settings, database, log, signal }: UpkeepParts): Promise<void> {
+  while (!signal.aborted) {
+    // Not all workers at once.
+    await pause(PRUNE_EVERY * (0.5 + Math.random()), signal)
+    try {
+      while (!signal.aborted && (await prune(database, settings.group, settings.inboxWindow + PRUNE_MARGIN)) > 0) {
+        await pause(PRUNE_PAUSE, signal)
+      }
+    } catch (error) {
+      log.warn({ err: error }, 'the inbox could not be pruned; it is tried again')
+    }
+  }
+}
+
+/** Looks now and then at what nobody tells: partitions that are new, groups that are gone, names that are dead, and the lag. */
+export async function look(parts: UpkeepParts, tell: (states: GroupState[]) => void): Promise<void> {
+  const { link, groups, log, signal } = parts
+  while (!signal.aborted) {
+    try {
+      await parts.ensure()
+      tell(await link.ask((client) => statesOf(client, groups())))
+      for (const group of groups()) await link.ask((client) => group.leave(client, DEAD_NAME_AFTER))
+    } catch (error) {
+      if (signal.aborted) return
+      if (!isMissingGroup(error))
+        log.warn({ err: error }, 'the consumer could not look after its groups; it tries again')
+    }
+    await pause(LOOK_EVERY * (0.75 + Math.random() / 2), signal)
+  }
+}
+
+/** How the group stands in each of its streams. */
+export const statesOf = (client: RedisClient, groups: readonly Group[]): Promise<GroupState[]> =>
+  Promise.all(groups.map((group) => group.state(client)))

@@ -1,0 +1,380 @@
+import type { StandardSchemaV1 } from '@standard-schema/spec'
+import { describeIssues } from '../event/error.js'
+import type { Entry, Group, Taken } from '../redis/group.js'
+import { TransactionFailure } from './database.js'
+import { bornAt } from './event.js'
+import { faultOf } from './fault.js'
+import { Gate } from './gate.js'
+import type { Epoch } from './inbox.js'
+import { type Item, itemOf } from './item.js'
+import { type Link, StoppedError } from './link.js'
+import type { ConsumerMetrics } from './metrics.js'
+import type { ConsumerLogger, Settings } from './options.js'
+import { perform, type Setting } from './perform.js'
+import { decide, exponential } from './retry.js'
+import type { Found, Routes } from './routes.js'
+import { Schedule } from './schedule.js'
+import { Settlement, told } from './settlement.js'
+import { Timers } from './timers.js'
+import { LAST_WORDS, within } from './within.js'
+
+export interface WorkerParts {
+  settings: Settings
+  routes: Routes
+  setting: Setting
+  link: Link
+  metrics: ConsumerMetrics
+  log: ConsumerLogger
+  /** How an ordered worker holds the stream of a key; undefined where it does not, or not any more. */
+  leaseOf(key: string): Epoch | undefined
+  /** Another worker holds the stream of this key. */
+  onFenced(key: string): void
+}
+
+/** Deliveries without an outcome, after which an event is taken to kill its workers. */
+const MOST_DELIVERIES = 5
+
+/** Between the attempts of a transaction that met another one. */
+const conflictPause = exponential(20, 5_000)
+
+/** How often an event of a newer version is offered to the other workers, in milliseconds. */
+const OFFER_EVERY = 5_000
+
+/** How long handlers get to notice that they are aborted, in milliseconds. */
+const ABORT_GRACE = 1_000
+
+/** Runs the entries that it is given, each to its end: done, dead-lettered, or let go of. */
+export class Worker {
+  readonly schedule: Schedule
+  readonly #parts: WorkerParts
+  readonly #settlement: Settlement
+  readonly #timers = new Timers<Item>()
+  readonly #gate: Gate
+  #paused = false
+  /** Nothing is begun any more. */
+  #stopping = false
+  /** The deadline of the stop is over: what fails now was made to. */
+  #aborted = false
+  #listeners: (() => void)[] = []
+
+  constructor(parts: WorkerParts) {
+    this.#parts = parts
+    this.schedule = new Schedule(parts.settings.concurrency)
+    this.#settlement = new Settlement(parts.link, parts.metrics, parts.log)
+    this.#gate = new Gate(parts.log, () => this.wake())
+  }
+
+  get paused(): boolean {
+    return this.#paused
+  }
+
+  set paused(paused: boolean) {
+    this.#paused = paused
+    this.wake()
+  }
+
+  /** Whether nothing can be done just now, so that nothing more should be read. */
+  get blocked(): boolean {
+    return this.#paused || this.#gate.closed
+  }
+
+  /** Resolves at the next change of what runs, waits or is held. */
+  changed(): Promise<void> {
+    return new Promise((resolve) => this.#listeners.push(resolve))
+  }
+
+  /** Begins what can be begun, and tells those who wait for a change. */
+  wake(): void {
+    while (!this.#stopping && !this.blocked) {
+      const items = this.schedule.next()
+      if (!items) break
+      void this.#run(items)
+    }
+    const listeners = this.#listeners
+    this.#listeners = []
+    for (const tell of listeners) tell()
+  }
+
+  /** Entries that were delivered to this consumer for the first time. */
+  receive(group: Group, entries: readonly Entry[]): void {
+    const { routes, settings } = this.#parts
+    for (const entry of entries) this.schedule.add(itemOf(group, entry, routes, settings.ordered))
+    this.wake()
+  }
+
+  /** Entries that were pending, with another consumer or with this one. */
+  adopt(group: Group, entries: readonly Taken[]): void {
+    const { routes, settings, metrics, log } = this.#parts
+    for (const { id, fields, deliveries, attempts } of entries) {
+      const held = this.schedule.get(group.key, id)
+      if (held) held.lost = false
+      else if (fields) {
+        this.schedule.add(itemOf(group, { id, fields }, routes, settings.ordered, { deliveries, attempts }))
+      } else {
+        metrics.trimmed(group.key)
+        log.error(
+          { stream: group.key, entry: id },
+          'an entry was trimmed while it was pending: it is lost to this group',
+        )
+      }
+    }
+    this.wake()
+  }
+
+  /** Another consumer has these by now. */
+  lose(key: string, ids: readonly string[]): void {
+    for (const id of ids) {
+      const item = this.schedule.get(key, id)
+      if (item) this.#lose(item)
+    }
+    this.wake()
+  }
+
+  /** Another worker holds all of this stream by now. */
+  loseAll(key: string): void {
+    for (const item of [...this.schedule.items()]) if (item.key === key) this.#lose(item)
+    this.wake()
+  }
+
+  #lose(item: Item): void {
+    item.lost = true
+    if (item.state === 'running') item.call?.abort(new Error('Another worker has taken this event over'))
+    else this.#drop(item)
+  }
+
+  #drop(item: Item): void {
+    this.#timers.clear(item)
+    this.schedule.remove(item)
+  }
+
+  /** Lets go of what does not run, of one stream or of all, so that other workers may have it at once. */
+  async release(key?: string): Promise<void> {
+    const released = [...this.schedule.items()].filter(
+      (item) => (key === undefined || item.key === key) && (item.state !== 'running' || this.#aborted),
+    )
+    for (const item of released) {
+      item.lost = true
+      this.#drop(item)
+    }
+    await this.#settlement.release(released)
+  }
+
+  /**
+   * Begins nothing more, and resolves when what runs has finished. When the deadline, in milliseconds, is over, it is
+   * aborted, and whatever does not notice is waited for no longer.
+   */
+  async finish(timeout: number): Promise<void> {
+    this.#stopping = true
+    this.#timers.stop()
+    const finished = async () => {
+      while (this.schedule.running > 0) await this.changed()
+    }
+    await within(finished(), timeout)
+    this.#aborted = true
+    if (this.schedule.running > 0) {
+      this.#parts.log.warn({ running: this.schedule.running }, 'handlers still run at the deadline of the stop')
+      for (const { call } of this.schedule.items()) call?.abort(new Error('The consumer is stopping'))
+      await within(finished(), ABORT_GRACE)
+    }
+    await within(this.#settlement.acknowledged(), LAST_WORDS)
+  }
+
+  /** After `finish`, and once nothing more is read: lets go of all that is left. */
+  async close(): Promise<void> {
+    await within(this.release(), LAST_WORDS)
+    this.#gate.stop()
+  }
+
+  async #run(items: Item[]): Promise<void> {
+    try {
+      const [first] = items as [Item]
+      if ('route' in first.found) await this.#call(items)
+      else await this.#turnAway(first, first.found)
+    } catch (error) {
+      // Nothing above throws but by mistake: the events must not be lost to it.
+      if (!(error instanceof StoppedError)) this.#parts.log.error({ err: error }, 'a bug in Outrider: please report it')
+      for (const item of items) if (item.state === 'running') this.#wait(item, conflictPause(++item.conflicts))
+    }
+    this.schedule.end(items)
+    this.wake()
+  }
+
+  /** What no handler takes. */
+  async #turnAway(item: Item, found: Exclude<Found, { route: unknown }>): Promise<void> {
+    if ('skip' in found) return this.#finish(item, 'skipped')
+    if ('malformed' in found) return this.#bury(item, 'malformed', found.malformed)
+    const { versionGrace, ordered } = this.#parts.settings
+    item.since ??= Date.now()
+    const left = found.newer ? item.since + versionGrace - Date.now() : 0
+    if (left <= 0) return this.#bury(item, found.unknown, found.error)
+    this.#parts.log.warn({ ...told(item), waits: left }, `a newer worker is waited for: ${found.error}`)
+    this.#settlement.remember(item, { attempts: item.attempts, since: item.since })
+    if (ordered) return this.#wait(item, left)
+    // Between two offers it is held, or this worker would be the next to get it again and again.
+    this.#wait(item, Math.min(left, OFFER_EVERY), () => {
+      this.#drop(item)
+      void this.#settlement.release([item])
+    })
+  }
+
+  async #call(items: readonly Item[]): Promise<void> {
+    const ready: Item[] = []
+    for (const item of items) if (await this.#prepare(item)) ready.push(item)
+    if (ready.length === 0) return
+    const failure = await this.#attempt(ready)
+    if (!failure) return
+    if (ready.length === 1 || faultOf(failure)) {
+      for (const item of ready) this.#failed(item, failure)
+      return
+    }
+    // One of them is to blame: each for itself, and what comes behind it in its lane not before it.
+    const blocked = new Set<string>()
+    for (const item of ready) {
+      if (this.#stopping || (item.lane !== undefined && blocked.has(item.lane))) {
+        this.schedule.requeue(item)
+        continue
+      }
+      const own = await this.#attempt([item])
+      if (own) this.#failed(item, own)
+      if (item.state !== 'gone' && item.lane !== undefined) blocked.add(item.lane)
+    }
+  }
+
+  /** Whether it may be run; else it was dealt with. */
+  async #prepare(item: Item): Promise<boolean> {
+    const { inboxWindow } = this.#parts.settings
+    if (item.lost) {
+      this.#drop(item)
+      return false
+    }
+    // The pause that another worker has begun is waited for to its end.
+    const early = item.due - Date.now()
+    if (early > 0) {
+      this.#wait(item, early)
+      return false
+    }
+    if (item.deliveries >= MOST_DELIVERIES && !item.begun) {
+      await this.#bury(item, 'crashed', `Its worker ended without an outcome ${item.deliveries} times`)
+      return false
+    }
+    if (item.deliveries > 0 && !item.begun) {
+      if (!(await this.#settlement.begin(item))) {
+        this.#drop(item)
+        return false
+      }
+      item.deliveries += 1
+      item.begun = true
+    }
+    const age = Date.now() - bornAt(item.event, item.id)
+    if (age > inboxWindow) {
+      const error = `Expected an event of the last ${hours(inboxWindow)} hours (inboxWindow), found one of ${hours(age)} hours: whether this group has done it before is not known any more`
+      await this.#bury(item, 'expired', error)
+      return false
+    }
+    const { definition } = item.found as Extract<Found, { route: unknown }>
+    // Anew with each attempt: a schema may look at something outside.
+    const valid = await validate(definition.data, item.event.data)
+    if (valid.issues) {
+      await this.#bury(item, 'invalid_data', describeIssues(valid.issues))
+      return false
+    }
+    item.data = valid.value
+    return true
+  }
+
+  /** One transaction for all of them. Undefined when it is committed: they are done. */
+  async #attempt(items: readonly Item[]): Promise<TransactionFailure | undefined> {
+    const { setting, metrics, settings, leaseOf } = this.#parts
+    const [{ route, key, event }] = items as [Item]
+    const lease = leaseOf(key)
+    if (settings.ordered && !lease) {
+      for (const item of items) this.#drop(item)
+      return undefined
+    }
+    const call = new AbortController()
+    for (const item of items) item.call = call
+    const began = performance.now()
+    try {
+      const done = await perform(setting, {
+        route,
+        events: items.map((item) => ({ ...item.event, data: item.data })),
+        attempt: 1 + Math.max(...items.map(({ attempts }) => attempts)),
+        signal: call.signal,
+        lease,
+      })
+      this.#gate.open()
+      metrics.ran(event.type, (performance.now() - began) / 1000)
+      for (const [place, item] of items.entries()) this.#finish(item, done.has(place) ? 'done' : 'duplicate')
+      return undefined
+    } catch (error) {
+      return error instanceof TransactionFailure ? error : new TransactionFailure(error, 'handler', false)
+    } finally {
+      for (const item of items) item.call = undefined
+    }
+  }
+
+  #failed(item: Item, failure: TransactionFailure): void {
+    const { metrics, log, onFenced } = this.#parts
+    const { cause, stage, broken } = failure
+    const fault = faultOf(failure)
+    if (item.lost) this.#drop(item)
+    // Made to fail by the stop: no attempt.
+    else if (this.#aborted) this.schedule.wait(item)
+    else if (fault === 'fenced') {
+      this.schedule.wait(item)
+      onFenced(item.key)
+    } else if (fault === 'outage' && (stage !== 'handler' || broken)) {
+      metrics.retried(item.event.type, fault)
+      this.#gate.close(cause)
+      this.schedule.requeue(item)
+    } else if (fault) {
+      metrics.retried(item.event.type, fault)
+      log.debug({ ...told(item), err: cause }, 'a transaction met another one; it runs again')
+      this.#wait(item, conflictPause(++item.conflicts))
+    } else this.#attemptFailed(item, cause)
+  }
+
+  #attemptFailed(item: Item, cause: unknown): void {
+    const { metrics, log } = this.#parts
+    item.attempts += 1
+    const decision = decide(cause, item.attempts, item.route.policy)
+    if ('bury' in decision) {
+      // It waits for Redis, and holds no place meanwhile.
+      this.schedule.wait(item)
+      void this.#bury(item, decision.bury, decision.error)
+      return
+    }
+    metrics.retried(item.event.type, 'failed')
+    log.warn({ ...told(item), attempt: item.attempts, after: decision.retry, err: cause }, 'an attempt failed')
+    // An outcome: what Redis has counted begins anew.
+    item.deliveries = 0
+    item.due = Date.now() + decision.retry
+    this.#settlement.remember(item, { attempts: item.attempts, due: item.due })
+    this.#wait(item, decision.retry)
+  }
+
+  #finish(item: Item, result: 'done' | 'duplicate' | 'skipped'): void {
+    this.#settlement.done(item, result)
+    this.schedule.remove(item)
+  }
+
+  async #bury(item: Item, reason: string, error: string): Promise<void> {
+    await this.#settlement.bury(item, reason, error)
+    this.schedule.remove(item)
+    this.wake()
+  }
+
+  /** Waits; then it is queued again, unless something else is to be done. */
+  #wait(item: Item, milliseconds: number, then: () => void = () => this.schedule.requeue(item)): void {
+    this.schedule.wait(item)
+    this.#timers.set(item, milliseconds, () => {
+      then()
+      this.wake()
+    })
+  }
+}
+
+const hours = (milliseconds: number): string => (milliseconds / 3_600_000).toFixed(1)
+
+const validate = async (schema: StandardSchemaV1, data: unknown): Promise<StandardSchemaV1.Result<unknown>> =>
+  schema['~standard'].validate(data)

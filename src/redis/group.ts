@@ -1,0 +1,170 @@
+import { deadKey, fenceKey, retriesKey } from '../event/names.js'
+import type { RedisClient } from './connect.js'
+import { Script } from './script.js'
+
+const script = (file: string) => new Script(file, 'pending.lua')
+const scripts = {
+  claim: script('claim.lua'),
+  take: script('take.lua'),
+  beat: script('beat.lua'),
+  begin: script('begin.lua'),
+  fail: script('fail.lua'),
+  bury: script('bury.lua'),
+  release: script('release.lua'),
+  leave: script('leave.lua'),
+}
+
+/** An entry of a stream, as Redis delivers it: names and values in turn. */
+export interface Entry {
+  id: string
+  fields: string[]
+}
+
+/** An entry that was pending with another consumer, or with this one in an earlier life. */
+export interface Taken {
+  id: string
+  /** Undefined when it was trimmed while it was pending: it is acknowledged, and lost to the group. */
+  fields: string[] | undefined
+  /** How often it was delivered since its last outcome. */
+  deliveries: number
+  /** What `fail` remembered of it; empty when it never failed. */
+  attempts: string
+}
+
+/** How a group stands in a stream. */
+export interface GroupState {
+  /** The stream's key. */
+  stream: string
+  /** Entries that were delivered and are not acknowledged. */
+  pending: number
+  /** Age of the oldest of them, in seconds; 0 without one. */
+  oldestPendingSeconds: number
+  /** Entries that were not delivered yet; undefined where Redis cannot tell. */
+  lag: number | undefined
+}
+
+export type TakeReply = { fenced: number } | { complete: boolean; taken: Taken[]; fresh: Entry[] }
+
+/**
+ * What one consumer of a group does on one stream. Everything that could take something away from another consumer is a
+ * script, which looks first who has the entry. Rejects with Redis' error, NOGROUP where stream or group is missing.
+ */
+export class Group {
+  readonly key: string
+  readonly group: string
+  readonly consumer: string
+  readonly #keys: string[]
+
+  constructor(key: string, group: string, consumer: string) {
+    this.key = key
+    this.group = group
+    this.consumer = consumer
+    this.#keys = [key, retriesKey(key, group)]
+  }
+
+  /** Makes the group, and the stream; false when it is there. `from`: the entry behind which it begins. */
+  async create(client: RedisClient, from: string): Promise<boolean> {
+    try {
+      await client.xgroup('CREATE', this.key, this.group, from, 'MKSTREAM')
+      return true
+    } catch (error) {
+      if ((error as Error).message.startsWith('BUSYGROUP')) return false
+      throw error
+    }
+  }
+
+  async exists(client: RedisClient): Promise<boolean> {
+    return (await this.#info(client)) !== undefined
+  }
+
+  /** How the group stands; zeros where it is missing. */
+  async state(client: RedisClient): Promise<GroupState> {
+    const info = await this.#info(client)
+    const at = (name: string): unknown => info?.[info.indexOf(name) + 1]
+    const pending = Number(at('pending') ?? 0)
+    const [oldest] = pending > 0 ? ((await client.xpending(this.key, this.group, '-', '+', 1)) as [string][]) : []
+    const age = oldest ? Math.max(0, Date.now() - Number.parseInt(oldest[0], 10)) / 1000 : 0
+    // Null after a deletion in the middle; not told before Redis 7.
+    const lag = info?.includes('lag') ? at('lag') : undefined
+    return { stream: this.key, pending, oldestPendingSeconds: age, lag: typeof lag === 'number' ? lag : undefined }
+  }
+
+  /** What XINFO GROUPS says of it; undefined where group or stream is missing. */
+  async #info(client: RedisClient): Promise<unknown[] | undefined> {
+    const groups = await client.xinfo('GROUPS', this.key).catch((error: Error) => {
+      if (error.message.includes('no such key')) return []
+      throw error
+    })
+    return (groups as unknown[][]).find((info) => info[info.indexOf('name') + 1] === this.group)
+  }
+
+  /** Entries that have been idle for so long, in milliseconds: with anybody, or what is pending with this consumer alone. */
+  async claim(client: RedisClient, idle: number, most: number, own = false): Promise<Taken[]> {
+    const whose = own ? [this.consumer] : []
+    return takenOf(await this.#call(client, scripts.claim, String(idle), String(most), ...whose))
+  }
+
+  /**
+   * The next entries of an ordered group. A new holder gives '-' as `from`, then `(id` of the last that it got, until it is
+   * told that it has all; then nothing.
+   */
+  async take(client: RedisClient, epoch: string, most: number, from: string): Promise<TakeReply> {
+    const keys = [...this.#keys, fenceKey(this.key, this.group)]
+    const args = [this.group, this.consumer, epoch, String(most), from]
+    const [status, taken, fresh] = (await scripts.take.call(client, keys, args)) as [unknown, unknown, EntryReply[]]
+    if (status === 'FENCED') return { fenced: Number(taken) }
+    return { complete: status === 1, taken: takenOf(taken), fresh: fresh.map(entryOf) }
+  }
+
+  /** Keeps entries from being claimed; the ids of those that another consumer has. */
+  async beat(client: RedisClient, ids: readonly string[]): Promise<string[]> {
+    return (await this.#call(client, scripts.beat, ...ids)) as string[]
+  }
+
+  async begin(client: RedisClient, id: string): Promise<boolean> {
+    return (await this.#call(client, scripts.begin, id)) === 1
+  }
+
+  async fail(client: RedisClient, id: string, attempts: string): Promise<boolean> {
+    return (await this.#call(client, scripts.fail, id, attempts)) === 1
+  }
+
+  /** Moves an entry to the dead letters, and acknowledges it. */
+  async bury(client: RedisClient, id: string, fields: readonly string[]): Promise<boolean> {
+    const keys = [...this.#keys, deadKey(this.key, this.group)]
+    return (await scripts.bury.call(client, keys, [this.group, this.consumer, id, ...fields])) === 1
+  }
+
+  async release(client: RedisClient, entries: readonly { id: string; uncounted: boolean }[]): Promise<void> {
+    if (entries.length === 0) return
+    await this.#call(client, scripts.release, ...entries.flatMap(({ id, uncounted }) => [id, uncounted ? '1' : '0']))
+  }
+
+  /** Removes names with which nothing is pending: those that have been idle for so long, in milliseconds, and `own` on leaving. */
+  async leave(client: RedisClient, idle: number, own = false): Promise<number> {
+    return (await this.#call(client, scripts.leave, String(idle), own ? '1' : '0')) as number
+  }
+
+  /** After the commit of their effects. `failed`: those among them that `fail` remembers something of. */
+  async acknowledge(client: RedisClient, ids: readonly string[], failed: readonly string[]): Promise<void> {
+    await client.xack(this.key, this.group, ...ids)
+    if (failed.length > 0) await client.hdel(this.#keys[1] as string, ...failed)
+  }
+
+  #call(client: RedisClient, which: Script, ...args: string[]): Promise<unknown> {
+    return which.call(client, this.#keys, [this.group, this.consumer, ...args])
+  }
+}
+
+type EntryReply = [id: string, fields: string[] | null]
+
+/** A reply of XREADGROUP. Entries without fields were deleted; they are only found by reading what is pending. */
+export const entryOf = ([id, fields]: EntryReply): Entry => ({ id, fields: fields ?? [] })
+
+const takenOf = (reply: unknown): Taken[] =>
+  (reply as [string, number, string?, string[]?][]).map(([id, deliveries, attempts, fields]) => ({
+    id,
+    deliveries,
+    attempts: attempts ?? '',
+    fields,
+  }))

@@ -1,0 +1,33 @@
+-- Stands before every script that acts on entries which are pending with a consumer of a group.
+-- KEYS  the stream, the hash of failed attempts
+-- ARGV  the group, the consumer
+
+local stream, retries, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+
+-- Whose it is, and how often it was delivered since its last outcome. Nothing when it is pending with nobody.
+local function owner(id)
+  local found = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  if found then return found[2], found[4] end
+end
+
+-- Makes it ours, as if delivered just now. JUSTID: the count of deliveries stays unless the last argument sets it.
+local function hold(id, deliveries)
+  if deliveries then
+    redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
+  else
+    redis.call('XCLAIM', stream, group, me, 0, id, 'JUSTID')
+  end
+end
+
+-- It is ours from here on, with what is known of it. An entry that was trimmed while it was pending is acknowledged:
+-- no consumer can ever do it; it comes without fields, to be counted.
+local function adopt(id, deliveries)
+  local entry = redis.call('XRANGE', stream, id, id)[1]
+  if entry then
+    hold(id)
+    return {id, deliveries, redis.call('HGET', retries, id) or '', entry[2]}
+  end
+  redis.call('XACK', stream, group, id)
+  redis.call('HDEL', retries, id)
+  return {id, deliveries}
+end

@@ -1,0 +1,36 @@
+-- Reads for an ordered group: first whatever is pending with anybody else, then what is new, so that nothing overtakes.
+-- KEYS  … the fence
+-- ARGV  … the epoch of the lease, how many at most, and where a new holder goes on to take all that is pending, with this
+--       consumer, too: '-' to begin with; empty once it has all of it
+-- Reply {whether all that was pending is taken, {id, deliveries, failed attempts, fields} …, new entries}, or
+--       FENCED and the epoch that was seen: another worker holds the stream by now
+
+local fence, epoch, most = KEYS[3], tonumber(ARGV[3]), tonumber(ARGV[4])
+local seen = tonumber(redis.call('GET', fence) or '0')
+if seen > epoch then return {'FENCED', seen} end
+if seen < epoch then redis.call('SET', fence, epoch) end
+
+local all, from = ARGV[5] ~= '', ARGV[5]
+if not all then
+  for _, consumer in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
+    if consumer[1] ~= me then from = '-' end
+  end
+end
+
+local taken = {}
+while from ~= '' do
+  local page = redis.call('XPENDING', stream, group, from, '+', 100)
+  for _, entry in ipairs(page) do
+    if all or entry[2] ~= me then
+      if #taken == most then return {0, taken, {}} end
+      taken[#taken + 1] = adopt(entry[1], entry[4])
+    end
+  end
+  from = #page == 100 and '(' .. page[100][1] or ''
+end
+
+local reply = {}
+if #taken < most then
+  reply = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', most - #taken, 'STREAMS', stream, '>') or {}
+end
+return {1, taken, reply[1] and reply[1][2] or {}}

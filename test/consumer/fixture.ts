@@ -1,0 +1,162 @@
+import { randomUUID } from 'node:crypto'
+import type { Redis as Client } from 'ioredis'
+import pg from 'pg'
+import pino from 'pino'
+import { test as base } from 'vitest'
+import { z } from 'zod'
+import type { Consumer } from '../../src/consumer/consumer.js'
+import { type ConsumerOptions, createConsumer } from '../../src/consumer/index.js'
+import { defineEvent } from '../../src/index.js'
+import { migrate } from '../../src/postgres/migrate.js'
+import { createDatabase, type Database, type FreshRedis, freshRedis, until } from '../services/index.js'
+
+export const Happened = defineEvent({
+  stream: 'things',
+  type: 'thing.happened',
+  version: 1,
+  data: z.object({ n: z.number() }),
+})
+
+/** What one entry is given beside its payload. */
+export interface EntryInput {
+  id?: string
+  source?: string
+  type?: string
+  version?: number
+  subject?: string
+  time?: Date
+  more?: Record<string, string>
+}
+
+/** A line of a consumer's log. */
+export interface LogLine {
+  level: string
+  msg: string
+  [key: string]: unknown
+}
+
+/** A workers' database with an inbox and a table of effects, a Redis, and consumers between them. */
+export interface Stage {
+  database: Database
+  pool: pg.Pool
+  server: FreshRedis
+  redis: Client
+  logs: LogLine[]
+  /** Appends entries as the relay would; their event ids. */
+  append(key: string, datas: readonly unknown[], input?: EntryInput): Promise<string[]>
+  /** One that is stopped when the test is over. */
+  consumer(options?: Partial<ConsumerOptions<pg.Pool>>): Consumer<pg.PoolClient>
+  /** What was done, in the order of committing; the table has no unique constraint, so that doubles show. */
+  effects(): Promise<{ event: string; n: number; subject: string | null }[]>
+  pending(key: string, group?: string): Promise<number>
+  dead(key: string, group?: string): Promise<Record<string, string>[]>
+  /** Waits until so many effects are there and nothing is pending. */
+  drained(key: string, effects: number, timeout?: number): Promise<void>
+}
+
+export const GROUP = 'billing'
+
+/** The handler of most tests: one effect. */
+export const effect = async (
+  event: { id: string; subject?: string | undefined; data: unknown },
+  { tx }: { tx: pg.PoolClient },
+): Promise<void> => {
+  await tx.query('insert into effect (event, n, subject) values ($1, $2, $3)', [
+    event.id,
+    (event.data as { n: number }).n,
+    event.subject,
+  ])
+}
+
+export const fieldsOf = (fields: readonly string[]): Record<string, string> =>
+  Object.fromEntries(fields.flatMap((name, n) => (n % 2 === 0 ? [[name, fields[n + 1] as string]] : [])))
+
+/** What the relay would append for an event. */
+export function entryOf(data: unknown, input: EntryInput = {}): string[] {
+  const { id = randomUUID(), source = '/shop', type = Happened.type, version = 1, subject, time = new Date() } = input
+  return [
+    ...['specversion', '1.0', 'id', id, 'source', source, 'type', type, 'time', time.toISOString()],
+    ...(subject === undefined ? [] : ['subject', subject]),
+    ...['schemaversion', String(version)],
+    ...Object.entries(input.more ?? {}).flat(),
+    ...(data === undefined ? [] : ['datacontenttype', 'application/json', 'data', JSON.stringify(data)]),
+  ]
+}
+
+export const test = base.extend<{ stage: Stage }>({
+  // biome-ignore lint/correctness/noEmptyPattern: Vitest wants the pattern to see which fixtures are needed.
+  stage: async ({}, use) => {
+    const database = await createDatabase()
+    const server = await freshRedis()
+    const owner = await database.connect()
+    await migrate(owner, { only: 'inbox' })
+    await owner.query('create table effect (seq bigserial, event text, n int, subject text)')
+    await owner.end()
+    const pool = new pg.Pool({ connectionString: database.url, max: 20 })
+    pool.on('error', () => {})
+    const redis = server.client({ retryStrategy: () => 50, maxRetriesPerRequest: null })
+    redis.on('error', () => {})
+    const consumers: Consumer<pg.PoolClient>[] = []
+    const logs: LogLine[] = []
+    const logger = pino(
+      { level: 'debug', formatters: { level: (level) => ({ level }) } },
+      { write: (line) => logs.push(JSON.parse(line)) },
+    )
+    const stage: Stage = {
+      ...{ database, pool, server, redis, logs },
+      async append(key, datas, input = {}) {
+        const pipeline = redis.pipeline()
+        const ids = datas.map((data) => {
+          const fields = entryOf(data, input)
+          pipeline.xadd(key, '*', ...fields)
+          return fields[3] as string
+        })
+        for (const [error] of (await pipeline.exec()) ?? []) if (error) throw error
+        return ids
+      },
+      consumer(options = {}) {
+        const consumer = createConsumer<pg.Pool>({
+          ...{ redis: server.url, db: pool, group: GROUP, claimAfter: '2s', backoff: { min: 10, max: 100 }, logger },
+          ...options,
+        })
+        consumers.push(consumer)
+        return consumer
+      },
+      async effects() {
+        const { rows } = await pool.query('select event, n, subject from effect order by seq')
+        return rows
+      },
+      async pending(key, group = GROUP) {
+        const [count] = (await redis.xpending(key, group)) as [number]
+        return count
+      },
+      async dead(key, group = GROUP) {
+        const entries = await redis.xrange(`outrider:{${key}}:dead:${group}`, '-', '+')
+        return entries.map(([, fields]) => fieldsOf(fields))
+      },
+      async drained(key, effects, timeout = 20_000) {
+        let found = 0
+        await until(
+          async () => {
+            const { rows } = await pool.query('select count(*)::int as n from effect')
+            found = rows[0].n
+            return found >= effects && (await stage.pending(key)) === 0
+          },
+          { timeout, message: () => `${effects} effects and nothing pending; ${found} effects\n${tail(logs)}` },
+        )
+      },
+    }
+    await use(stage)
+    await Promise.all(consumers.map((consumer) => consumer.stop({ timeout: 0 })))
+    redis.disconnect()
+    await pool.end()
+    await server.remove()
+    await database.drop()
+  },
+})
+
+const tail = (logs: LogLine[]): string =>
+  logs
+    .slice(-20)
+    .map((line) => JSON.stringify(line))
+    .join('\n')
