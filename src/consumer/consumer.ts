@@ -12,6 +12,7 @@ import { perform, type Setting } from './perform.js'
 import { DeadLetter } from './retry.js'
 import { Routes, sizeOf } from './routes.js'
 import { Run, type RunParts, type Stats } from './run.js'
+import { Stop } from './stop.js'
 
 /**
  * Makes a worker of a consumer group. Nothing is connected before `start` or `run`.
@@ -65,17 +66,7 @@ export class Consumer<Tx> {
    */
   on<Event extends EventDefinition, Result>(
     event: Definitions<Event>,
-    handler: LongHandler<Event, Tx, Result>,
-    options?: HandlerOptions<Event>,
-  ): this
-  on<Event extends EventDefinition>(
-    event: Definitions<Event>,
-    handler: Handler<Event, Tx>,
-    options?: HandlerOptions<Event>,
-  ): this
-  on<Event extends EventDefinition>(
-    event: Definitions<Event>,
-    handler: Handler<Event, Tx> | LongHandler<Event, Tx, unknown>,
+    handler: Handler<Event, Tx> | LongHandler<Event, Tx, Result>,
     options: HandlerOptions<Event> = {},
   ): this {
     if (typeof handler === 'function') {
@@ -188,7 +179,8 @@ export class Consumer<Tx> {
    *     await consumer.deliver({ type: 'order.placed', subject: 'order-42', data: { total: 99 } })
    */
   async deliver<Event extends EventDefinition>(event: Event, input: EventInput<Event>): Promise<Delivered>
-  async deliver(event: Delivery): Promise<Delivered>
+  // A definition alone is no event, though it has a type.
+  async deliver(event: Delivery & { maxBytes?: never }): Promise<Delivered>
   async deliver(given: EventDefinition | Delivery, input?: EventInput<EventDefinition>): Promise<Delivered> {
     const event = deliveryOf(
       input === undefined ? (given as Delivery) : definedDelivery(given as EventDefinition, input),
@@ -200,10 +192,15 @@ export class Consumer<Tx> {
     if ('malformed' in found) throw new DeadLetter('malformed')
     const valid = await found.definition.data['~standard'].validate(event.data)
     if (valid.issues) throw new DeadLetter('invalid_data', { cause: new Error(describeIssues(valid.issues)) })
-    const { signal } = new AbortController()
     const events = [{ ...event, data: valid.value }]
     try {
-      const done = await perform(this.#setting, { route: found.route, events, attempt: 1, signal, lease: undefined })
+      const done = await perform(this.#setting, {
+        route: found.route,
+        events,
+        attempt: 1,
+        stop: new Stop(),
+        lease: undefined,
+      })
       return done.has(0) ? 'done' : 'duplicate'
     } catch (error) {
       throw error instanceof TransactionFailure ? error.cause : error

@@ -12,18 +12,27 @@ export type QueryResult = readonly unknown[] | { readonly rows: readonly unknown
  *     { transaction: (run) => db.transaction().execute(run) }                                            // Kysely
  *     { transaction: (run) => prisma.$transaction(run), query: (tx, text, values) => tx.$queryRawUnsafe(text, ...values) }
  *
- * `transaction` commits when the function's promise resolves, and rolls back and rejects when it rejects.
+ * `transaction` commits when the function's promise resolves, and rolls back and rejects when it rejects. It resolves to what
+ * the function resolves to; from that, the compiler knows what handlers get as `tx`.
  */
 export interface DatabaseAdapter<Tx> {
-  transaction<Result>(run: (tx: Tx) => Promise<Result>): Promise<Result>
+  transaction(run: <Given>(tx: Given) => Promise<Ran<Given>>): Promise<Ran<Tx>>
   query?(tx: Tx, text: string, values: string[]): PromiseLike<QueryResult>
   /** How many transactions may be open at once, where that is known: a higher concurrency is refused. */
   maxTransactions?: number | undefined
 }
 
+declare const given: unique symbol
+
+/** What became of a function that was run in a transaction: to be passed on as it is. */
+export interface Ran<Tx> {
+  readonly [given]: Tx
+}
+
 /** A `pg` Pool, as far as it is used here. */
 export interface PgPool {
   connect: { (): Promise<PgClient>; (callback: never): void }
+  query(text: string, values: unknown[]): Promise<{ rows: unknown[] }>
   readonly options?: { readonly max?: number | undefined }
   readonly totalCount: number
 }
@@ -42,7 +51,7 @@ interface PgClient {
 export type DatabaseOption = PgPool | DatabaseAdapter<any>
 
 /** The transaction that handlers get with such a database. */
-export type TransactionOf<Db> = Db extends { transaction: (run: (tx: infer Tx) => Promise<never>) => unknown }
+export type TransactionOf<Db> = Db extends { transaction: (run: never) => Promise<Ran<infer Tx>> }
   ? Tx
   : Db extends { connect: { (): Promise<infer Client>; (callback: never): void } }
     ? Client
@@ -61,29 +70,44 @@ export class TransactionFailure extends Error {
   }
 }
 
+/** A statement whose values are all text. */
+export interface Statement {
+  text: string
+  values: string[]
+}
+
+export type Row = Record<string, unknown>
+
+/** Runs a statement in a transaction that is open; its rows. */
+export type RowQuery = (text: string, values: string[]) => Promise<readonly Row[]>
+
+/** What is done in a transaction. */
+export interface Transacted<Opened> {
+  /** What the library itself asks first. */
+  first: Statement
+  /** What to make of the answer; undefined: there is nothing to do, and the transaction ends. */
+  read(rows: readonly Row[]): Opened | undefined
+  work(tx: unknown, opened: Opened, query: RowQuery): Promise<unknown>
+  /** Whatever the default of the database is. */
+  readCommitted?: boolean
+}
+
 /** The workers' database, as the library uses it. */
 export interface Database {
   readonly maxTransactions: number | undefined
-  /**
-   * Runs `open`, what the library itself does first, and unless that says no, `work`, in one transaction; resolves once it is
-   * committed, with what `work` returned. Rejects with a TransactionFailure, rolled back or of unknown outcome.
-   */
-  transaction<Opened, Result>(
-    open: (query: RowQuery) => Promise<Opened | undefined>,
-    work: (tx: unknown, opened: Opened, query: RowQuery) => Promise<Result>,
-  ): Promise<{ opened: Opened; result: Result } | undefined>
+  /** Resolves with what was read once the work is committed. Rejects with a TransactionFailure: rolled back, or nobody knows. */
+  transaction<Opened>(what: Transacted<Opened>): Promise<Opened | undefined>
+  /** One statement, committed. */
+  query(statement: Statement): Promise<readonly Row[]>
 }
-
-/** Runs a statement whose values are all text; its rows. */
-export type RowQuery = (text: string, values: string[]) => Promise<readonly Record<string, unknown>[]>
 
 export function databaseOf(option: DatabaseOption): Database {
   const found = option as object as Record<string, unknown> | null
   if (typeof found === 'object' && found !== null) {
     if ('totalCount' in found && typeof found.connect === 'function') return new PgDatabase(option as PgPool)
-    if (typeof found.transaction === 'function' && typeof found.connect !== 'function') {
-      return new AdaptedDatabase(option as DatabaseAdapter<unknown>)
-    }
+    // A database of Kysely has a transaction, too, and one of Drizzle a query that is no function: neither is an adapter.
+    const isOther = 'connect' in found || 'executeQuery' in found || typeof (found.query ?? databaseOf) !== 'function'
+    if (typeof found.transaction === 'function' && !isOther) return new AdaptedDatabase(option as Adapter)
   }
   throw new TypeError(
     'Expected db to be a Pool of pg, or { transaction(run), query(tx, text, values) } for another library, found ' +
@@ -103,10 +127,12 @@ class PgDatabase implements Database {
     return this.#pool.options?.max ?? 10
   }
 
-  async transaction<Opened, Result>(
-    open: (query: RowQuery) => Promise<Opened | undefined>,
-    work: (tx: unknown, opened: Opened, query: RowQuery) => Promise<Result>,
-  ): Promise<{ opened: Opened; result: Result } | undefined> {
+  async query({ text, values }: Statement): Promise<readonly Row[]> {
+    const { rows } = await this.#pool.query(text, values)
+    return rows as Row[]
+  }
+
+  async transaction<Opened>({ first, read, work, readCommitted }: Transacted<Opened>): Promise<Opened | undefined> {
     let stage: Stage = 'opening'
     let client: PgClient | undefined
     let broken: Error | undefined
@@ -117,21 +143,22 @@ class PgDatabase implements Database {
     try {
       client = await this.#pool.connect()
       client.on('error', note)
-      const query = rowQueryOf(client)
-      await client.query('begin isolation level read committed read write')
-      const opened = await open(query)
+      // In one message: of the statements of a short transaction, BEGIN would cost as much as any other.
+      const begin = readCommitted ? 'begin isolation level read committed' : 'begin'
+      const [, answer] = (await client.query(`${begin}; ${inlined(client, first)}`)) as unknown as { rows: Row[] }[]
+      const opened = read((answer as { rows: Row[] }).rows)
       if (opened === undefined) {
         await client.query('rollback')
         return undefined
       }
       stage = 'handler'
-      const result = await work(client, opened, query)
+      await work(client, opened, rowQueryOf(client))
       if (client.getTransactionStatus?.() === 'I') throw new Error(ENDED)
       stage = 'commit'
       const { command } = await client.query('commit')
       // What Postgres answers to a COMMIT of a transaction that a failed statement has aborted: no error, and nothing done.
       if (command === 'ROLLBACK') throw new Error(ABORTED)
-      return { opened, result }
+      return opened
     } catch (error) {
       if (client && !broken) {
         await client.query('rollback').catch(note)
@@ -144,10 +171,19 @@ class PgDatabase implements Database {
   }
 }
 
-class AdaptedDatabase implements Database {
-  readonly #adapter: DatabaseAdapter<unknown>
+/** As one text, because a message of several statements takes no parameters. Every `$n` in it is one. */
+const inlined = (client: PgClient, { text, values }: Statement): string =>
+  text.replace(/\$(\d+)/g, (_, n) => client.escapeLiteral(values[n - 1] as string))
 
-  constructor(adapter: DatabaseAdapter<unknown>) {
+/** An adapter as it is run: what it passes on is whatever it is given. */
+type Adapter = Omit<DatabaseAdapter<unknown>, 'transaction'> & {
+  transaction<Result>(run: (tx: unknown) => Promise<Result>): Promise<Result>
+}
+
+class AdaptedDatabase implements Database {
+  readonly #adapter: Adapter
+
+  constructor(adapter: Adapter) {
     this.#adapter = adapter
   }
 
@@ -155,41 +191,56 @@ class AdaptedDatabase implements Database {
     return this.#adapter.maxTransactions
   }
 
-  async transaction<Opened, Result>(
-    open: (query: RowQuery) => Promise<Opened | undefined>,
-    work: (tx: unknown, opened: Opened, query: RowQuery) => Promise<Result>,
-  ): Promise<{ opened: Opened; result: Result } | undefined> {
+  async query({ text, values }: Statement): Promise<readonly Row[]> {
+    return this.#run((tx) => rowQueryOf(tx, this.#adapter)(text, values))
+  }
+
+  async transaction<Opened>({ first, read, work }: Transacted<Opened>): Promise<Opened | undefined> {
     let stage: Stage = 'opening'
     try {
-      return await this.#adapter.transaction(async (tx) => {
+      return await this.#run(async (tx) => {
         // An adapter may run the function again by itself.
         stage = 'opening'
         const query = rowQueryOf(tx, this.#adapter)
-        const opened = await open(query)
+        const opened = read(await query(first.text, first.values))
         if (opened === undefined) return undefined
         stage = 'handler'
-        const result = await work(tx, opened, query)
+        await work(tx, opened, query)
         // A statement that failed, and whose error the handler has swallowed, has aborted the transaction; some libraries
         // then commit without an error, and nothing is done. Any statement tells.
-        await query('select 1', [])
+        await query('select 1 as alive', [])
         stage = 'commit'
-        return { opened, result }
+        return opened
       })
     } catch (error) {
       throw new TransactionFailure(error, stage, false)
     }
+  }
+
+  /** An adapter that passes on something else has waited neither for the function nor for its commit. */
+  async #run<Result>(work: (tx: unknown) => Promise<Result>): Promise<Result> {
+    let outcome: { result: Result } | undefined
+    const passed = await this.#adapter.transaction(async (tx) => {
+      outcome = { result: await work(tx) }
+      return outcome
+    })
+    if (passed === undefined || passed !== outcome) throw new TypeError(NOT_PASSED_ON)
+    return passed.result
   }
 }
 
 const ENDED =
   'Expected the transaction to be open when the handler returns, found that it was ended. The library commits it together ' +
   'with the record that the event is done: take COMMIT and ROLLBACK out of the handler, and throw to roll back.'
+const NOT_PASSED_ON =
+  'Expected transaction(run) to resolve to what run resolves to, once that is committed, found something else. ' +
+  'See DatabaseAdapter.'
 const ABORTED =
   'Expected the transaction to commit, found that a statement in it had failed: Postgres rolled it back. Let the error of ' +
   'a statement be thrown, or put what may fail behind a savepoint.'
 
 /** The rows of a statement, of whatever library. */
-export function rowQueryOf(tx: unknown, adapter?: DatabaseAdapter<unknown>): RowQuery {
+export function rowQueryOf(tx: unknown, adapter?: Pick<Adapter, 'query'>): RowQuery {
   const query = adapter?.query
     ? (text: string, values: string[]) => (adapter.query as NonNullable<typeof adapter.query>)(tx, text, values)
     : queryOf(tx as Transaction)

@@ -53,36 +53,40 @@ export const noEvent = (stream: string): ConsumerEvent => ({
 
 /** Reads the fields of an entry; the payload is parsed and not yet validated. Throws a MalformedError. */
 export function readEvent(stream: string, fields: readonly string[]): ConsumerEvent {
-  const values = new Map<string, string>()
-  for (let n = 0; n + 1 < fields.length; n += 2) values.set(fields[n] as string, fields[n + 1] as string)
-  const required = (name: string): string => {
-    const value = values.get(name)
-    if (value) return value
-    throw new MalformedError(`Expected a CloudEvent with the attribute ${name}, found none`)
+  const values: Record<string, string> = Object.create(null)
+  const headers: Record<string, string> = {}
+  for (let n = 0; n + 1 < fields.length; n += 2) {
+    const name = fields[n] as string
+    if (ATTRIBUTES.has(name)) values[name] = fields[n + 1] as string
+    else headers[name] = fields[n + 1] as string
   }
-  const [id, source, type] = [required('id'), required('source'), required('type')]
-  const version = Number(values.get('schemaversion') ?? 1)
+  const version = Number(values.schemaversion ?? 1)
   if (!Number.isSafeInteger(version) || version < 1) {
     throw new MalformedError('Expected schemaversion as a whole number from 1, found something else')
   }
-  const time = new Date(values.get('time') ?? Number.NaN)
+  const time = new Date(values.time ?? Number.NaN)
   if (Number.isNaN(time.getTime())) {
     throw new MalformedError('Expected time in the form of RFC 3339, found something else')
   }
   return {
-    id,
-    source,
-    type,
+    id: required('id', values.id),
+    source: required('source', values.source),
+    type: required('type', values.type),
     version,
-    subject: values.get('subject'),
+    subject: values.subject,
     time,
-    correlationId: values.get('correlationid'),
-    causationId: values.get('causationid'),
-    headers: Object.fromEntries([...values].filter(([name]) => !ATTRIBUTES.has(name))),
-    sequence: values.get('sequence'),
+    correlationId: values.correlationid,
+    causationId: values.causationid,
+    headers,
+    sequence: values.sequence,
     stream,
-    data: payloadOf(values.get('data')),
+    data: payloadOf(values.data),
   }
+}
+
+function required(name: string, value: string | undefined): string {
+  if (value) return value
+  throw new MalformedError(`Expected a CloudEvent with the attribute ${name}, found none`)
 }
 
 function payloadOf(text: string | undefined): unknown {

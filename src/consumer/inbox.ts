@@ -1,5 +1,5 @@
 import { queryOf, type Transaction } from '../outbox/transaction.js'
-import { type Database, type RowQuery, rowQueryOf } from './database.js'
+import { type Database, type Row, rowQueryOf, type Statement } from './database.js'
 
 /** What an effect is deduplicated by: a row of the inbox, beside the group. */
 export interface InboxKey {
@@ -39,49 +39,38 @@ export async function accept(tx: Transaction, event: { group: string; source: st
   }
   // Refuses what is no transaction.
   queryOf(tx)
-  return acceptOne(rowQueryOf(tx), group, { source, id })
+  const { first, read } = acceptance(group, [{ source, id }], undefined)
+  return read(await rowQueryOf(tx)(first.text, first.values)) !== undefined
 }
 
-export async function acceptOne(query: RowQuery, group: string, { source, id }: InboxKey): Promise<boolean> {
-  const rows = await query('select outrider.accept($1, $2, $3) as accepted', [group, source, id])
-  return rows[0]?.accepted === true
-}
-
-/** The places, from 0, of what is to be done; what stands in the list twice is to be done once. */
-export async function acceptMany(
-  query: RowQuery,
+/** Asks for the inbox' rows of these, and how to read from the answer the places, from 0, of what is to be done. */
+export function acceptance(
   group: string,
   keys: readonly InboxKey[],
   lease: Epoch | undefined,
-): Promise<number[]> {
-  if (!lease && keys.length === 1) return (await acceptOne(query, group, keys[0] as InboxKey)) ? [0] : []
+): { first: Statement; read(rows: readonly Row[]): ReadonlySet<number> | undefined } {
+  const [key] = keys as [InboxKey]
+  if (!lease && keys.length === 1) {
+    const first = { text: 'select outrider.accept($1, $2, $3) as accepted', values: [group, key.source, key.id] }
+    return { first, read: ([row]) => (row?.accepted === true ? FIRST : undefined) }
+  }
   const events = JSON.stringify(keys)
-  const rows = lease
-    ? await query('select * from outrider.accept_ordered($1, $2::text::json, $3, $4::text::bigint) as m (place)', [
-        group,
-        events,
-        lease.key,
-        lease.epoch,
-      ])
-    : await query('select * from outrider.accept_many($1, $2::text::json) as m (place)', [group, events])
-  return rows.map(({ place }) => Number(place))
+  const first = lease
+    ? {
+        text: 'select * from outrider.accept_ordered($1, $2::text::json, $3, $4::text::bigint) as m (place)',
+        values: [group, events, lease.key, lease.epoch],
+      }
+    : { text: 'select * from outrider.accept_many($1, $2::text::json) as m (place)', values: [group, events] }
+  const read = (rows: readonly Row[]) => (rows.length > 0 ? new Set(rows.map(({ place }) => Number(place))) : undefined)
+  return { first, read }
 }
 
+const FIRST: ReadonlySet<number> = new Set([0])
+
 /** Whether it was done already, so that long work is not begun for nothing. */
-export async function isDone(database: Database, group: string, key: InboxKey): Promise<boolean> {
-  let done = false
-  await database.transaction(
-    async (query) => {
-      const rows = await query(
-        'select 1 as done from outrider.inbox where consumer_group = $1 and source = $2 and id = $3',
-        [group, key.source, key.id],
-      )
-      done = rows.length > 0
-      return undefined
-    },
-    async () => {},
-  )
-  return done
+export async function isDone(database: Database, group: string, { source, id }: InboxKey): Promise<boolean> {
+  const text = 'select 1 as done from outrider.inbox where consumer_group = $1 and source = $2 and id = $3'
+  return (await database.query({ text, values: [group, source, id] })).length > 0
 }
 
 /** Rows go when they are older than the window and this, so that clocks need not agree, in milliseconds. */
@@ -90,33 +79,22 @@ const PRUNE_ROWS = 1_000
 
 /** Deletes some of a group's rows that are older than this, in milliseconds; how many. Others' deletes are not waited for. */
 export async function prune(database: Database, group: string, age: number): Promise<number> {
-  const done = await database.transaction(
-    (query) =>
-      query(
-        `with old as (
-           select ctid from outrider.inbox
-           where consumer_group = $1 and processed_at < clock_timestamp() - $2::text::interval
-           order by processed_at limit ${PRUNE_ROWS} for update skip locked
-         )
-         delete from outrider.inbox where ctid = any (array (select ctid from old)) returning 1 as gone`,
-        [group, `${age} milliseconds`],
-      ),
-    async () => {},
-  )
-  return done?.opened.length ?? 0
+  const text = `
+    with old as (
+      select ctid from outrider.inbox
+      where consumer_group = $1 and processed_at < clock_timestamp() - $2::text::interval
+      order by processed_at limit ${PRUNE_ROWS} for update skip locked
+    )
+    delete from outrider.inbox where ctid = any (array (select ctid from old)) returning 1 as gone`
+  return (await database.query({ text, values: [group, `${age} milliseconds`] })).length
 }
 
 /** Records that a group reads these streams; those of them that it did not read before. */
 export async function subscribe(database: Database, group: string, keys: readonly string[]): Promise<string[]> {
-  const done = await database.transaction(
-    (query) =>
-      query(
-        `insert into outrider.subscription (consumer_group, stream_key)
-         select $1, key from json_array_elements_text($2::text::json) as k (key) order by key
-         on conflict do nothing returning stream_key`,
-        [group, JSON.stringify(keys)],
-      ),
-    async () => {},
-  )
-  return (done?.opened ?? []).map(({ stream_key }) => String(stream_key))
+  const text = `
+    insert into outrider.subscription (consumer_group, stream_key)
+    select $1, key from json_array_elements_text($2::text::json) as k (key) order by key
+    on conflict do nothing returning stream_key`
+  const fresh = await database.query({ text, values: [group, JSON.stringify(keys)] })
+  return fresh.map(({ stream_key }) => String(stream_key))
 }

@@ -1,5 +1,5 @@
-export { type Consumer, createConsumer } from './consumer.js'
-export type { DatabaseAdapter, DatabaseOption, PgPool, QueryResult, TransactionOf } from './database.js'
+export { type Consumer, createConsumer, type Delivered } from './consumer.js'
+export type { DatabaseAdapter, DatabaseOption, PgPool, QueryResult, Ran, TransactionOf } from './database.js'
 export type { Delivery } from './delivery.js'
 export type { Duration } from './duration.js'
 export type { ConsumerEvent, EventOf } from './event.js'

@@ -1,6 +1,7 @@
 import type { Entry, Group } from '../redis/group.js'
 import { type ConsumerEvent, MalformedError, noEvent, readEvent } from './event.js'
 import { type Found, NOBODY, type Route, type Routes } from './routes.js'
+import type { Stop } from './stop.js'
 
 /**
  * queued   may run as soon as there is a place for it
@@ -39,7 +40,7 @@ export interface Item {
   /** Milliseconds since 1970 at which a newer version was first seen that nobody here handles. */
   since: number | undefined
   /** Its call's, while it runs. */
-  call: AbortController | undefined
+  call: Stop | undefined
   /** Another worker has it. */
   lost: boolean
   state: State
@@ -74,15 +75,22 @@ export function itemOf(
   const { event, found } = lookAt(key, fields, routes)
   const { attempts, due, since } = rememberedOf(before.attempts)
   return {
-    ...{ group, key, id, fields, event, found },
+    group,
+    key,
+    id,
+    fields,
+    event,
+    found,
     route: 'route' in found ? found.route : NOBODY,
     // Within its stream: a subject stays in one partition.
     lane: ordered && event.subject !== undefined ? `${key} ${event.subject}` : undefined,
     data: undefined,
     deliveries: before.deliveries,
     begun: false,
-    ...{ attempts, due, since },
+    attempts,
     conflicts: 0,
+    due,
+    since,
     call: undefined,
     lost: false,
     state: 'queued',

@@ -100,28 +100,18 @@ export class Leases {
       await this.#free(lease)
     }
     const text = 'delete from outrider.worker where consumer_group = $1 and worker = $2'
-    await database.transaction(
-      (query) => query(text, [group, this.#worker]),
-      async () => {},
-    )
+    await database.query({ text, values: [group, this.#worker] })
   }
 
   async #renew(stream: string): Promise<void> {
     const { database, group, ttl } = this.#parts
     const keys = this.#parts.keys(stream)
     if (keys.length === 0) return
-    const answer = await database.transaction(
-      (query) =>
-        query('select * from outrider.renew_leases($1, $2, $3::text::json, $4, $5::text::interval)', [
-          group,
-          stream,
-          JSON.stringify(keys),
-          this.#worker,
-          `${ttl} milliseconds`,
-        ]),
-      async () => {},
-    )
-    const rows = (answer?.opened ?? []).map((row) => ({ key: String(row.stream_key), epoch: String(row.epoch) }))
+    const found = await database.query({
+      text: 'select * from outrider.renew_leases($1, $2, $3::text::json, $4, $5::text::interval)',
+      values: [group, stream, JSON.stringify(keys), this.#worker, `${ttl} milliseconds`],
+    })
+    const rows = found.map((row) => ({ key: String(row.stream_key), epoch: String(row.epoch) }))
     const epochs = new Map(rows.map(({ key, epoch }) => [key, epoch]))
     for (const key of keys) {
       const held = this.#held.get(key)
@@ -131,7 +121,7 @@ export class Leases {
       this.#held.set(key, { key, epoch, from: '-', last: '$', leaving: false })
       this.#parts.log.info({ stream: key, epoch }, 'this worker holds the partition')
     }
-    const target = Number(answer?.opened[0]?.target ?? 0)
+    const target = Number(found[0]?.target ?? 0)
     this.#giveBack(
       rows.slice(target).map(({ key }) => key),
       keys,
@@ -177,11 +167,7 @@ export class Leases {
     const { database, group } = this.#parts
     const text = `update outrider.subscription set ${set}
       where consumer_group = $1 and stream_key = $2 and worker = $3 returning epoch`
-    const done = await database.transaction(
-      (query) => query(text, [group, key, this.#worker, ...values]),
-      async () => {},
-    )
-    return done !== undefined && done.opened.length > 0
+    return (await database.query({ text, values: [group, key, this.#worker, ...values] })).length > 0
   }
 
   #tell(): void {

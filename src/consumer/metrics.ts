@@ -49,15 +49,17 @@ export function createMetrics(registry: Registry, group: string, watched: Watche
   ])
   const unwatch = watch(registry, watched)
 
-  const count = (key: string, event: ConsumerEvent, result: Result) =>
-    processed.inc({ group, stream: streamOf(key), type: event.type, result })
+  // Labels are looked up once, not for every event.
+  const counted = remembered((stream, type, result) => processed.labels({ group, stream, type, result }))
+  const aged = remembered((stream) => age.labels({ group, stream }))
+  const timed = remembered((type) => duration.labels({ group, type }))
 
   return {
     processed(key: string, event: ConsumerEvent, result: Result): void {
-      count(key, event, result)
       const stream = streamOf(key)
+      counted(stream, event.type, result).inc()
       if (result === 'duplicate') duplicates.inc({ group, stream })
-      if (result === 'done') age.observe({ group, stream }, Math.max(0, Date.now() - event.time.getTime()) / 1000)
+      if (result === 'done') aged(stream).observe(Math.max(0, Date.now() - event.time.getTime()) / 1000)
     },
     buried(key: string, event: ConsumerEvent, reason: string): void {
       const known = REASONS.has(reason) ? reason : 'rejected'
@@ -66,10 +68,20 @@ export function createMetrics(registry: Registry, group: string, watched: Watche
       processed.inc({ group, stream: streamOf(key), type, result: 'dead_lettered' })
       dead.inc({ group, stream: streamOf(key), type, reason: known })
     },
-    ran: (type: string, seconds: number): void => duration.observe({ group, type }, seconds),
+    ran: (type: string, seconds: number): void => timed(type).observe(seconds),
     retried: (type: string, reason: string): void => retries.inc({ group, type, reason }),
     trimmed: (key: string): void => trimmed.inc({ group, stream: streamOf(key) }),
     close: unwatch,
+  }
+}
+
+function remembered<M>(make: (...labels: string[]) => M): (...labels: string[]) => M {
+  const made = new Map<string, M>()
+  return (...labels) => {
+    const key = labels.join(' ')
+    const found = made.get(key) ?? make(...labels)
+    made.set(key, found)
+    return found
   }
 }
 

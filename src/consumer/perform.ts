@@ -5,8 +5,9 @@ import { sqlState } from '../postgres/transaction.js'
 import { type Database, type RowQuery, TransactionFailure } from './database.js'
 import type { ConsumerEvent } from './event.js'
 import type { HandlerContext, Publish, Wrap } from './handler.js'
-import { acceptMany, type Epoch, type InboxKey, isDone, ownKey } from './inbox.js'
+import { acceptance, type Epoch, type InboxKey, isDone, ownKey } from './inbox.js'
 import type { Route } from './routes.js'
+import type { Stop } from './stop.js'
 
 /** What stays the same from call to call. */
 export interface Setting {
@@ -20,7 +21,7 @@ export interface Call {
   route: Route
   events: readonly ConsumerEvent[]
   attempt: number
-  signal: AbortSignal
+  stop: Stop
   /** Of an ordered worker. */
   lease: Epoch | undefined
 }
@@ -38,15 +39,13 @@ export async function perform(setting: Setting, call: Call): Promise<ReadonlySet
   if (work.kind === 'long') {
     const event = events[0] as ConsumerEvent
     if (await isDone(database, group, keys[0] as InboxKey)) return new Set()
-    const context = { attempt: call.attempt, signal: call.signal }
+    const context = { attempt: call.attempt, signal: call.stop.signal }
     result = await inHandlerAsync(() => wrapped(setting, event, async () => work.steps.work(event, context), context))
   }
-  const done = await database.transaction(
-    async (query) => {
-      const places = await acceptMany(query, group, keys, lease)
-      return places.length > 0 ? new Set(places) : undefined
-    },
-    async (tx, places, query) => {
+  const done = await database.transaction({
+    ...acceptance(group, keys, lease),
+    readCommitted: lease !== undefined,
+    work: (tx, places, query) => {
       const fresh = events.filter((_, place) => places.has(place))
       const context = contextOf(tx, query, call, work.kind === 'batch' ? undefined : fresh[0])
       const [event] = fresh as [ConsumerEvent]
@@ -54,9 +53,11 @@ export async function perform(setting: Setting, call: Call): Promise<ReadonlySet
       if (work.kind === 'one') return wrapped(setting, event, async () => work.handle(event, context), context)
       return wrapped(setting, event, async () => work.steps.commit(event, result, context), context)
     },
-  )
-  return done?.opened ?? new Set()
+  })
+  return done ?? NONE
 }
+
+const NONE: ReadonlySet<number> = new Set()
 
 const MOST_KEY = 1_000
 
@@ -82,10 +83,20 @@ function wrapped<T>(
 function contextOf(
   tx: unknown,
   query: RowQuery,
-  { attempt, signal }: Call,
+  call: Call,
   cause: ConsumerEvent | undefined,
 ): HandlerContext<unknown> {
-  return { tx, publish: publisher(query, cause), attempt, signal }
+  // Made when they are asked for: most handlers use neither.
+  return {
+    tx,
+    attempt: call.attempt,
+    get publish() {
+      return publisher(query, cause)
+    },
+    get signal() {
+      return call.stop.signal
+    },
+  }
 }
 
 /** Publishes with the ids of what caused it; of a batch nobody can tell which event did, so its handler says it itself. */

@@ -20,7 +20,7 @@ export interface ReaderParts {
   /** A connection of its own: a read that waits would hold up everything behind it. */
   link: Link
   groups(): readonly Group[]
-  /** Room for so many entries. */
+  /** Room for so many entries; 0 until there is enough of it to be worth a read. */
   room(): number
   /** Called when a group is missing; resolves once there is one again. */
   ensure(): Promise<void>

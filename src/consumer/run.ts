@@ -190,12 +190,12 @@ export class Run {
     return this.#lastRead === undefined ? undefined : (performance.now() - this.#lastRead) / 1000
   }
 
-  /** For so many entries more. */
-  readonly #room = (): number =>
-    Math.min(
-      this.#prefetch - (this.#worker.schedule.held - this.#worker.schedule.count('waiting')),
-      MOST_HELD - this.#worker.schedule.held,
-    )
+  /** For so many entries more; none before a good part is free: a read costs as much for one entry as for many. */
+  readonly #room = (): number => {
+    const { schedule } = this.#worker
+    const room = Math.min(this.#prefetch - schedule.held + schedule.count('waiting'), MOST_HELD - schedule.held)
+    return room < this.#prefetch / 4 ? 0 : room
+  }
 
   /** Ordered: what stands behind another of its lane does not keep the others from being read, up to a bound. */
   readonly #roomOf = (key: string): number => {

@@ -15,6 +15,7 @@ import { decide, exponential } from './retry.js'
 import type { Found, Routes } from './routes.js'
 import { Schedule } from './schedule.js'
 import { Settlement, told } from './settlement.js'
+import { Stop } from './stop.js'
 import { Timers } from './timers.js'
 import { LAST_WORDS, within } from './within.js'
 
@@ -291,7 +292,7 @@ export class Worker {
       for (const item of items) this.#drop(item)
       return undefined
     }
-    const call = new AbortController()
+    const call = new Stop()
     for (const item of items) item.call = call
     const began = performance.now()
     try {
@@ -299,7 +300,7 @@ export class Worker {
         route,
         events: items.map((item) => ({ ...item.event, data: item.data })),
         attempt: 1 + Math.max(...items.map(({ attempts }) => attempts)),
-        signal: call.signal,
+        stop: call,
         lease,
       })
       this.#gate.open()

@@ -5,5 +5,5 @@
 
 local consumer, deliveries = owner(ARGV[3])
 if consumer ~= me then return 0 end
-hold(ARGV[3], deliveries + 1)
+hold(ARGV[3], 'RETRYCOUNT', deliveries + 1)
 return 1

@@ -4,5 +4,5 @@
 
 if owner(ARGV[3]) ~= me then return 0 end
 redis.call('HSET', retries, ARGV[3], ARGV[4])
-hold(ARGV[3], 1)
+hold(ARGV[3], 'RETRYCOUNT', 1)
 return 1

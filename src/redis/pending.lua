@@ -10,12 +10,11 @@ local function owner(id)
   if found then return found[2], found[4] end
 end
 
--- Makes it ours, as if delivered just now. JUSTID: the count of deliveries stays unless the last argument sets it.
-local function hold(id, deliveries)
-  if deliveries then
-    redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
-  else
-    redis.call('XCLAIM', stream, group, me, 0, id, 'JUSTID')
+-- Makes it ours, as if delivered just now. JUSTID: the count of deliveries stays unless the last arguments set it. What was
+-- trimmed is left as it is, because from Redis 7 on XCLAIM would drop it: pending, it is adopted one day, and told of.
+local function hold(id, ...)
+  if redis.call('XRANGE', stream, id, id)[1] then
+    redis.call('XCLAIM', stream, group, me, 0, id, 'JUSTID', ...)
   end
 end
 

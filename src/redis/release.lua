@@ -6,7 +6,7 @@ for n = 3, #ARGV, 2 do
   if consumer == me then
     local count = math.max(0, deliveries - ARGV[n + 1])
     -- An hour idle is more than any consumer waits for.
-    redis.call('XCLAIM', stream, group, me, 0, ARGV[n], 'IDLE', 3600000, 'RETRYCOUNT', count, 'JUSTID')
+    hold(ARGV[n], 'IDLE', 3600000, 'RETRYCOUNT', count)
   end
 end
 return 1

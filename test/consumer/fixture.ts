@@ -1,32 +1,14 @@
-import { randomUUID } from 'node:crypto'
 import type { Redis as Client } from 'ioredis'
 import pg from 'pg'
 import pino from 'pino'
 import { test as base } from 'vitest'
-import { z } from 'zod'
 import type { Consumer } from '../../src/consumer/consumer.js'
 import { type ConsumerOptions, createConsumer } from '../../src/consumer/index.js'
-import { defineEvent } from '../../src/index.js'
 import { migrate } from '../../src/postgres/migrate.js'
 import { createDatabase, type Database, type FreshRedis, freshRedis, until } from '../services/index.js'
+import { type EntryInput, entryOf, fieldsOf } from './entries.js'
 
-export const Happened = defineEvent({
-  stream: 'things',
-  type: 'thing.happened',
-  version: 1,
-  data: z.object({ n: z.number() }),
-})
-
-/** What one entry is given beside its payload. */
-export interface EntryInput {
-  id?: string
-  source?: string
-  type?: string
-  version?: number
-  subject?: string
-  time?: Date
-  more?: Record<string, string>
-}
+export { type EntryInput, entryOf, fieldsOf, Happened } from './entries.js'
 
 /** A line of a consumer's log. */
 export interface LogLine {
@@ -66,21 +48,6 @@ export const effect = async (
     (event.data as { n: number }).n,
     event.subject,
   ])
-}
-
-export const fieldsOf = (fields: readonly string[]): Record<string, string> =>
-  Object.fromEntries(fields.flatMap((name, n) => (n % 2 === 0 ? [[name, fields[n + 1] as string]] : [])))
-
-/** What the relay would append for an event. */
-export function entryOf(data: unknown, input: EntryInput = {}): string[] {
-  const { id = randomUUID(), source = '/shop', type = Happened.type, version = 1, subject, time = new Date() } = input
-  return [
-    ...['specversion', '1.0', 'id', id, 'source', source, 'type', type, 'time', time.toISOString()],
-    ...(subject === undefined ? [] : ['subject', subject]),
-    ...['schemaversion', String(version)],
-    ...Object.entries(input.more ?? {}).flat(),
-    ...(data === undefined ? [] : ['datacontenttype', 'application/json', 'data', JSON.stringify(data)]),
-  ]
 }
 
 export const test = base.extend<{ stage: Stage }>({

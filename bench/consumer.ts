@@ -1,0 +1,153 @@
+/**
+ * How fast a worker does a backlog, and what the library costs beside a loop written by hand.
+ *
+ *   npm run bench:consumer -- [events] [rounds] [concurrency]
+ *
+ * In each round, one after the other: a loop by hand with the same guarantees (XREADGROUP, BEGIN, insert on conflict, effect,
+ * COMMIT, XACK), the library with one event a transaction, and the library with batches of 100. Each effect is a row of a
+ * table. Prints events per second and, by round, how they compare; machines differ, so quote the ratios.
+ */
+import pg from 'pg'
+import { z } from 'zod'
+import { createConsumer } from '../src/consumer/index.js'
+import { defineEvent } from '../src/index.js'
+import { migrate } from '../src/postgres/migrate.js'
+import { entryOf } from '../test/consumer/entries.js'
+import { type Redis, startPostgres, startRedis, until } from '../test/services/index.js'
+
+const [events = 20_000, rounds = 3, concurrency = 10] = process.argv.slice(2).map(Number)
+const STREAM = 'bench'
+const BATCH = 100
+
+const Counted = defineEvent({
+  stream: STREAM,
+  type: 'bench.counted',
+  version: 1,
+  data: z.object({ n: z.number(), text: z.string() }),
+})
+
+const EFFECT = 'insert into effect (run, event, n) values ($1, $2, $3)'
+
+/** Each returns the seconds from its first command to its last acknowledgement. */
+async function byHand(pool: pg.Pool, redis: Redis, group: string): Promise<number> {
+  const began = performance.now()
+  const client = redis.client()
+  await client.xgroup('CREATE', STREAM, group, '0')
+  for (let left = events; left > 0; ) {
+    const reply = await client.xreadgroup('GROUP', group, 'me', 'COUNT', BATCH, 'BLOCK', 1000, 'STREAMS', STREAM, '>')
+    const [, entries] = (reply as [string, [string, string[]][]][])[0] as [string, [string, string[]][]]
+    const queue = [...entries]
+    const lane = async () => {
+      for (let entry = queue.shift(); entry; entry = queue.shift()) {
+        const [id, flat] = entry
+        const fields = new Map<string, string>()
+        for (let n = 0; n < flat.length; n += 2) fields.set(flat[n] as string, flat[n + 1] as string)
+        const data = Counted.data.parse(JSON.parse(fields.get('data') as string))
+        const tx = await pool.connect()
+        try {
+          await tx.query('begin')
+          const { rowCount } = await tx.query(
+            'insert into outrider.inbox (consumer_group, source, id) values ($1, $2, $3) on conflict do nothing',
+            [group, fields.get('source'), fields.get('id')],
+          )
+          if (rowCount === 1) await tx.query(EFFECT, [group, fields.get('id'), data.n])
+          await tx.query('commit')
+        } finally {
+          tx.release()
+        }
+        await client.xack(STREAM, group, id)
+      }
+    }
+    await Promise.all(Array.from({ length: concurrency }, lane))
+    left -= entries.length
+  }
+  client.disconnect()
+  return (performance.now() - began) / 1000
+}
+
+async function byLibrary(pool: pg.Pool, redis: Redis, group: string, batched: boolean): Promise<number> {
+  const began = performance.now()
+  const client = redis.client()
+  const logger = { debug() {}, info() {}, warn: console.warn, error: console.error }
+  const consumer = createConsumer({ redis: redis.url, db: pool, group, concurrency, logger })
+  let called = 0
+  if (batched) {
+    consumer.onBatch(
+      Counted,
+      async (all, { tx }) => {
+        called += all.length
+        const values = [group, all.map(({ id }) => id), all.map(({ data }) => data.n)]
+        await tx.query('insert into effect select $1, * from unnest($2::text[], $3::int[])', values)
+      },
+      { size: BATCH },
+    )
+  } else {
+    consumer.on(Counted, async (event, { tx }) => {
+      called += 1
+      await tx.query(EFFECT, [group, event.id, event.data.n])
+    })
+  }
+  await consumer.start()
+  // Counted here, because the database has enough to do.
+  await until(async () => called >= events && ((await client.xpending(STREAM, group)) as [number])[0] === 0, {
+    timeout: 600_000,
+    message: 'the backlog to be done',
+  })
+  const seconds = (performance.now() - began) / 1000
+  await consumer.stop()
+  client.disconnect()
+  return seconds
+}
+
+const median = (values: number[]): number => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] as number
+
+const postgres = await startPostgres()
+const redis = await startRedis()
+try {
+  const database = await postgres.createDatabase('bench')
+  const owner = await database.connect()
+  await migrate(owner, { only: 'inbox' })
+  await owner.query('create table effect (run text, event text, n int)')
+  await owner.end()
+  const pool = new pg.Pool({ connectionString: database.url, max: concurrency })
+  const client = redis.client()
+  for (let n = 0; n < events; ) {
+    const pipeline = client.pipeline()
+    for (let more = 0; more < 1000 && n < events; more++, n++) {
+      pipeline.xadd(
+        STREAM,
+        '*',
+        ...entryOf({ n, text: 'x'.repeat(200) }, { type: Counted.type, subject: `s-${n % 1000}` }),
+      )
+    }
+    await pipeline.exec()
+  }
+  client.disconnect()
+  const kinds = {
+    'by hand': (group: string) => byHand(pool, redis, group),
+    'one by one': (group: string) => byLibrary(pool, redis, group, false),
+    batched: (group: string) => byLibrary(pool, redis, group, true),
+  }
+  const ratios: { one: number[]; batched: number[] } = { one: [], batched: [] }
+  for (let round = 1; round <= rounds; round++) {
+    const rates: Record<string, number> = {}
+    for (const [kind, run] of Object.entries(kinds)) {
+      const group = `${kind.replaceAll(' ', '-')}-${round}`
+      const seconds = await run(group)
+      const { rows } = await pool.query('select count(*)::int as effects from effect where run = $1', [group])
+      if (rows[0].effects !== events) throw new Error(`Expected ${events} effects, found ${rows[0].effects}`)
+      rates[kind] = events / seconds
+    }
+    ratios.one.push((rates['one by one'] as number) / (rates['by hand'] as number))
+    ratios.batched.push((rates.batched as number) / (rates['one by one'] as number))
+    const texts = Object.entries(rates).map(([kind, rate]) => `${kind} ${Math.round(rate)}/s`)
+    console.log(`round ${round}: ${texts.join(', ')}`)
+  }
+  console.log(
+    `median: one by one ${median(ratios.one).toFixed(2)} of the loop by hand, batched ${median(ratios.batched).toFixed(1)} times one by one`,
+  )
+  await pool.end()
+} finally {
+  await redis.remove()
+  await postgres.remove()
+}
