@@ -116,9 +116,9 @@ export class Consumer<Tx> {
   async run({ signal, timeout }: { signal?: AbortSignal; timeout?: Duration } = {}): Promise<void> {
     if (signal?.aborted) return
     await this.start()
-    const run = this.#run as Run
-    const asked = new Promise<void>((resolve) => signal?.addEventListener('abort', () => resolve(), { once: true }))
-    await Promise.race([asked, run.ended])
+    if (!signal?.aborted) {
+      await new Promise<void>((resolve) => signal?.addEventListener('abort', () => resolve(), { once: true }))
+    }
     await this.stop(timeout === undefined ? {} : { timeout })
   }
 
@@ -139,14 +139,12 @@ export class Consumer<Tx> {
       registry: this.registry,
       log: loggerOf(log, this.#settings),
     }
-    this.#run = new Run(parts)
-    try {
-      await this.#run.start()
-    } catch (error) {
-      await this.#run.stop(0)
+    const run = new Run(parts)
+    this.#run = run
+    await run.start().catch((error) => {
       this.#run = undefined
       throw error
-    }
+    })
   }
 
   /**

@@ -93,8 +93,10 @@ export class Link {
         const client = await this.#connect()
         if (this.#closed.signal.aborted) closeRedis(client)
         else {
-          this.#log.info({}, 'connected to Redis again')
-          this.#said.at = 0
+          if (LOST.has(this.#said.reason)) {
+            this.#log.info({}, 'connected to Redis again')
+            this.#said.at = 0
+          }
           this.#client = client
           return client
         }
@@ -113,6 +115,9 @@ export class Link {
     this.#log.warn({ reason, err: error }, 'Redis cannot be used; the consumer goes on once it can')
   }
 }
+
+/** What a new connection mends. A replica, for one, takes connections, and refuses what is asked over them. */
+const LOST = new Set(['redis_unreachable', 'redis_timeout', 'redis_loading', 'redis_maxclients', 'redis_credentials'])
 
 /** What leaves the connection as it is. */
 const REFUSALS = new Set(['redis_oom', 'redis_misconf', 'redis_noreplicas', 'redis_noperm', 'redis_busy', 'wrong_type'])

@@ -137,7 +137,7 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
   return {
     group,
     name: name ?? `${hostname().replace(/[^!-~]+/g, '-')}-${process.pid}-${Math.random().toString(36).slice(2, 8)}`,
-    concurrency: concurrencyOf(options.concurrency, maxTransactions),
+    concurrency: concurrencyOf(options.concurrency, maxTransactions, options.ordered === true),
     prefetch: count('prefetch', 100_000),
     maxAttempts: count('maxAttempts', 1_000) ?? 10,
     backoff: backoffOf('backoff', options.backoff),
@@ -152,13 +152,18 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
   }
 }
 
-/** Each running handler has a transaction of its own: beyond the pool's size they would only wait for each other. */
-function concurrencyOf(wanted: number | undefined, maxTransactions: number | undefined): number {
-  if (wanted === undefined) return Math.max(1, Math.min(DEFAULT_CONCURRENCY, maxTransactions ?? DEFAULT_CONCURRENCY))
-  const concurrency = countOf('concurrency', wanted, 1, 10_000)
-  if (maxTransactions === undefined || concurrency <= maxTransactions) return concurrency
+/**
+ * Each running handler has a transaction of its own: beyond the pool's size they would only wait for each other. An ordered
+ * worker needs one connection more, or long handlers would keep it from renewing its leases.
+ */
+function concurrencyOf(wanted: number | undefined, maxTransactions: number | undefined, ordered: boolean): number {
+  const most = (maxTransactions ?? Number.POSITIVE_INFINITY) - (ordered ? 1 : 0)
+  const concurrency = wanted === undefined ? Math.max(1, Math.min(DEFAULT_CONCURRENCY, most)) : wanted
+  countOf('concurrency', concurrency, 1, 10_000)
+  if (concurrency <= most) return concurrency
   throw new TypeError(
-    `Expected concurrency at or below the ${maxTransactions} connections of the pool, found ${concurrency}. ` +
-      `Give the pool more (new Pool({ max: ${concurrency} })), or lower concurrency.`,
+    `Expected concurrency ${ordered ? 'below' : 'at or below'} the ${maxTransactions} connections of the pool` +
+      `${ordered ? ', of which an ordered consumer needs one for its leases' : ''}, found ${concurrency}. ` +
+      `Give the pool more (new Pool({ max: ${concurrency + (ordered ? 1 : 0)} })), or lower concurrency.`,
   )
 }

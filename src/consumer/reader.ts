@@ -1,9 +1,8 @@
 import { Cluster } from 'ioredis'
-import { pause } from '../backoff.js'
+import { backoff, pause } from '../backoff.js'
 import type { RedisClient } from '../redis/connect.js'
 import { type Entry, entryOf, type Group } from '../redis/group.js'
-import type { Link } from './link.js'
-import { isMissingGroup } from './link.js'
+import { isMissingGroup, type Link } from './link.js'
 import type { Worker } from './worker.js'
 
 /** How long a read waits for something new, in milliseconds; a stop waits for it. */
@@ -32,6 +31,7 @@ export interface ReaderParts {
 export async function read(parts: ReaderParts): Promise<void> {
   const { worker, link, signal, room } = parts
   let known: RedisClient | undefined
+  let failures = 0
   for (let turn = 0; !signal.aborted; turn++) {
     if (worker.blocked || room() <= 0) {
       await worker.changed()
@@ -46,12 +46,16 @@ export async function read(parts: ReaderParts): Promise<void> {
         continue
       }
       const found = await readOnce(client, rotated(parts.groups(), turn), room())
+      failures = 0
       for (const [group, entries] of found) worker.receive(group, entries)
       if (found.length > 0) parts.onRead()
       else if (client instanceof Cluster) await pause(POLL, signal)
     } catch (error) {
       if (isMissingGroup(error)) await parts.ensure()
-      else link.fault(client, error)
+      else {
+        link.fault(client, error)
+        await pause(backoff(++failures, 50, 2_000), signal)
+      }
     }
   }
 }

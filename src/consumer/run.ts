@@ -1,7 +1,10 @@
 import type { Registry } from 'prom-client'
+import { pause } from '../backoff.js'
+import { ExitCode, Failure } from '../failure.js'
+import { sqlState } from '../postgres/transaction.js'
 import type { RedisClient } from '../redis/connect.js'
 import type { Group, GroupState } from '../redis/group.js'
-import { describeError } from '../telemetry/log.js'
+import { faultOf } from './fault.js'
 import { Leases } from './leases.js'
 import { Link, StoppedError } from './link.js'
 import { type ConsumerMetrics, createMetrics } from './metrics.js'
@@ -57,8 +60,8 @@ export class Run {
   readonly #leases: Leases | undefined
   readonly #prefetch: number
   /** What reads stops first; what keeps alive what runs, last. */
-  #readers: Promise<void>[] = []
-  #keepers: Promise<void>[] = []
+  readonly #readers: Promise<void>[] = []
+  readonly #keepers: Promise<void>[] = []
   readonly #ending = new AbortController()
   #stopped: Promise<void> | undefined
   #lastRead: number | undefined
@@ -88,34 +91,46 @@ export class Run {
     if (settings.ordered) this.#leases = this.#makeLeases()
   }
 
-  /** Resolves when the run has ended, for whatever reason. */
-  get ended(): Promise<void> {
-    return new Promise((resolve) => this.#ending.signal.addEventListener('abort', () => resolve(), { once: true }))
+  /** Rejects where Redis or the database cannot be used; nothing is left open then. */
+  async start(): Promise<void> {
+    const { settings, log, routes } = this.#parts
+    try {
+      await this.#asking.open()
+      await this.#streams.ensure(await this.#asking.client(), routes.streams)
+      await this.#reading.open()
+    } catch (error) {
+      this.#ending.abort()
+      this.#asking.close()
+      this.#reading.close()
+      this.#metrics.close()
+      throw explain(error)
+    }
+    this.#begin()
+    const streams = this.#streams.groups.map(({ key }) => key)
+    log.info({ streams, concurrency: settings.concurrency }, 'the consumer has started')
   }
 
-  async start(): Promise<void> {
-    const { settings, log, routes, setting } = this.#parts
-    await this.#asking.open()
-    await this.#streams.ensure(await this.#asking.client(), routes.streams)
-    await this.#reading.open()
+  #begin(): void {
+    const { settings, log, setting } = this.#parts
     const [signal, ending] = [this.#stop.signal, this.#ending.signal]
-    const shared = { worker: this.#worker, ensure: this.#ensure, onRead: this.#onRead, signal }
     const groups = () => this.#streams.groups
+    const shared = { worker: this.#worker, ensure: this.#ensure, onRead: this.#onRead, signal }
     const upkeep = {
-      settings,
-      database: setting.database,
-      link: this.#asking,
-      log,
-      groups,
-      ensure: this.#ensure,
-      signal,
+      ...{ settings, database: setting.database, link: this.#asking, log, groups, ensure: this.#ensure },
+      signal: ending,
     }
-    this.#keepers = [pruneInbox(upkeep), look(upkeep, (states) => (this.#states = states))].map(this.#watched)
-    if (this.#leases) {
+    const tell = (states: readonly GroupState[]) => {
+      this.#states = states
+    }
+    const keep = (loop: () => Promise<void>) => this.#keepers.push(this.#loop(ending, loop))
+    const readOn = (loop: () => Promise<void>) => this.#readers.push(this.#loop(signal, loop))
+    keep(() => pruneInbox(upkeep))
+    keep(() => look(upkeep, tell))
+    const leases = this.#leases
+    if (leases) {
       const group = (key: string) => this.#streams.group(key)
-      const parts = { ...shared, leases: this.#leases, link: this.#reading, group, room: this.#roomOf }
-      this.#readers = [takeInOrder(parts)].map(this.#watched)
-      this.#keepers.push(this.#watched(this.#leases.keep()))
+      readOn(() => takeInOrder({ ...shared, leases, link: this.#reading, group, room: this.#roomOf }))
+      readOn(() => leases.keep())
     } else {
       const stale = {
         worker: this.#worker,
@@ -124,13 +139,10 @@ export class Run {
         room: this.#room,
         claimAfter: settings.claimAfter,
       }
-      this.#readers = [
-        read({ ...shared, link: this.#reading, groups, room: this.#room }),
-        claimStale({ ...stale, signal }),
-      ].map(this.#watched)
-      this.#keepers.push(this.#watched(beat({ ...stale, signal: ending })))
+      readOn(() => read({ ...shared, link: this.#reading, groups, room: this.#room }))
+      readOn(() => claimStale({ ...stale, signal }))
+      keep(() => beat({ ...stale, signal: ending }))
     }
-    log.info({ streams: groups().map(({ key }) => key), concurrency: settings.concurrency }, 'the consumer has started')
   }
 
   pause(): void {
@@ -239,15 +251,21 @@ export class Run {
     })
   }
 
-  /** A loop that ends by an error would end the consumer in silence. */
-  readonly #watched = (loop: Promise<void>): Promise<void> =>
-    loop.catch((error) => {
-      if (error instanceof StoppedError) return
-      this.#parts.log.error({ err: describeError(error) }, 'a bug in Outrider, please report it: the consumer ends')
-      this.#ending.abort()
-    })
+  /** A loop that ended by an error would end the consumer in silence, so it begins again. */
+  readonly #loop = async (signal: AbortSignal, loop: () => Promise<void>): Promise<void> => {
+    while (!signal.aborted) {
+      try {
+        await loop()
+      } catch (error) {
+        if (error instanceof StoppedError) return
+        this.#parts.log.error({ err: error }, 'a bug in Outrider: please report it')
+        await pause(AFTER_A_BUG, signal)
+      }
+    }
+  }
 }
 
+const AFTER_A_BUG = 1_000
 /** Waiting ones included, so that memory stays bounded when all that is read fails. */
 const MOST_HELD = 10_000
 
@@ -259,4 +277,29 @@ async function leave(group: Group, client: RedisClient): Promise<void> {
 function defaultPrefetch(concurrency: number, routes: Routes): number {
   const batches = routes.all.map(({ work }) => (work.kind === 'batch' ? work.size : 1))
   return concurrency + Math.max(concurrency, 32, 2 * Math.max(...batches))
+}
+
+/** What a person is told whose consumer does not start. */
+function explain(error: unknown): unknown {
+  if (error instanceof Failure || !(error instanceof Error)) return error
+  const state = sqlState(error) ?? ''
+  if (/^(3F000|42P01|42883|42703)$/.test(state)) {
+    return new Failure(
+      `Expected Outrider's inbox in the workers' database, as this version has it, found it missing or older: ${error.message}. ` +
+        'Check which database the pool connects to; `outrider setup --only inbox` creates or completes it.',
+      { cause: error },
+    )
+  }
+  if (state === '42501') {
+    const advice = 'Grant outrider_consumer to the role that the pool connects as.'
+    return new Failure(`The worker's role lacks a privilege: ${error.message}. ${advice}`, { cause: error })
+  }
+  if (faultOf({ cause: error, stage: 'opening', broken: false }) === 'outage' && error.name !== 'ReplyError') {
+    const advice = 'Check what the pool connects to.'
+    return new Failure(`The workers' database cannot be used: ${error.message || state}. ${advice}`, {
+      cause: error,
+      exitCode: ExitCode.unreachable,
+    })
+  }
+  return error
 }

@@ -22,7 +22,8 @@ export class Schedule {
   readonly #calls = new Map<Route, number>()
   readonly #counts: Record<State, number> = { queued: 0, behind: 0, running: 0, waiting: 0, gone: 0 }
   #running = 0
-  #suspect: Item | undefined
+  /** The call in which one runs. */
+  #suspect: readonly Item[] | undefined
   #arrivals = 0
 
   constructor(concurrency: number) {
@@ -73,8 +74,9 @@ export class Schedule {
     if (this.#running >= this.#concurrency) return undefined
     const [suspect] = this.#suspects
     if (suspect && !this.#suspect && this.#isFree(suspect.route)) {
-      this.#suspect = suspect
-      return this.#begin([suspect])
+      const call = this.#begin([suspect])
+      this.#suspect = call
+      return call
     }
     let oldest: Item | undefined
     for (const [route, [first]] of this.#queues) {
@@ -88,7 +90,7 @@ export class Schedule {
     const { route } = items[0] as Item
     this.#running -= 1
     this.#calls.set(route, (this.#calls.get(route) ?? 1) - 1)
-    if (this.#suspect && items.includes(this.#suspect)) this.#suspect = undefined
+    if (this.#suspect === items) this.#suspect = undefined
   }
 
   /** It is out of this worker's hands, done or not; the next of its lane may run. */
@@ -127,7 +129,9 @@ export class Schedule {
     const batch = (this.#queues.get(route) as Item[]).filter(({ attempts }) => attempts === 0).slice(0, route.work.size)
     for (const { lane } of [...batch]) {
       for (const next of lane === undefined ? [] : (this.#lanes.get(lane)?.slice(1) ?? [])) {
-        if (batch.length >= route.work.size || next.route !== route || next.attempts > 0 || isSuspect(next)) break
+        // One that is not behind waits, or was not run and is still to be said so.
+        const fits = next.state === 'behind' && next.route === route && next.attempts === 0 && !isSuspect(next)
+        if (!fits || batch.length >= route.work.size) break
         batch.push(next)
       }
     }

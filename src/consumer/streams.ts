@@ -15,8 +15,10 @@ export class Streams {
   readonly #groups = new Map<string, Group>()
   /** Keys by name. */
   readonly #keys = new Map<string, readonly string[]>()
-  /** Whether the database knows of all of them. */
-  #known = false
+  /** Those that the database knows of. */
+  readonly #subscribed = new Set<string>()
+  /** When the consumer looked for the first time, by Redis' clock, in milliseconds: `now` for what it finds later. */
+  #began: number | undefined
 
   constructor(settings: Settings, database: Database, log: ConsumerLogger) {
     this.#settings = settings
@@ -43,6 +45,8 @@ export class Streams {
    */
   async ensure(client: RedisClient, names: readonly string[]): Promise<void> {
     const missing: Group[] = []
+    const now = this.#began
+    this.#began ??= Number((await client.time())[0]) * 1000
     for (const name of names) {
       const keys = keysOf(name, await client.get(partitionsKey(name)))
       // A number that Redis has lost is the same when it is back.
@@ -53,17 +57,12 @@ export class Streams {
         else this.#groups.set(key, group)
       }
     }
-    await this.#create(client, missing)
-  }
-
-  async #create(client: RedisClient, missing: readonly Group[]): Promise<void> {
-    const { startFrom, group: name } = this.#settings
-    if (missing.length === 0 && this.#known) return
-    const fresh = new Set(await subscribe(this.#database, name, [...this.#keys.values()].flat()))
-    this.#known = true
+    const keys = names.flatMap((name) => this.keys(name)).filter((key) => !this.#subscribed.has(key))
+    const fresh = new Set(keys.length > 0 ? await subscribe(this.#database, this.#settings.group, keys) : [])
+    for (const key of keys) this.#subscribed.add(key)
     for (const group of missing) {
       const isNew = fresh.has(group.key)
-      const from = isNew ? startOf(startFrom) : BEGINNING
+      const from = isNew ? startOf(this.#settings.startFrom, now) : BEGINNING
       if (await group.create(client, from)) {
         if (isNew) this.#log.info({ stream: group.key, from }, 'the group begins')
         else
@@ -82,8 +81,9 @@ function keysOf(name: string, partitions: string | null): string[] {
   return Array.from({ length: Number(partitions) }, (_, n) => streamKey(name, n))
 }
 
-/** Behind the last entry before then. */
-function startOf(startFrom: Settings['startFrom']): string {
+/** The entry behind which a new group begins. `now`: undefined for the last entry that there is. */
+function startOf(startFrom: Settings['startFrom'], now: number | undefined): string {
   if (startFrom === 'beginning') return BEGINNING
-  return startFrom === 'now' ? '$' : `${startFrom.getTime() - 1}-18446744073709551615`
+  const time = startFrom === 'now' ? now : startFrom.getTime()
+  return time === undefined ? '$' : `${time - 1}-18446744073709551615`
 }

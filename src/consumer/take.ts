@@ -1,5 +1,5 @@
 import { Cluster } from 'ioredis'
-import { pause } from '../backoff.js'
+import { backoff, pause } from '../backoff.js'
 import type { RedisClient } from '../redis/connect.js'
 import type { Group } from '../redis/group.js'
 import type { Lease, Leases } from './leases.js'
@@ -31,6 +31,7 @@ export interface TakeParts {
  */
 export async function takeInOrder(parts: TakeParts): Promise<void> {
   const { worker, leases, link, signal } = parts
+  let failures = 0
   while (!signal.aborted) {
     const open = leases.all().filter(({ key, leaving }) => !leaving && parts.room(key) > 0)
     if (worker.blocked || open.length === 0) {
@@ -43,9 +44,13 @@ export async function takeInOrder(parts: TakeParts): Promise<void> {
       for (const lease of open) found += await takeOnce(parts, client, lease)
       if (found > 0) parts.onRead()
       else await bell(client, open, signal)
+      failures = 0
     } catch (error) {
       if (isMissingGroup(error)) await parts.ensure()
-      else link.fault(client, error)
+      else {
+        link.fault(client, error)
+        await pause(backoff(++failures, 50, 2_000), signal)
+      }
     }
   }
 }
@@ -65,7 +70,9 @@ async function takeOnce(parts: TakeParts, client: RedisClient, lease: Lease): Pr
   const { complete, taken, fresh } = reply
   worker.adopt(group, taken)
   worker.receive(group, fresh)
-  if (lease.from !== '') lease.from = complete ? '' : `(${taken.at(-1)?.id ?? lease.from.slice(1)}`
+  // With no room by now nothing was taken, and it goes on from where it was.
+  const last = taken.at(-1)
+  if (lease.from !== '') lease.from = complete ? '' : last ? `(${last.id}` : lease.from
   lease.last = fresh.at(-1)?.id ?? lease.last
   return taken.length + fresh.length
 }
