@@ -1,15 +1,27 @@
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join, relative } from 'node:path'
 import { paint } from '../../src/cli/output.js'
+import { GROUPS, type GroupName } from './groups.js'
 import type { Relays } from './relays.js'
 import { MAIN, type Stage } from './stage.js'
+import type { Workers } from './workers.js'
 
 /** What is left running, and what to try with it. */
-export function describeKept(stage: Stage, relays: Relays): string {
+export function describeKept(stage: Stage, relays: Relays, workers: Workers): string {
   const { database, redis } = stage
-  const event = `select outrider.publish('orders', 'order.placed', json_build_object('total', 99), subject => 'order-42')`
   const [active, standby] = relays.all
-  const cli = redisCli(stage)
+  const cli = `${redisCli(stage) ?? 'redis-cli'} -p ${redis.port}`
+  const outrider = `node ${relative(process.cwd(), MAIN)}`
+  const psql = (sql: string) => `psql ${database.url} -c "${sql}"`
+  const publish = (data: string, subject: string) =>
+    psql(
+      `select outrider.publish('github.code', 'com.github.push', json_build_object(${data}), subject => '${subject}')`,
+    )
+  const processes = (group: GroupName) =>
+    workers.all
+      .filter((worker) => worker.group === group)
+      .map(({ pid }) => pid)
+      .join(' and ')
   return [
     paint('bold', 'Everything is left running until Ctrl-C.'),
     '',
@@ -17,21 +29,28 @@ export function describeKept(stage: Stage, relays: Relays): string {
     `Redis     ${redis.url}`,
     `Relay     http://127.0.0.1:${active?.httpPort}/readyz, /metrics   active, process ${active?.pid}`,
     `          http://127.0.0.1:${standby?.httpPort}/readyz, /metrics   standby, process ${standby?.pid}`,
+    ...GROUPS.map((group, n) => `${n === 0 ? 'Workers ' : '        '}  ${group}: processes ${processes(group)}`),
     '',
     paint('dim', 'Commit an event:'),
-    `psql ${database.url} -c "${event}"`,
+    publish("'ref', 'main'", 'hook-42'),
     ...(isOnPath('psql') ? [] : [paint('dim', '(psql is not installed here: apt install postgresql-client)')]),
     '',
-    paint('dim', 'See it in its stream:'),
-    `${cli ?? 'redis-cli'} -p ${redis.port} xrevrange orders + - count 1`,
-    ...(cli ? [] : [paint('dim', '(redis-cli is not installed here: apt install redis-tools)')]),
+    paint('dim', 'See it in its stream, and what each group did with it:'),
+    `${cli} xrevrange github.code + - count 1`,
+    ...(redisCli(stage) ? [] : [paint('dim', '(redis-cli is not installed here: apt install redis-tools)')]),
+    psql("select e.* from effect e join outrider.outbox o on o.id = e.event_id where o.subject = 'hook-42'"),
     '',
-    paint('dim', 'Kill the active relay, and see the standby become active:'),
+    paint('dim', 'Kill the active relay, and see the standby become active; or a worker, and commit another event:'),
     `kill -9 ${active?.pid}; sleep 1; curl -s http://127.0.0.1:${standby?.httpPort}/readyz`,
+    `kill -9 ${workers.all[0]?.pid}`,
     '',
     paint('dim', 'Any command of Outrider:'),
     `export OUTRIDER_POSTGRES_URL=${database.url} OUTRIDER_REDIS_URL=${redis.url}`,
-    `node ${relative(process.cwd(), MAIN)} --help`,
+    `${outrider} --help`,
+    '',
+    paint('dim', 'Commit an event that the schema of its type refuses, and see a dead letter of each group:'),
+    publish("'sender', 1", 'hook-43'),
+    `${outrider} dead-letters`,
   ].join('\n')
 }
 

@@ -1,5 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { paint } from '../../src/cli/output.js'
+import { GROUPS } from './groups.js'
 import { describeKept } from './keep.js'
 import { type DemoOptions, readOptions, USAGE } from './options.js'
 import { format, times } from './progress.js'
@@ -8,6 +9,7 @@ import { run, WRITERS } from './run.js'
 import { Stage } from './stage.js'
 import { describe, passed } from './summary.js'
 import { Terminal } from './terminal.js'
+import { WORKERS_PER_GROUP, Workers } from './workers.js'
 
 /** The whole path on this machine: `npm run demo`. */
 
@@ -19,12 +21,13 @@ const terminal = new Terminal()
 const interrupt = new AbortController()
 const stage = new Stage()
 let relays: Relays | undefined
+let workers: Workers | undefined
 
 async function demo(options: DemoOptions): Promise<number> {
   const { signal } = interrupt
   terminal.say()
   terminal.say(
-    `${paint('bold', 'Outrider')}  ${paint('dim', 'events from a Postgres outbox to Redis Streams, on this machine')}`,
+    `${paint('bold', 'Outrider')}  ${paint('dim', 'events from a Postgres outbox through Redis Streams to workers, on this machine')}`,
   )
   terminal.say()
   for (const part of ['startPostgres', 'startRedis', 'setUp'] as const) {
@@ -33,21 +36,24 @@ async function demo(options: DemoOptions): Promise<number> {
   }
   relays = new Relays(stage.relayEnv())
   await startRelays(relays)
+  workers = new Workers(stage.workerEnv())
+  await startWorkers(workers)
   terminal.say()
   terminal.say(announcement(options))
   terminal.say()
-  const outcome = await run({ ...options, stage, relays, terminal, signal })
+  const outcome = await run({ ...options, stage, relays, workers, terminal, signal })
   terminal.say()
   terminal.say(describe(outcome))
   terminal.say()
   if (options.keep) {
     await startRelays(relays)
+    await startWorkers(workers)
     terminal.say()
-    terminal.say(describeKept(stage, relays))
+    terminal.say(describeKept(stage, relays, workers))
     terminal.say()
     await endOf(signal)
   }
-  return passed(outcome.verdict) ? 0 : 1
+  return passed(outcome) ? 0 : 1
 }
 
 const startRelays = (pair: Relays): Promise<void> =>
@@ -56,10 +62,23 @@ const startRelays = (pair: Relays): Promise<void> =>
     return [undefined, 'outrider relay, twice: one active, one standby']
   })
 
-const announcement = ({ events, kills }: DemoOptions): string => {
-  const killed = kills > 0 ? `, and the active relay is killed ${times(kills)}` : ''
+const startWorkers = (all: Workers): Promise<void> =>
+  terminal.step('workers', '', async () => {
+    await all.start()
+    return [
+      undefined,
+      `${all.all.length} workers: ${WORKERS_PER_GROUP} of the group ${GROUPS.join(`, ${WORKERS_PER_GROUP} of `)}`,
+    ]
+  })
+
+const announcement = ({ events, kills, workerKills }: DemoOptions): string => {
+  const [one, many] = GROUPS
+  const relayKilled = kills > 0 ? `, and the active relay is killed ${times(kills)}` : ''
+  const workersKilled =
+    workerKills > 0 ? `\nAny of their workers is killed at any time, ${times(workerKills)} in all.` : ''
   return `${WRITERS} writers commit ${format(events)} webhooks of GitHub, real payloads of up to 27 KB.
-One transaction in ten rolls back${killed}.`
+One transaction in ten rolls back${relayKilled}.
+Two groups do each event once: ${one} one by one, ${many} in batches.${workersKilled}`
 }
 
 /** Nothing else keeps the process alive meanwhile, so a timer does: of the longest time there is. */
@@ -100,7 +119,7 @@ async function main(): Promise<number> {
 }
 
 async function close(): Promise<void> {
-  await relays?.close()
+  await Promise.all([relays?.close(), workers?.close()])
   await stage.close()
 }
 

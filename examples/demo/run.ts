@@ -3,55 +3,73 @@ import type { Redis } from 'ioredis'
 import { readTruth } from '../../test/oracle/truth.js'
 import { judge, readStreams, type Seen } from '../../test/oracle/verdict.js'
 import { seeded } from '../../test/oracle/writer.js'
+import { countDone, countEntries } from './counts.js'
+import { readEffects } from './effects.js'
+import { GROUPS, perGroup } from './groups.js'
+import { killRelays, killWorkers } from './kills.js'
 import type { DemoOptions } from './options.js'
-import { ProgressBar } from './progress.js'
+import { Progress, type State } from './progress.js'
 import type { Relays } from './relays.js'
 import type { Stage } from './stage.js'
-import { latenciesOf, type Outcome } from './summary.js'
+import { type GroupOutcome, latenciesOf, type Outcome } from './summary.js'
 import type { Terminal } from './terminal.js'
 import { loadWebhooks, STREAMS } from './webhooks.js'
+import type { Workers } from './workers.js'
 import { Tally, write } from './writer.js'
 
 export const WRITERS = 6
 const LOOK_EVERY = 50
-/** How long nothing may arrive before the demo gives up, in milliseconds. */
+/** How long nothing may arrive or be done before the demo gives up, in milliseconds. */
 const PATIENCE = 60_000
 
 export interface RunOptions extends DemoOptions {
   stage: Stage
   relays: Relays
+  workers: Workers
   terminal: Terminal
   signal: AbortSignal
 }
 
-/** Writers write, the relay is killed again and again, and everything must arrive; then it is judged. The relays are stopped. */
+/**
+ * Writers write, the relay and the workers are killed again and again, everything must arrive, and every group must do it;
+ * then it is judged. Relays and workers are stopped.
+ */
 export async function run(options: RunOptions): Promise<Outcome> {
-  const { stage, relays, terminal, events } = options
+  const { stage, relays, workers, terminal, events } = options
   const failed = new AbortController()
-  const signal = AbortSignal.any([options.signal, failed.signal])
-  const bar = new ProgressBar(terminal, events)
+  const part = { ...options, signal: AbortSignal.any([options.signal, failed.signal]) }
+  const progress = new Progress(terminal, events)
   const tally = new Tally()
+  const state: State = { committed: 0, published: 0, done: perGroup(() => 0) }
   const redis = stage.redis.client()
   const began = Date.now()
   try {
     const [takeovers] = await Promise.all([
-      killAll({ ...options, signal }, redis, tally, bar),
-      writeAll({ ...options, signal }, tally),
-      watch({ ...options, signal }, redis, tally, bar),
+      killRelays(part, redis, state, progress),
+      killWorkers(part, state, progress),
+      writeAll(part, tally),
+      watch(part, redis, tally, state, progress),
     ])
-    bar.finish()
-    // Stopped, they append nothing more: what is judged is final.
-    await relays.stop()
+    progress.finish()
+    // Stopped, they append and do nothing more: what is judged is final.
+    await Promise.all([relays.stop(), workers.stop()])
     options.signal.throwIfAborted()
-    return await terminal.step('Checking', 'every entry of every stream against what was committed', async () => {
+    return await terminal.step('Checking', 'every entry and every effect against what was committed', async () => {
       const seen = await readStreams(redis, STREAMS)
       const client = await stage.database.connect()
       const verdict = judge(await readTruth(client), seen)
+      const counts = await countDone(redis)
+      const groups: GroupOutcome[] = []
+      for (const name of GROUPS) {
+        const [duplicates, kills] = [workers.duplicates[name], workers.kills[name]]
+        const { pending } = counts[name]
+        groups.push({ name, effects: await readEffects(client, name), pending, duplicates, kills })
+      }
       await client.end()
       const seconds = (lastOf(seen) - began) / 1000
       const latencies = latenciesOf(seen, tally.sent)
-      const outcome = { verdict, tally, latencies, seconds, takeovers }
-      return [outcome, `checked every entry of ${STREAMS.length} streams against what was committed`]
+      const outcome = { verdict, groups, tally, latencies, seconds, takeovers }
+      return [outcome, `checked every entry of ${STREAMS.length} streams and every effect`]
     })
   } finally {
     failed.abort()
@@ -71,42 +89,27 @@ async function writeAll({ stage, events, signal }: RunOptions, tally: Tally): Pr
   )
 }
 
-/** Kills the active relay each time that another equal part was committed; how long each time nothing arrived, in milliseconds. */
-async function killAll(options: RunOptions, redis: Redis, tally: Tally, bar: ProgressBar): Promise<number[]> {
-  const { relays, events, kills, signal } = options
-  const takeovers: number[] = []
-  const look = () => pause(LOOK_EVERY, undefined, { signal })
-  for (let kill = 1; kill <= kills; kill++) {
-    while (tally.committed < (kill * events) / (kills + 1)) await look()
-    await relays.kill()
-    const killed = performance.now()
-    const before = await countEntries(redis)
-    bar.killed(before)
-    for (let now = before; now === before && now < events; now = await countEntries(redis)) await look()
-    takeovers.push(performance.now() - killed)
-    bar.takenOver(performance.now() - killed)
-  }
-  return takeovers
-}
-
-/** Tells how far the events are, until all have arrived. */
-async function watch(options: RunOptions, redis: Redis, tally: Tally, bar: ProgressBar): Promise<void> {
-  const { relays, events, signal } = options
+/** Tells how far the events are, until all have arrived and every group has done them. */
+async function watch(options: RunOptions, redis: Redis, tally: Tally, state: State, progress: Progress): Promise<void> {
+  const { relays, workers, events, signal } = options
   let deadline = performance.now() + PATIENCE
-  for (let last = 0; last < events; await pause(LOOK_EVERY, undefined, { signal })) {
-    const published = await countEntries(redis)
-    bar.show({ committed: tally.committed, published })
-    if (published > last) deadline = performance.now() + PATIENCE
-    last = published
+  for (let last = 0; ; await pause(LOOK_EVERY, undefined, { signal })) {
+    const [published, groups] = await Promise.all([countEntries(redis), countDone(redis)])
+    Object.assign(state, { committed: tally.committed, published, done: perGroup((group) => groups[group].done) })
+    progress.show(state)
+    const done = GROUPS.map((group) => state.done[group])
+    if (Math.min(published, ...done) >= events) return
+    if (workers.failure) throw new Error(workers.failure)
+    const sum = done.reduce((a, b) => a + b, published)
+    if (sum > last) deadline = performance.now() + PATIENCE
+    last = sum
     if (performance.now() < deadline) continue
-    const found = `${published} of ${tally.committed} events are in the streams, and nothing more arrives`
-    throw new Error(`Expected everything to arrive; ${found}. The relays said last:\n${relays.tail()}`)
+    const found = `${published} of ${tally.committed} events are in the streams, ${done.join(' and ')} of them done`
+    throw new Error(
+      `Expected everything to arrive and to be done, found that nothing moves: ${found}. The relays said last:\n` +
+        `${relays.tail()}\nThe workers said last:\n${workers.tail()}`,
+    )
   }
-}
-
-async function countEntries(redis: Redis): Promise<number> {
-  const lengths = await Promise.all(STREAMS.map((stream) => redis.xlen(stream)))
-  return lengths.reduce((sum, length) => sum + length, 0)
 }
 
 /** When the last entry was appended, by Redis' clock. */

@@ -10,6 +10,7 @@ import { type Database, type Postgres, type Redis, startPostgres, startRedis } f
 import { chosenVersion, postgresHost } from '../../test/services/postgres-binaries.js'
 import { type Host, LocalHost } from '../../test/services/process.js'
 import { redisHost } from '../../test/services/redis-binaries.js'
+import { createEffects } from './effects.js'
 import type { Terminal } from './terminal.js'
 import { SUBJECTS } from './writer.js'
 
@@ -34,6 +35,11 @@ export class Stage {
   /** What a relay, or any command of Outrider, is told. */
   relayEnv(): Record<string, string> {
     return { OUTRIDER_POSTGRES_URL: this.database.urlAs({ user: 'demo_relay' }), OUTRIDER_REDIS_URL: this.redis.url }
+  }
+
+  /** What a worker is told. */
+  workerEnv(): Record<string, string> {
+    return { OUTRIDER_POSTGRES_URL: this.database.urlAs({ user: 'demo_worker' }), OUTRIDER_REDIS_URL: this.redis.url }
   }
 
   async startPostgres(terminal: Terminal): Promise<void> {
@@ -75,11 +81,14 @@ export class Stage {
       try {
         await createTruth(client)
         await createSubjects(client, SUBJECTS)
+        await createEffects(client)
         await client.query(`
           create role demo_relay login replication in role outrider_relay;
           create role demo_writer login in role outrider_writer;
+          create role demo_worker login in role outrider_consumer;
           grant insert on truth to demo_writer;
           grant select, update on subject to demo_writer;
+          grant insert on effect to demo_worker;
         `)
       } finally {
         await client.end()

@@ -1,10 +1,12 @@
 import { paint } from '../../src/cli/output.js'
 import type { Seen, Verdict } from '../../test/oracle/verdict.js'
+import type { Effects } from './effects.js'
 import { format, formatSeconds } from './progress.js'
 import type { Tally } from './writer.js'
 
 export interface Outcome {
   verdict: Verdict
+  groups: GroupOutcome[]
   tally: Tally
   /** Milliseconds from sending each COMMIT to the time that Redis gave the entry, ascending. */
   latencies: number[]
@@ -14,14 +16,35 @@ export interface Outcome {
   takeovers: number[]
 }
 
-/** Whether everything that was committed is in its stream, once, in order, unaltered, and nothing else. */
-export function passed(verdict: Verdict): boolean {
-  return (
-    verdict.committed > 0 &&
-    verdict.published === verdict.committed &&
-    checks(verdict).every(({ found }) => found.length === 0)
-  )
+export interface GroupOutcome {
+  name: string
+  effects: Effects
+  /** Entries that are not acknowledged. */
+  pending: number
+  /** Deliveries of events that the group had done, as its workers counted them. What the last 50 ms of a killed one had is missing. */
+  duplicates: number
+  /** Of its workers. */
+  kills: number
 }
+
+/** Whether everything that was committed is in its stream and was done by every group, once, in order, unaltered, and nothing else. */
+export function passed({ verdict, groups }: Outcome): boolean {
+  return isWhole(verdict) && groups.length > 0 && groups.every((group) => isDone(group, verdict.committed))
+}
+
+const isWhole = (verdict: Verdict): boolean =>
+  verdict.committed > 0 &&
+  verdict.published === verdict.committed &&
+  checks(verdict).every(({ found }) => found.length === 0)
+
+const isDone = ({ effects, pending }: GroupOutcome, committed: number): boolean =>
+  effects.count === committed && wrong(effects).length === 0 && pending === 0
+
+const wrong = ({ lost, doubled, phantom }: Effects): [string, string][] => [
+  ...lost.map((id): [string, string] => [id, 'lost']),
+  ...doubled.map((id): [string, string] => [id, 'doubled']),
+  ...phantom.map((id): [string, string] => [id, 'phantom']),
+]
 
 interface Check {
   name: string
@@ -50,25 +73,48 @@ export function latenciesOf(seen: Seen[], sent: ReadonlyMap<string, number>): nu
 }
 
 export function describe(outcome: Outcome): string {
-  const { verdict, tally } = outcome
-  const row = (name: string, value: string, text: string, mark = ' ') =>
-    `${mark} ${name.padEnd(13)}${value.padStart(9)}   ${paint('dim', text)}`.trimEnd()
+  const { verdict, groups, tally } = outcome
+  const row = (name: string, value: string, text: string, before = ' ') =>
+    `${before} ${name.padEnd(13)}${value.padStart(9)}   ${paint('dim', text)}`.trimEnd()
   return [
     row('committed', format(verdict.committed), `in ${format(tally.transactions)} transactions`),
     row('rolled back', format(tally.rolledBack), `in ${format(tally.rollbacks)} transactions`),
     row('published', format(verdict.published), 'entries in the streams'),
     '',
     ...checks(verdict).flatMap(({ name, found, text }) => [
-      row(name, format(found.length), text, found.length === 0 ? paint('green', '✔') : paint('red', '✘')),
+      row(name, format(found.length), text, mark(found.length === 0)),
       ...found.slice(0, 5).map(({ stream, id }) => paint('red', `  ${id} in ${stream}`)),
+    ]),
+    '',
+    ...groups.flatMap((group) => [
+      row(group.name, format(group.effects.count), effectsText(group, verdict), mark(isDone(group, verdict.committed))),
+      ...wrong(group.effects)
+        .slice(0, 5)
+        .map(([id, how]) => paint('red', `  ${id} ${how}`)),
+      row('duplicates', format(group.duplicates), "delivered again, found in the inbox, skipped; workers' count"),
+      ...(group.kills > 0 ? [row('worker kills', format(group.kills), 'by SIGKILL')] : []),
     ]),
     '',
     ...speed(outcome).map(([name, value, text]) => row(name, value, text)),
     '',
-    passed(verdict)
-      ? paint(['green', 'bold'], 'Everything that was committed arrived: once, in order, byte for byte.')
-      : paint(['red', 'bold'], 'A check failed: the streams do not hold what was committed.'),
+    conclusion(outcome),
   ].join('\n')
+}
+
+const mark = (right: boolean): string => (right ? paint('green', '✔') : paint('red', '✘'))
+
+const effectsText = ({ effects, pending }: GroupOutcome, { committed }: Verdict): string =>
+  `effects of ${format(committed)} events: lost ${format(effects.lost.length)}, doubled ${format(effects.doubled.length)}` +
+  (pending > 0 ? `; ${format(pending)} pending` : '')
+
+function conclusion(outcome: Outcome): string {
+  if (!isWhole(outcome.verdict))
+    return paint(['red', 'bold'], 'A check failed: the streams do not hold what was committed.')
+  if (!passed(outcome)) return paint(['red', 'bold'], 'A check failed: the effects are not those of the events.')
+  return paint(
+    ['green', 'bold'],
+    'Everything that was committed arrived, once, in order, byte for byte;\nand each group did each event once.',
+  )
 }
 
 function speed({ verdict, tally, latencies, seconds, takeovers }: Outcome): [string, string, string][] {
@@ -87,7 +133,7 @@ function speed({ verdict, tally, latencies, seconds, takeovers }: Outcome): [str
   ]
   if (takeovers.length === 0) return rows
   const text = `by SIGKILL; nothing arrived for ${formatSeconds(Math.max(...takeovers))} at most`
-  return [...rows, ['kills', format(takeovers.length), text]]
+  return [...rows, ['relay kills', format(takeovers.length), text]]
 }
 
 const percentile = (sorted: number[], share: number): number =>

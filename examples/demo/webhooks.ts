@@ -36,13 +36,22 @@ interface Example {
   examples: Webhook['data'][]
 }
 
-/** The examples of @octokit/webhooks-examples, by stream. */
-export function loadWebhooks(): Map<string, Webhook[]> {
+/** Those of @octokit/webhooks-examples, each with the stream and the event of its kind. */
+function readExamples(): { stream: string; event: Webhook['event']; payloads: Webhook['data'][] }[] {
   const examples: Example[] = createRequire(import.meta.url)('@octokit/webhooks-examples')
-  const webhooks = new Map<string, Webhook[]>(STREAMS.map((stream) => [stream, []]))
-  for (const { name, examples: payloads } of examples) {
+  return examples.map(({ name, examples: payloads }) => {
     const stream = FAMILIES.find(([, names]) => names.test(name))?.[0] as string
-    const event = defineWebhook(stream, name)
+    return { stream, event: defineWebhook(stream, name), payloads }
+  })
+}
+
+/** The event of each kind of webhook. */
+export const webhookEvents = (): Webhook['event'][] => readExamples().map(({ event }) => event)
+
+/** All payloads, by stream. */
+export function loadWebhooks(): Map<string, Webhook[]> {
+  const webhooks = new Map<string, Webhook[]>(STREAMS.map((stream) => [stream, []]))
+  for (const { stream, event, payloads } of readExamples()) {
     for (const data of payloads) {
       const text = JSON.stringify(data)
       webhooks.get(stream)?.push({ event, data, sha: shaOf(text), bytes: Buffer.byteLength(text) })

@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import { z } from 'zod'
 import { defineEvent } from '../../src/index.js'
 
+export const GROUP = 'billing'
+
 /** The kind of event of most tests of consumers. */
 export const Happened = defineEvent({
   stream: 'things',

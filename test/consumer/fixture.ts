@@ -6,9 +6,9 @@ import type { Consumer } from '../../src/consumer/consumer.js'
 import { type ConsumerOptions, createConsumer } from '../../src/consumer/index.js'
 import { migrate } from '../../src/postgres/migrate.js'
 import { createDatabase, type Database, type FreshRedis, freshRedis, until } from '../services/index.js'
-import { type EntryInput, entryOf, fieldsOf } from './entries.js'
+import { type EntryInput, entryOf, fieldsOf, GROUP } from './entries.js'
 
-export { type EntryInput, entryOf, fieldsOf, Happened } from './entries.js'
+export { type EntryInput, entryOf, fieldsOf, GROUP, Happened } from './entries.js'
 
 /** A line of a consumer's log. */
 export interface LogLine {
@@ -35,8 +35,6 @@ export interface Stage {
   /** Waits until so many effects are there and nothing is pending. */
   drained(key: string, effects: number, timeout?: number): Promise<void>
 }
-
-export const GROUP = 'billing'
 
 /** The handler of most tests: one effect. */
 export const effect = async (

@@ -1,0 +1,59 @@
+import { setTimeout as pause } from 'node:timers/promises'
+import pg from 'pg'
+import type { Counter } from 'prom-client'
+import { type Consumer, createConsumer } from '../../src/consumer/index.js'
+import type { GroupName } from './groups.js'
+import { webhookEvents } from './webhooks.js'
+
+/** A worker of the group that is named, as a program of its own: until SIGTERM. Its standard output is a line of JSON for each `Told`. */
+
+export interface Told {
+  started?: true
+  /** So many more deliveries turned out to be of events that the group had done. */
+  duplicates?: number
+}
+
+/** What a worker counted since it last told is lost when it is killed. */
+const TELL_EVERY = 50
+
+const group = process.argv[2] as GroupName
+const pool = new pg.Pool({ connectionString: process.env.OUTRIDER_POSTGRES_URL, max: 6 })
+pool.on('error', (error) => process.stderr.write(`${error.message}\n`))
+
+const effect = (tx: pg.PoolClient, events: readonly { id: string }[]) =>
+  tx.query('insert into effect select $1, id from unnest($2::uuid[]) as id', [group, events.map(({ id }) => id)])
+
+const handlers: Record<GroupName, (consumer: Consumer<pg.PoolClient>) => void> = {
+  billing: (consumer) => consumer.on(webhookEvents(), (event, { tx }) => effect(tx, [event])),
+  search: (consumer) => consumer.onBatch(webhookEvents(), (events, { tx }) => effect(tx, events)),
+}
+
+const consumer = createConsumer({
+  redis: process.env.OUTRIDER_REDIS_URL ?? '',
+  db: pool,
+  group,
+  // Short, so that what a killed worker had goes on soon.
+  claimAfter: '2s',
+})
+handlers[group](consumer)
+
+const tell = (told: Told) => process.stdout.write(`${JSON.stringify(told)}\n`)
+let duplicates = 0
+async function tellDuplicates(): Promise<void> {
+  const counter = consumer.registry.getSingleMetric('outrider_consumer_duplicates_total') as Counter
+  const count = (await counter.get()).values.reduce((sum, { value }) => sum + value, 0)
+  if (count > duplicates) tell({ duplicates: count - duplicates })
+  duplicates = count
+}
+
+const stop = new AbortController()
+for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => stop.abort())
+await consumer.start()
+tell({ started: true })
+while (!stop.signal.aborted) {
+  await pause(TELL_EVERY, undefined, { signal: stop.signal }).catch(() => {})
+  await tellDuplicates()
+}
+await consumer.stop()
+await tellDuplicates()
+await pool.end()
