@@ -1,6 +1,6 @@
 import { createRequire } from 'node:module'
+import { defineEvent } from 'outrider'
 import { z } from 'zod'
-import { defineEvent } from '../../src/index.js'
 import { shaOf } from '../../test/oracle/truth.js'
 
 /** What GitHub sends to webhooks, as real applications of GitHub pass it on: nested, up to 27 KB. */

@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
+import { type Consumer, createConsumer } from 'outrider/consumer'
 import pg from 'pg'
 import type { Counter } from 'prom-client'
-import { type Consumer, createConsumer } from '../../src/consumer/index.js'
 import type { GroupName } from './groups.js'
 import { webhookEvents } from './webhooks.js'
 

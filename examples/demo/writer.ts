@@ -1,5 +1,5 @@
+import { publish } from 'outrider'
 import type pg from 'pg'
-import { publish } from '../../src/index.js'
 import { STREAMS, type Webhook } from './webhooks.js'
 
 /** GitHub calls them hooks: each has its kind of events, and gets them in order. Shared by all writers. */

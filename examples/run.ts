@@ -1,0 +1,62 @@
+import { setTimeout as pause } from 'node:timers/promises'
+import { Account } from './account.js'
+import { analysis } from './analysis/main.js'
+import { projection } from './projection/main.js'
+import { publication } from './publication/main.js'
+import { Stage } from './stage.js'
+
+/** One example from its start to its end: `npm run example -- publication`. */
+
+export type Example = (stage: Stage, account: Account) => Promise<void>
+
+const EXAMPLES: Record<string, Example> = { publication, analysis, projection }
+const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
+/** How long letting go may take, in milliseconds; whatever is then left, the guard ends. */
+const LETTING_GO = 10_000
+
+const interrupt = new AbortController()
+const account = new Account()
+const stage = new Stage(account)
+
+async function tell(name: string, example: Example): Promise<number> {
+  try {
+    account.heading(`Example: ${name}`)
+    await stage.start(new URL(`./${name}/setup.sql`, import.meta.url))
+    await example(stage, account)
+  } catch (error) {
+    // It was made to fail.
+    if (interrupt.signal.aborted) return 1
+    account.check((error as Error).message, false)
+    account.say(stage.tails())
+  }
+  account.heading(account.failed === 0 ? 'All of it holds.' : `${account.failed} of it failed.`)
+  return account.failed === 0 ? 0 : 1
+}
+
+async function main([name = '', ...more]: string[]): Promise<number> {
+  const example = Object.hasOwn(EXAMPLES, name) ? EXAMPLES[name] : undefined
+  if (!example || more.length > 0) {
+    const found = [name, ...more].join(' ')
+    console.error(
+      `Expected one of ${Object.keys(EXAMPLES).join(', ')}, found "${found}": npm run example -- publication`,
+    )
+    return 2
+  }
+  // The second time it ends at once; the guard ends the rest.
+  const interrupted = new Promise<number>((resolve) => {
+    for (const [signal, code] of Object.entries(SIGNALS)) {
+      process.once(signal, () => {
+        interrupt.abort()
+        resolve(code)
+      })
+    }
+  })
+  const code = await Promise.race([tell(name, example), interrupted])
+  // What is in the middle of something fails when its connection ends, and nobody waits for it any more.
+  process.on('unhandledRejection', () => {})
+  await Promise.race([stage.close(), pause(LETTING_GO)])
+  if (interrupt.signal.aborted) account.heading('Stopped. Nothing is left running.')
+  return code
+}
+
+process.exit(await main(process.argv.slice(2)))
