@@ -9,6 +9,7 @@ import { type Duration, durationOf } from './duration.js'
 import type { BatchHandler, BatchOptions, Handler, HandlerOptions, LongHandler, Wrap } from './handler.js'
 import { type ConsumerLogger, type ConsumerOptions, type Settings, settingsOf } from './options.js'
 import { perform, type Setting } from './perform.js'
+import { connectorOf } from './redis.js'
 import { DeadLetter } from './retry.js'
 import { Routes, sizeOf } from './routes.js'
 import { Run, type RunParts, type Stats } from './run.js'
@@ -40,6 +41,7 @@ export class Consumer<Tx> {
   readonly registry: Registry
   readonly #options: ConsumerOptions
   readonly #settings: Settings
+  readonly #connect: RunParts['connect']
   readonly #database: Database
   readonly #routes: Routes
   readonly #setting: Setting
@@ -49,6 +51,7 @@ export class Consumer<Tx> {
     this.#options = options
     this.#database = databaseOf(options?.db)
     this.#settings = settingsOf(options, this.#database.maxTransactions)
+    this.#connect = connectorOf(options.redis, this.#settings.name)
     this.registry = options.registry ?? new Registry()
     this.#routes = new Routes(this.#settings, this.#settings.skip)
     const wrap = options.wrap as Wrap<unknown> | undefined
@@ -132,7 +135,7 @@ export class Consumer<Tx> {
     if (this.#routes.all.length === 0) throw new Error('Expected at least one handler, found none. Add one with on().')
     const log = this.#options.logger ?? createLogger({ level: 'info' })
     const parts: RunParts = {
-      redis: this.#options.redis,
+      connect: this.#connect,
       settings: this.#settings,
       routes: this.#routes,
       setting: this.#setting,

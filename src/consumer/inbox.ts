@@ -82,7 +82,7 @@ export async function prune(database: Database, group: string, age: number): Pro
   const text = `
     with old as (
       select ctid from outrider.inbox
-      where consumer_group = $1 and processed_at < clock_timestamp() - $2::text::interval
+      where consumer_group = $1 and processed_at < now() - $2::text::interval
       order by processed_at limit ${PRUNE_ROWS} for update skip locked
     )
     delete from outrider.inbox where ctid = any (array (select ctid from old)) returning 1 as gone`

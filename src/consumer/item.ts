@@ -43,6 +43,8 @@ export interface Item {
   call: Stop | undefined
   /** Another worker has it. */
   lost: boolean
+  /** It was lost while it ran, and is this worker's again. */
+  returned: boolean
   state: State
   /** In the order of arrival. */
   place: number
@@ -93,6 +95,7 @@ export function itemOf(
     since,
     call: undefined,
     lost: false,
+    returned: false,
     state: 'queued',
     place: 0,
   }

@@ -27,8 +27,8 @@ export interface LeaseParts {
   keys(stream: string): readonly string[]
   /** This worker does not hold it any more. */
   onLost(key: string): void
-  /** Lets go of all that is held of it; resolves once what runs has finished. */
-  letGo(key: string): Promise<void>
+  /** Lets go of all that is held of it; resolves once what runs has finished, or it is not to be given back any more. */
+  letGo(key: string, isLeaving: () => boolean): Promise<void>
   signal: AbortSignal
 }
 
@@ -87,8 +87,10 @@ export class Leases {
   async raise(key: string, above: number): Promise<void> {
     const lease = this.#held.get(key)
     if (!lease) return
-    if (!(await this.#update('epoch = $4::text::bigint + 1', key, String(above)))) return this.lost(key)
-    this.#held.set(key, { ...lease, epoch: String(above + 1), from: '-' })
+    // Never down: an epoch of another holder must not be the last one again.
+    const epoch = await this.#update('epoch = greatest(epoch, $4::text::bigint) + 1', key, String(above))
+    if (epoch === undefined) return this.lost(key)
+    this.#held.set(key, { ...lease, epoch, from: '-' })
     this.#parts.onLost(key)
   }
 
@@ -146,8 +148,9 @@ export class Leases {
 
   async #handOver(lease: Lease): Promise<void> {
     try {
-      await this.#parts.letGo(lease.key)
-      if (this.#held.get(lease.key) !== lease) return
+      const isLeaving = () => this.#held.get(lease.key) === lease
+      await this.#parts.letGo(lease.key, isLeaving)
+      if (!isLeaving()) return
       this.#held.delete(lease.key)
       await this.#free(lease)
       this.#parts.log.info({ stream: lease.key }, 'this worker gave the partition to another one')
@@ -162,12 +165,13 @@ export class Leases {
     return this.#update('worker = null', key)
   }
 
-  /** Where it is still this worker's; whether it was. */
-  async #update(set: string, key: string, ...values: string[]): Promise<boolean> {
+  /** Where it is still this worker's; its epoch, then. */
+  async #update(set: string, key: string, ...values: string[]): Promise<string | undefined> {
     const { database, group } = this.#parts
     const text = `update outrider.subscription set ${set}
       where consumer_group = $1 and stream_key = $2 and worker = $3 returning epoch`
-    return (await database.query({ text, values: [group, key, this.#worker, ...values] })).length > 0
+    const [row] = await database.query({ text, values: [group, key, this.#worker, ...values] })
+    return row && String(row.epoch)
   }
 
   #tell(): void {

@@ -106,6 +106,7 @@ const KNOWN = new Set([
 ])
 
 const DEFAULT_CONCURRENCY = 10
+const LEVELS = ['debug', 'info', 'warn', 'error'] as const
 
 /** Throws a TypeError that names the option, what was expected and what was found. */
 export function settingsOf(options: ConsumerOptions, maxTransactions: number | undefined): Settings {
@@ -124,9 +125,7 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
       `Expected name as 1 to 200 printable ASCII characters without spaces, found ${JSON.stringify(name)}.`,
     )
   }
-  const isStart =
-    startFrom === 'beginning' || startFrom === 'now' || (startFrom instanceof Date && startFrom.getTime() > 0)
-  if (!isStart) throw new TypeError("Expected startFrom as 'beginning', 'now' or a valid Date, found something else.")
+  checkKinds(options)
   const duration = (
     key: 'claimAfter' | 'versionGrace' | 'inboxWindow' | 'stopTimeout',
     missing: number,
@@ -166,4 +165,22 @@ function concurrencyOf(wanted: number | undefined, maxTransactions: number | und
       `${ordered ? ', of which an ordered consumer needs one for its leases' : ''}, found ${concurrency}. ` +
       `Give the pool more (new Pool({ max: ${concurrency + (ordered ? 1 : 0)} })), or lower concurrency.`,
   )
+}
+
+/** Those that are neither numbers nor texts nor durations. */
+function checkKinds(options: ConsumerOptions): void {
+  const expect = (key: keyof ConsumerOptions, expected: string, fits: (value: unknown) => boolean) => {
+    const value: unknown = options[key]
+    if (value === undefined || fits(value)) return
+    const found = typeof value === 'object' ? 'something else' : (JSON.stringify(value) ?? `a ${typeof value}`)
+    throw new TypeError(`Expected ${key} as ${expected}, found ${found}.`)
+  }
+  const isType = (type: unknown) => typeof ((type as EventDefinition | null)?.type ?? type) === 'string'
+  const isDate = (value: unknown) => value instanceof Date && value.getTime() > 0
+  const isLogger = (log: unknown) => LEVELS.every((level) => typeof (log as ConsumerLogger)?.[level] === 'function')
+  expect('startFrom', "'beginning', 'now' or a valid Date", (at) => at === 'beginning' || at === 'now' || isDate(at))
+  expect('ordered', 'true or false', (ordered) => typeof ordered === 'boolean')
+  expect('skip', 'an array of types or definitions', (skip) => Array.isArray(skip) && skip.every(isType))
+  expect('wrap', 'a function', (wrap) => typeof wrap === 'function')
+  expect('logger', `an object with the methods ${LEVELS.join(', ')}`, isLogger)
 }

@@ -56,7 +56,7 @@ export interface RetryPolicy {
 
 /** What becomes of an event whose attempt failed; `attempts`: with this one. Pure. */
 export function decide(error: unknown, attempts: number, { maxAttempts, backoff }: RetryPolicy): Decision {
-  if (error instanceof DeadLetter) return { bury: error.message, error: textOf(error.cause ?? error) }
+  if (error instanceof DeadLetter) return { bury: maskUrlsIn(error.message), error: textOf(error.cause ?? error) }
   if (attempts >= maxAttempts) return { bury: 'attempts_exhausted', error: textOf(error) }
   return { retry: error instanceof Retry ? error.after : backoff(attempts) }
 }

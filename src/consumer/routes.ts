@@ -115,6 +115,9 @@ export class Routes {
   #settings(definitions: readonly EventDefinition[], options: BatchOptions<Any>): Omit<Route, 'work'> {
     const { concurrency, maxAttempts, backoff } = this.#defaults
     const of = (option: string) => `${option} of the handler of ${definitions[0]?.type}`
+    if (!['function', 'undefined'].includes(typeof options.key)) {
+      throw new TypeError(`Expected ${of('key')} as a function of the event, found ${JSON.stringify(options.key)}.`)
+    }
     return {
       concurrency:
         options.concurrency === undefined
@@ -139,6 +142,9 @@ const LONGEST_PAUSE = 300_000
 
 export function backoffOf(name: string, option: BackoffOption | undefined): Backoff {
   if (typeof option === 'function') return (attempt) => durationOf(`what ${name} returns`, option(attempt), 0)
+  if (option !== undefined && (typeof option !== 'object' || option === null)) {
+    throw new TypeError(`Expected ${name} as { min, max } or a function, found ${JSON.stringify(option)}.`)
+  }
   const min = option?.min === undefined ? FIRST_PAUSE : durationOf(`${name}.min`, option.min)
   const max = option?.max === undefined ? Math.max(LONGEST_PAUSE, min) : durationOf(`${name}.max`, option.max)
   if (max >= min) return exponential(min, max)

@@ -8,10 +8,9 @@ import { faultOf } from './fault.js'
 import { Leases } from './leases.js'
 import { Link, StoppedError } from './link.js'
 import { type ConsumerMetrics, createMetrics } from './metrics.js'
-import type { ConsumerLogger, ConsumerOptions, Settings } from './options.js'
+import type { ConsumerLogger, Settings } from './options.js'
 import type { Setting } from './perform.js'
 import { BLOCK, read } from './reader.js'
-import { connectorOf } from './redis.js'
 import type { Routes } from './routes.js'
 import { beat, claimStale } from './stale.js'
 import { Streams } from './streams.js'
@@ -21,7 +20,7 @@ import { LAST_WORDS, within } from './within.js'
 import { Worker } from './worker.js'
 
 export interface RunParts {
-  redis: ConsumerOptions['redis']
+  connect(): Promise<RedisClient>
   settings: Settings
   routes: Routes
   setting: Setting
@@ -70,9 +69,8 @@ export class Run {
   constructor(parts: RunParts) {
     const { settings, setting, routes, log } = parts
     this.#parts = parts
-    const connect = connectorOf(parts.redis, settings.name)
-    this.#asking = new Link(connect, log)
-    this.#reading = new Link(connect, log)
+    this.#asking = new Link(parts.connect, log)
+    this.#reading = new Link(parts.connect, log)
     this.#streams = new Streams(settings, setting.database, log)
     this.#prefetch = settings.prefetch ?? defaultPrefetch(settings.concurrency, routes)
     this.#metrics = createMetrics(parts.registry, settings.group, {
@@ -243,9 +241,14 @@ export class Run {
       streams: () => routes.streams,
       keys: (stream) => this.#streams.keys(stream),
       onLost: (key) => worker.loseAll(key),
-      letGo: async (key) => {
+      letGo: async (key, isLeaving) => {
         await worker.release(key)
-        while (worker.schedule.heldOf(key) > 0 && !this.#ending.signal.aborted) await worker.changed()
+        while (worker.schedule.heldOf(key) > 0 && !this.#ending.signal.aborted) {
+          await worker.changed()
+          if (!isLeaving()) return
+          // What ran and has failed: its next attempt is the next holder's.
+          await worker.release(key)
+        }
       },
       signal: this.#stop.signal,
     })

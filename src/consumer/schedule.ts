@@ -72,8 +72,8 @@ export class Schedule {
   /** The next call: one item, or the items of a batch; they run from here on. Undefined: nothing may begin. */
   next(): Item[] | undefined {
     if (this.#running >= this.#concurrency) return undefined
-    const [suspect] = this.#suspects
-    if (suspect && !this.#suspect && this.#isFree(suspect.route)) {
+    const suspect = this.#suspect ? undefined : this.#suspects.find(({ route }) => this.#isFree(route))
+    if (suspect) {
       const call = this.#begin([suspect])
       this.#suspect = call
       return call

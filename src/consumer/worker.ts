@@ -99,7 +99,11 @@ export class Worker {
   /** Entries that were delivered to this consumer for the first time. */
   receive(group: Group, entries: readonly Entry[]): void {
     const { routes, settings } = this.#parts
-    for (const entry of entries) this.schedule.add(itemOf(group, entry, routes, settings.ordered))
+    for (const entry of entries) {
+      // Redis was put back to an earlier state: what it delivers again may still be here.
+      if (this.schedule.get(group.key, entry.id)) continue
+      this.schedule.add(itemOf(group, entry, routes, settings.ordered))
+    }
     this.wake()
   }
 
@@ -108,7 +112,7 @@ export class Worker {
     const { routes, settings, metrics, log } = this.#parts
     for (const { id, fields, deliveries, attempts } of entries) {
       const held = this.schedule.get(group.key, id)
-      if (held) held.lost = false
+      if (held) held.returned = held.lost
       else if (fields) {
         this.schedule.add(itemOf(group, { id, fields }, routes, settings.ordered, { deliveries, attempts }))
       } else {
@@ -318,7 +322,12 @@ export class Worker {
     const { metrics, log, onFenced } = this.#parts
     const { cause, stage, broken } = failure
     const fault = faultOf(failure)
-    if (item.lost) this.#drop(item)
+    if (item.returned) {
+      // It was taken away while it ran, which has made it fail, and has come back: once more, and no attempt.
+      item.lost = false
+      item.returned = false
+      this.schedule.requeue(item)
+    } else if (item.lost) this.#drop(item)
     // Made to fail by the stop: no attempt.
     else if (this.#aborted) this.schedule.wait(item)
     else if (fault === 'fenced') {

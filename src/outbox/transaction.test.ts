@@ -17,7 +17,7 @@ describe('queryOf', () => {
   const pool = new pg.Pool()
 
   it('refuses a pool, and says what to do', () => {
-    expect(refusal(pool)).toMatch(/^Expected an open transaction to publish in, found a pool.*await pool\.connect\(\)/)
+    expect(refusal(pool)).toMatch(/^Expected an open transaction, found a pool.*await pool\.connect\(\)/)
   })
 
   it('refuses a Drizzle database', () => {

@@ -42,8 +42,8 @@ export class TransactionError extends Error {
 
   constructor(found: string, advice: string) {
     super(
-      `Expected an open transaction to publish in, found ${found}. An event belongs in the transaction of the change ` +
-        `that it tells of: ${advice}`,
+      `Expected an open transaction, found ${found}. An event is published in the transaction of the change that it tells ` +
+        `of, and accepted in that of its effects: ${advice}`,
     )
   }
 }

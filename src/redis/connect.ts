@@ -30,12 +30,12 @@ export async function connectRedis(
 export function connectLike(other: RedisClient, name: string): Promise<RedisClient> {
   const timeout =
     (other instanceof Cluster ? other.options.redisOptions : other.options)?.connectTimeout ?? CONNECT_TIMEOUT
-  // A prefix would change keys that others have to find.
-  const common = { ...COMMON, connectionName: nameOf(name), connectTimeout: timeout, keyPrefix: '' }
+  const common = { ...COMMON, ...PLAIN, connectionName: nameOf(name), connectTimeout: timeout }
   if (other instanceof Cluster) {
     const { redisOptions } = other.options
     const own = { ...redisOptions, ...common } as RedisOptions
-    const client = other.duplicate([], { ...CLUSTER, slotsRefreshTimeout: timeout, redisOptions: own })
+    const plain = { ...CLUSTER, keyPrefix: '', scaleReads: 'master' } as const
+    const client = other.duplicate([], { ...plain, slotsRefreshTimeout: timeout, redisOptions: own })
     return connect(
       client,
       { mode: 'cluster', nodes: [{ host: 'of the given client', port: 0 }], db: 0, tls: false },
@@ -171,6 +171,19 @@ const COMMON = {
   disableClientInfo: true,
   keepAlive: 10_000,
 } satisfies RedisOptions
+
+/**
+ * What another client may have set otherwise. A prefix would change keys that others have to find; the rest would hide an
+ * error reply, change what a reply looks like, or end a connection because it is quiet.
+ */
+const PLAIN = {
+  keyPrefix: '',
+  reconnectOnError: null,
+  stringNumbers: false,
+  replyMapping: 'legacy',
+  readOnly: false,
+  socketTimeout: undefined,
+} as const
 
 async function sentinelOptions(
   config: RedisConfig,

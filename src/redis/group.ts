@@ -147,8 +147,9 @@ export class Group {
 
   /** After the commit of their effects. `failed`: those among them that `fail` remembers something of. */
   async acknowledge(client: RedisClient, ids: readonly string[], failed: readonly string[]): Promise<void> {
-    await client.xack(this.key, this.group, ...ids)
+    // In this order: what is forgotten of an entry that is still pending is not needed, what is left of one that is not, stays.
     if (failed.length > 0) await client.hdel(this.#keys[1] as string, ...failed)
+    await client.xack(this.key, this.group, ...ids)
   }
 
   #call(client: RedisClient, which: Script, ...args: string[]): Promise<unknown> {
