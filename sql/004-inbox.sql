@@ -163,6 +163,8 @@ revoke all on function outrider.accept_many(text, json) from public;
 revoke all on function outrider.renew_leases(text, text, json, text, interval) from public;
 revoke all on function outrider.accept_ordered(text, json, text, bigint) from public;
 
+-- For the pruning, which skips rows that another worker has locked: to lock a row takes a right to update something of it.
+grant update (processed_at) on outrider.inbox to outrider_consumer;
 grant select, insert, update on outrider.subscription to outrider_consumer;
 grant select, insert, update, delete on outrider.worker to outrider_consumer;
 grant execute on function outrider.accept_many(text, json) to outrider_consumer;

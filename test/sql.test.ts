@@ -101,6 +101,7 @@ describe('every object', () => {
       'outrider_consumer execute accept accept_many accept_ordered renew_leases',
       'outrider_consumer insert inbox subscription worker',
       'outrider_consumer select inbox subscription worker',
+      'outrider_consumer update inbox.processed_at',
       'outrider_consumer update subscription worker',
       'outrider_relay delete checkpoint',
       'outrider_relay execute publication_state',

@@ -4,11 +4,12 @@ import { parseDuration } from '../config/units.js'
 export type Duration = string | number
 
 /** In milliseconds. Throws a TypeError that names the option. */
-export function durationOf(name: string, value: Duration, least = 1): number {
+export function durationOf(name: string, value: Duration, least = 1, most = Number.MAX_SAFE_INTEGER): number {
   const parsed = parseDuration(value)
-  if (parsed !== undefined && parsed >= least) return parsed
+  if (parsed !== undefined && parsed >= least && parsed <= most) return parsed
+  const bounds = `at least ${least} ms${most < Number.MAX_SAFE_INTEGER ? ` and at most ${most} ms` : ''}`
   throw new TypeError(
-    `Expected ${name} as a duration such as 500ms, 30s or 10m, at least ${least} ms, found ${JSON.stringify(value)}.`,
+    `Expected ${name} as a duration such as 500ms, 30s or 10m, ${bounds}, found ${JSON.stringify(value)}.`,
   )
 }
 

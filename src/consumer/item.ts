@@ -27,6 +27,8 @@ export interface Item {
   data: unknown
   /** What runs one after another; undefined: in any order. */
   readonly lane: string | undefined
+  /** It was pending before it came here; what a stop has let go of may stand at no delivery at all. */
+  readonly taken: boolean
   /** How often it was delivered since its last outcome, where it was taken from another consumer; else 0. */
   deliveries: number
   /** This worker has counted its own delivery of it. */
@@ -71,11 +73,11 @@ export function itemOf(
   { id, fields }: Entry,
   routes: Routes,
   ordered: boolean,
-  before: { deliveries: number; attempts: string } = { deliveries: 0, attempts: '' },
+  before?: { deliveries: number; attempts: string },
 ): Item {
   const { key } = group
   const { event, found } = lookAt(key, fields, routes)
-  const { attempts, due, since } = rememberedOf(before.attempts)
+  const { attempts, due, since } = rememberedOf(before?.attempts ?? '')
   return {
     group,
     key,
@@ -87,7 +89,8 @@ export function itemOf(
     // Within its stream: a subject stays in one partition.
     lane: ordered && event.subject !== undefined ? `${key} ${event.subject}` : undefined,
     data: undefined,
-    deliveries: before.deliveries,
+    taken: before !== undefined,
+    deliveries: before?.deliveries ?? 0,
     begun: false,
     attempts,
     conflicts: 0,

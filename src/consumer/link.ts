@@ -36,7 +36,13 @@ export class Link {
 
   /** The first connection: what a person has to mend rejects, and so does what cannot be reached. */
   async open(): Promise<void> {
-    this.#client = await this.#connect()
+    const client = await this.#connect()
+    if (!this.#closed.signal.aborted) {
+      this.#client = client
+      return
+    }
+    closeRedis(client)
+    throw new StoppedError('The consumer was stopped while it started')
   }
 
   /** Waits until there is a connection. */

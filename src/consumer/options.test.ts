@@ -73,9 +73,10 @@ describe('the options of a consumer', () => {
     [{ maxPending: -1 }, 'Expected maxPending as a whole number from 1 to 1000000, found -1'],
     [
       { claimAfter: 'soon' },
-      'Expected claimAfter as a duration such as 500ms, 30s or 10m, at least 100 ms, found "soon"',
+      'Expected claimAfter as a duration such as 500ms, 30s or 10m, at least 100 ms and at most 3600000 ms, found "soon"',
     ],
-    [{ claimAfter: 99 }, 'Expected claimAfter as .* at least 100 ms, found 99'],
+    [{ claimAfter: 99 }, 'Expected claimAfter as .* at least 100 ms and at most 3600000 ms, found 99'],
+    [{ claimAfter: '2h' }, 'Expected claimAfter as .* at most 3600000 ms, found "2h"'],
     [{ versionGrace: -1 }, 'Expected versionGrace as a duration .*, found -1'],
     [{ inboxWindow: 999 }, 'Expected inboxWindow as .* at least 1000 ms, found 999'],
     [{ stopTimeout: '30 seconds' }, 'Expected stopTimeout as a duration .*, found "30 seconds"'],

@@ -130,7 +130,8 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
     key: 'claimAfter' | 'versionGrace' | 'inboxWindow' | 'stopTimeout',
     missing: number,
     least: number,
-  ) => (options[key] === undefined ? missing : durationOf(key, options[key], least))
+    most?: number,
+  ) => (options[key] === undefined ? missing : durationOf(key, options[key], least, most))
   const count = (key: 'prefetch' | 'maxAttempts' | 'maxPending', most: number) =>
     options[key] === undefined ? undefined : countOf(key, options[key], 1, most)
   return {
@@ -140,7 +141,8 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
     prefetch: count('prefetch', 100_000),
     maxAttempts: count('maxAttempts', 1_000) ?? 10,
     backoff: backoffOf('backoff', options.backoff),
-    claimAfter: duration('claimAfter', 30_000, 100),
+    // What is let go of counts as idle for an hour: see release.lua.
+    claimAfter: duration('claimAfter', 30_000, 100, 3_600_000),
     ordered: options.ordered === true,
     maxPending: count('maxPending', 1_000_000) ?? 1_000,
     startFrom,

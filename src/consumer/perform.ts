@@ -61,7 +61,21 @@ const NONE: ReadonlySet<number> = new Set()
 
 const MOST_KEY = 1_000
 
+/** Of source and id together, in bytes: an entry of the inbox's index holds 2,704, with the group. */
+const MOST_ROW = 2_500
+
+/** What Postgres would refuse fails this event, and must not be taken for an outage. */
 function inboxKeyOf(route: Route, event: ConsumerEvent): InboxKey {
+  const key = plainKeyOf(route, event)
+  const text = key.source + key.id
+  const bytes = Buffer.from(text)
+  if (bytes.length <= MOST_ROW && !text.includes('\0') && bytes.toString() === text) return key
+  throw new TypeError(
+    `Expected ${route.key ? 'key' : 'id and source'} of ${event.type} as well-formed text without NUL, of ${MOST_ROW} bytes at most, found something else.`,
+  )
+}
+
+function plainKeyOf(route: Route, event: ConsumerEvent): InboxKey {
   if (!route.key) return { source: event.source, id: event.id }
   const key = route.key(event)
   if (typeof key === 'string' && key !== '' && key.length <= MOST_KEY) return ownKey(event.type, key)

@@ -1,4 +1,4 @@
-import type { Cluster, Redis } from 'ioredis'
+import { Cluster, type Redis } from 'ioredis'
 import type { RedisConfig } from '../config/schema.js'
 import { connectLike, connectRedis, type RedisClient } from '../redis/connect.js'
 import { parseRedisUrl } from '../redis/url.js'
@@ -10,6 +10,11 @@ const CONNECT_TIMEOUT = 5_000
 /** How to make a connection of the consumer's own. Throws a TypeError on what names no Redis; holds nothing of a password. */
 export function connectorOf(redis: ConsumerOptions['redis'], name: string): () => Promise<RedisClient> {
   if (typeof redis === 'object' && redis !== null && 'duplicate' in redis) {
+    if (redis.isCluster && !(redis instanceof Cluster)) {
+      throw new TypeError(
+        'Expected a Cluster of the ioredis that outrider depends on, found one of another copy. Give its URL.',
+      )
+    }
     return () => connectLike(redis as Redis | Cluster, name)
   }
   const config = configOf(typeof redis === 'string' ? { url: redis } : redis)

@@ -223,6 +223,8 @@ export class Run {
   }
 
   async #takeLeave(): Promise<void> {
+    // Stopped while it connects for the first time: nobody knows it yet.
+    if (this.#streams.groups.length === 0) return
     const say = async (client: RedisClient) => {
       for (const group of this.#streams.groups) await leave(group, client)
     }

@@ -9,6 +9,9 @@ export const told = ({ key, id, event }: Item) => ({ stream: key, entry: id, eve
 
 const MOST_REASON = 200
 
+/** Names and values of a dead letter; a script takes no more. What Outrider publishes has fewer than a hundred. */
+const MOST_VALUES = 7_000
+
 /** What Redis is told of items: that they are done, dead, or somebody else's turn. */
 export class Settlement {
   readonly #link: Link
@@ -37,7 +40,15 @@ export class Settlement {
   /** Moves it to the dead letters, unless another consumer has it by now. */
   async bury(item: Item, reason: string, error: string): Promise<void> {
     const short = reason.slice(0, MOST_REASON)
-    const fields = [...item.fields, 'deadreason', short, 'deaderror', error, 'deadattempts', String(item.attempts)]
+    const fields = [
+      ...item.fields.slice(0, MOST_VALUES),
+      'deadreason',
+      short,
+      'deaderror',
+      error,
+      'deadattempts',
+      String(item.attempts),
+    ]
     fields.push('deadtime', new Date().toISOString(), 'deadentry', item.id)
     const buried = await this.#link.ask((client) => item.group.bury(client, item.id, fields)).catch(unlessOver)
     if (!buried) return
@@ -61,7 +72,7 @@ export class Settlement {
     for (const group of new Set(items.map((item) => item.group))) {
       const own = items.filter((item) => item.group === group)
       // What was taken over and never begun was not counted, and so is not uncounted.
-      const released = own.map(({ id, deliveries, begun }) => ({ id, uncounted: deliveries === 0 || begun }))
+      const released = own.map(({ id, taken, begun }) => ({ id, uncounted: !taken || begun }))
       await this.#link.ask((client) => group.release(client, released)).catch(unlessOver)
     }
   }

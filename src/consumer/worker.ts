@@ -262,7 +262,7 @@ export class Worker {
       await this.#bury(item, 'crashed', `Its worker ended without an outcome ${item.deliveries} times`)
       return false
     }
-    if (item.deliveries > 0 && !item.begun) {
+    if (item.taken && !item.begun) {
       if (!(await this.#settlement.begin(item))) {
         this.#drop(item)
         return false
@@ -278,7 +278,10 @@ export class Worker {
     }
     const { definition } = item.found as Extract<Found, { route: unknown }>
     // Anew with each attempt: a schema may look at something outside.
-    const valid = await validate(definition.data, item.event.data)
+    const valid = await validate(definition.data, item.event.data).catch((error) => {
+      this.#failed(item, new TransactionFailure(error, 'handler', false))
+    })
+    if (!valid) return false
     if (valid.issues) {
       await this.#bury(item, 'invalid_data', describeIssues(valid.issues))
       return false

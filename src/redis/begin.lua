@@ -3,7 +3,7 @@
 -- ARGV  … the id
 -- Reply 1, or 0 when it is not this consumer's any more
 
-local consumer, deliveries = owner(ARGV[3])
-if consumer ~= me then return 0 end
-hold(ARGV[3], 'RETRYCOUNT', deliveries + 1)
+if not mine(ARGV[3]) then return 0 end
+local _, deliveries = owner(ARGV[3])
+if deliveries then hold(ARGV[3], 'RETRYCOUNT', deliveries + 1) end
 return 1

@@ -3,7 +3,7 @@
 -- ARGV  … the id, then the fields of the dead letter
 -- Reply 1, or 0 when it is not this consumer's any more
 
-if owner(ARGV[3]) ~= me then return 0 end
+if not mine(ARGV[3]) then return 0 end
 -- Nothing, to prove that what follows is permitted: without it, every attempt would leave one more dead letter.
 redis.call('HDEL', retries, ARGV[3] .. '?')
 redis.call('XACK', stream, group, '0-0')

@@ -10,6 +10,13 @@ local function owner(id)
   if found then return found[2], found[4] end
 end
 
+-- Whether it is ours to deal with. What was trimmed, and then acknowledged for that by whoever met it first, still is: this
+-- consumer has it, and nobody else ever will.
+local function mine(id)
+  local consumer = owner(id)
+  return consumer == me or (not consumer and not redis.call('XRANGE', stream, id, id)[1])
+end
+
 -- Makes it ours, as if delivered just now. JUSTID: the count of deliveries stays unless the last arguments set it. What was
 -- trimmed is left as it is, because from Redis 7 on XCLAIM would drop it: pending, it is adopted one day, and told of.
 local function hold(id, ...)

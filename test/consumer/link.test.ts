@@ -1,0 +1,249 @@
+import type { Redis as Client } from 'ioredis'
+import { beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { isMissingGroup, Link, StoppedError } from '../../src/consumer/link.js'
+import { connectRedis } from '../../src/redis/connect.js'
+import { freePort, needsProcess, type Redis, startRedis, until } from '../services/index.js'
+import { own } from '../services/own.js'
+
+interface Line {
+  level: string
+  text: string
+  reason?: string
+}
+
+let server: Redis
+let admin: Client
+
+beforeEach(async (context) => {
+  needsProcess(context, ['redis'])
+  server = own(await startRedis())
+  admin = server.client({ retryStrategy: () => 20, maxRetriesPerRequest: null })
+  onTestFinished(() => admin.disconnect())
+})
+
+/** A link, and what it says. */
+function linkTo(url = server.url, before = async () => {}) {
+  const lines: Line[] = []
+  /** When it tried to connect. */
+  const attempts: number[] = []
+  const say = (level: string) => (about: unknown, text?: string) => {
+    lines.push({ level, text: text ?? '', ...(about as object) })
+  }
+  const log = { debug: say('debug'), info: say('info'), warn: say('warn'), error: say('error') }
+  const connect = async () => {
+    attempts.push(performance.now())
+    await before()
+    return connectRedis({ url, connectTimeout: 5_000 }, 'link')
+  }
+  const link = new Link(connect, log)
+  onTestFinished(() => link.close())
+  const warned = () => lines.filter(({ level }) => level === 'warn').map(({ reason }) => reason)
+  return { link, lines, warned, attempts }
+}
+
+const url = (user: string) => server.url.replace('//', `//${user}:secret@`)
+
+const pids = async (): Promise<string[]> =>
+  [...String(await admin.client('LIST')).matchAll(/^id=(\d+) .* name=link /gm)].map(([, id]) => id as string)
+
+/** What becomes of a promise, without waiting for it. */
+function watch<T>(promise: Promise<T>): { outcome?: T | Error } {
+  const seen: { outcome?: T | Error } = {}
+  promise.then(
+    (value) => (seen.outcome = value),
+    (error: Error) => (seen.outcome = error),
+  )
+  return seen
+}
+
+describe('asks again', () => {
+  test('what was in flight when the connection was lost', async () => {
+    const { link, lines, warned } = linkTo()
+    await link.open()
+    const [id] = await pids()
+    let asked = 0
+    const popping = link.ask((client) => {
+      asked++
+      return client.blpop('list', 0)
+    })
+    await until(async () => String(await admin.client('LIST')).includes('cmd=blpop'))
+    await admin.client('KILL', 'ID', Number(id))
+    await until(() => asked === 2)
+    await admin.rpush('list', 'x')
+    expect(await popping).toEqual(['list', 'x'])
+    expect([warned(), lines.at(-1)?.text]).toEqual([['redis_unreachable'], 'connected to Redis again'])
+    expect(await pids()).toHaveLength(1)
+  })
+
+  test('through a server that is gone for a while, all who ask over one connection', async () => {
+    const { link, warned } = linkTo()
+    await link.open()
+    await server.kill('SIGKILL')
+    const asking = Array.from({ length: 20 }, (_, n) => link.ask((client) => client.incrby('sum', n)))
+    await until(() => warned().length > 0)
+    await server.start()
+    await Promise.all(asking)
+    expect([await admin.get('sum'), (await pids()).length, warned()]).toEqual(['190', 1, ['redis_unreachable']])
+  })
+
+  test('a server whose memory is full, over the same connection', async () => {
+    const { link, warned } = linkTo()
+    await link.open()
+    const before = await pids()
+    await server.config('maxmemory', '1')
+    const asking = watch(link.ask((client) => client.set('a', 'b')))
+    await until(() => warned().length > 0)
+    expect(asking).toEqual({})
+    await server.config('maxmemory', '0')
+    await until(() => asking.outcome)
+    expect([asking.outcome, warned(), await pids()]).toEqual(['OK', ['redis_oom'], before])
+  })
+
+  test('a server that does not permit it yet, over the same connection', async () => {
+    await admin.call('ACL', 'SETUSER', 'worker', 'on', '>secret', '~*', '+@all', '-set')
+    const { link, warned } = linkTo(url('worker'))
+    await link.open()
+    const before = await pids()
+    const asking = watch(link.ask((client) => client.set('a', 'b')))
+    await until(() => warned().length > 0)
+    // Whoever asks for something else is answered meanwhile.
+    expect(await link.ask((client) => client.get('a'))).toBeNull()
+    expect(asking).toEqual({})
+    await admin.call('ACL', 'SETUSER', 'worker', '+set')
+    await until(() => asking.outcome)
+    expect([asking.outcome, new Set(warned()), await pids()]).toEqual(['OK', new Set(['redis_noperm']), before])
+  })
+
+  test('a replica until it is promoted, and over a new connection each time: its name may lead elsewhere by then', async () => {
+    const replica = own(await startRedis({ replicaOf: server }))
+    const { link, warned, attempts } = linkTo(replica.url)
+    await link.open()
+    const asking = watch(link.ask((client) => client.set('a', 'b')))
+    await until(() => attempts.length > 2)
+    expect(asking).toEqual({})
+    await replica.command('REPLICAOF', 'NO', 'ONE')
+    await until(() => asking.outcome)
+    expect([asking.outcome, warned()[0]]).toEqual(['OK', 'redis_readonly'])
+  })
+})
+
+test('a group or a stream that is missing rejects at once, and the connection stays', async () => {
+  const { link, lines } = linkTo()
+  await link.open()
+  const before = await pids()
+  const missing = await link.ask((client) => client.xpending('nothing', 'group')).catch((error: Error) => error)
+  expect(isMissingGroup(missing)).toBe(true)
+  const noStream = await link.ask((client) => client.xgroup('CREATE', 'nothing', 'g', '0')).catch((e: Error) => e)
+  expect(isMissingGroup(noStream)).toBe(true)
+  expect([await pids(), lines]).toEqual([before, []])
+})
+
+test('a late error of a connection that was given up leaves the new one', async () => {
+  const { link } = linkTo()
+  await link.open()
+  const old = await link.client()
+  link.fault(old, new Error('Connection is closed.'))
+  const fresh = await link.client()
+  expect(fresh).not.toBe(old)
+  link.fault(old, new Error('Connection is closed.'))
+  expect(await link.client()).toBe(fresh)
+  expect(await fresh.ping()).toBe('PONG')
+})
+
+test('the first connection is not waited for', async () => {
+  const { link } = linkTo(`redis://127.0.0.1:${await freePort()}`)
+  await expect(link.open()).rejects.toThrow('refused the connection')
+})
+
+describe('closed', () => {
+  test('rejects whoever waits for a connection, for an answer or for the next attempt, and whoever comes later', async () => {
+    await admin.call('ACL', 'SETUSER', 'worker', 'on', '>secret', '~*', '+@all', '-set')
+    const { link, warned } = linkTo(url('worker'))
+    await link.open()
+    const refused = watch(link.ask((client) => client.set('a', 'b')))
+    await until(() => warned().length > 0)
+    const waiting = watch(link.ask((client) => client.blpop('list', 0)))
+    await until(async () => String(await admin.client('LIST')).includes('cmd=blpop'))
+    link.close()
+    await until(() => refused.outcome && waiting.outcome)
+    for (const { outcome } of [refused, waiting]) expect(outcome).toBeInstanceOf(StoppedError)
+    for (const late of [link.ask((client) => client.ping()), link.client()]) {
+      await expect(late).rejects.toThrow(StoppedError)
+    }
+    await until(async () => (await pids()).length === 0)
+  })
+
+  test('rejects whoever waits for a server that is gone, and connects no more', async () => {
+    const { link, warned } = linkTo()
+    await link.open()
+    await server.kill('SIGKILL')
+    const asking = Array.from({ length: 3 }, () => watch(link.ask((client) => client.ping())))
+    await until(() => warned().length > 0)
+    link.close()
+    await until(() => asking.every(({ outcome }) => outcome))
+    for (const { outcome } of asking) expect(outcome).toBeInstanceOf(StoppedError)
+    await server.start()
+    expect(await pids()).toEqual([])
+  })
+
+  test('while it connects, leaves no connection behind', async () => {
+    let go = () => {}
+    let gate = Promise.resolve()
+    const { link, attempts } = linkTo(server.url, () => gate)
+    await link.open()
+    gate = new Promise((resolve) => {
+      go = resolve
+    })
+    link.fault(await link.client(), new Error('Connection is closed.'))
+    const asking = watch(link.ask((client) => client.ping()))
+    await until(() => attempts.length === 2)
+    link.close()
+    go()
+    await until(() => asking.outcome)
+    expect(asking.outcome).toBeInstanceOf(StoppedError)
+    await until(async () => (await pids()).length === 0)
+    expect(attempts).toHaveLength(2)
+  })
+})
+
+describe('says what is wrong', () => {
+  const later = (milliseconds: number) => {
+    const now = performance.now.bind(performance)
+    vi.spyOn(performance, 'now').mockImplementation(() => now() + milliseconds)
+    onTestFinished(() => void vi.restoreAllMocks())
+  }
+
+  test('once, then now and then while it lasts, and again when it comes again', async () => {
+    const { link, warned, lines, attempts } = linkTo()
+    await link.open()
+    await server.kill('SIGKILL')
+    const asking = link.ask((client) => client.ping())
+    await until(() => warned().length === 1)
+    later(15_000)
+    const before = attempts.length
+    await until(() => attempts.length > before + 2, { timeout: 20_000 })
+    expect(warned()).toHaveLength(1)
+    vi.restoreAllMocks()
+    later(31_000)
+    await until(() => warned().length === 2, { timeout: 20_000 })
+    vi.restoreAllMocks()
+    await server.start()
+    await asking
+    expect(lines.at(-1)).toMatchObject({ level: 'info', text: 'connected to Redis again' })
+    await server.kill('SIGKILL')
+    const again = watch(link.ask((client) => client.ping()))
+    await until(() => warned().length === 3)
+    link.close()
+    await until(() => again.outcome)
+  })
+
+  test('once where a server takes connections and refuses what is asked', async () => {
+    const replica = own(await startRedis({ replicaOf: server }))
+    const { link, lines, warned, attempts } = linkTo(replica.url)
+    await link.open()
+    const asking = watch(link.ask((client) => client.set('a', 'b')))
+    await until(() => attempts.length > 4, { timeout: 20_000 })
+    expect(asking).toEqual({})
+    expect([warned(), lines.length]).toEqual([['redis_readonly'], 1])
+  })
+})
