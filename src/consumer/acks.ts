@@ -12,12 +12,19 @@ export class Acks {
   readonly #link: Link
   readonly #waiting = new Map<Group, Acked[]>()
   #sending: Promise<void> | undefined
+  #size = 0
 
   constructor(link: Link) {
     this.#link = link
   }
 
+  /** Those that Redis does not know of yet. */
+  get size(): number {
+    return this.#size
+  }
+
   add(group: Group, id: string, failed: boolean): void {
+    this.#size += 1
     const waiting = this.#waiting.get(group)
     if (waiting) waiting.push({ id, failed })
     else this.#waiting.set(group, [{ id, failed }])
@@ -50,6 +57,8 @@ export class Acks {
       // What is gone with its group needs no acknowledgement, and what a stopped consumer could not say its successor will:
       // the inbox knows that it is done.
       if (!isMissingGroup(error) && !(error instanceof StoppedError)) throw error
+    } finally {
+      this.#size -= acked.length
     }
   }
 }

@@ -119,9 +119,11 @@ export class Consumer<Tx> {
   async run({ signal, timeout }: { signal?: AbortSignal; timeout?: Duration } = {}): Promise<void> {
     if (signal?.aborted) return
     await this.start()
-    if (!signal?.aborted) {
-      await new Promise<void>((resolve) => signal?.addEventListener('abort', () => resolve(), { once: true }))
-    }
+    const asked = new Promise<void>((resolve) => {
+      if (signal?.aborted) resolve()
+      else signal?.addEventListener('abort', () => resolve(), { once: true })
+    })
+    await Promise.race([asked, this.#run?.ended])
     await this.stop(timeout === undefined ? {} : { timeout })
   }
 

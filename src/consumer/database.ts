@@ -1,4 +1,5 @@
 import { queryOf, type Transaction } from '../outbox/transaction.js'
+import { sqlState } from '../postgres/transaction.js'
 import type { Stage } from './fault.js'
 
 /** What a query returns, of whatever library: rows, or an object that has them. */
@@ -163,13 +164,16 @@ class PgDatabase implements Database {
       if (client && !broken) {
         await client.query('rollback').catch(note)
       }
-      throw new TransactionFailure(error, stage, broken !== undefined)
+      // What the server said when it ended the session tells more than that the next statement found no connection.
+      throw new TransactionFailure(broken ? (causeOf(broken) ?? error) : error, stage, broken !== undefined)
     } finally {
       client?.removeListener('error', note)
       client?.release(broken)
     }
   }
 }
+
+const causeOf = (broken: Error): Error | undefined => (sqlState(broken) === undefined ? undefined : broken)
 
 /** As one text, because a message of several statements takes no parameters. Every `$n` in it is one. */
 const inlined = (client: PgClient, { text, values }: Statement): string =>

@@ -33,8 +33,6 @@ describe('an error of Postgres', () => {
     ['57P05', 'outage', 'terminating connection due to idle-session timeout'],
     ['58030', 'outage', 'could not read file'],
     ['25006', 'outage', 'cannot execute INSERT in a read-only transaction'],
-    ['25P03', 'outage', 'terminating connection due to idle-in-transaction timeout'],
-    ['25P04', 'outage', 'terminating connection due to transaction timeout'],
     ['OR001', 'fenced', 'another worker holds orders:1 of the group billing by now'],
   ] as const)('%s is no attempt but a %s, at whatever stage: %s', (code, fault, message) => {
     expect(faultsOf(ofPostgres(code, message))).toEqual([fault, fault, fault])
@@ -51,6 +49,13 @@ describe('an error of Postgres', () => {
     ['XX000', 'cache lookup failed'],
   ])('%s is an attempt in the handler and at the commit: %s', (code, message) => {
     expect(faultsOf(ofPostgres(code, message))).toEqual(['outage', undefined, undefined])
+  })
+
+  it.each([
+    ['25P03', 'terminating connection due to idle-in-transaction timeout'],
+    ['25P04', 'terminating connection due to transaction timeout'],
+  ])('%s is an attempt in the handler, which took too long: %s', (code, message) => {
+    expect(faultsOf(ofPostgres(code, message))).toEqual(['outage', undefined, 'outage'])
   })
 
   it.each([

@@ -21,9 +21,10 @@ interface Failure {
 
 /** https://www.postgresql.org/docs/current/errcodes-appendix.html */
 const CONFLICTS = new Set(['40001', '40P01', '55P03', '40003'])
-// 53300 too many connections, 57P01 to 57P03 shutting down or starting, 25006 a primary that is none any more, 25P03 and
-// 25P04 sessions that the server ended.
-const OUTAGES = /^(08|53|57P|58|25006$|25P03$|25P04$)/
+// 53300 too many connections, 57P01 to 57P03 shutting down or starting, 25006 a primary that is none any more.
+const OUTAGES = /^(08|53|57P|58|25006$)/
+/** Sessions that the server ended because the handler took too long: idle in its transaction, or altogether. */
+const TOO_LONG = /^25P0[34]$/
 const FENCED = 'OR001'
 
 // What pg and its pool say of a connection, without any code.
@@ -40,6 +41,7 @@ const SOCKET = /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNR
 export function faultOf({ cause, stage, broken }: Failure): Fault | undefined {
   for (let at = cause, depth = 0; at instanceof Error && depth < 5; at = at.cause, depth++) {
     const code = sqlState(at) ?? ''
+    if (TOO_LONG.test(code)) return stage === 'handler' ? undefined : 'outage'
     if (code === FENCED) return 'fenced'
     if (CONFLICTS.has(code)) return 'conflict'
     if ((code.length === 5 && OUTAGES.test(code)) || CONNECTION.test(at.message)) return 'outage'

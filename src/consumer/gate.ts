@@ -13,7 +13,7 @@ export class Gate {
   readonly #onOpen: () => void
   #closures = 0
   #timer: NodeJS.Timeout | undefined
-  #saidAt = 0
+  #saidAt: number | undefined
 
   constructor(log: ConsumerLogger, onOpen: () => void) {
     this.#log = log
@@ -30,7 +30,7 @@ export class Gate {
     // With full jitter it might be none at all.
     const pause = 100 + pauseOf(this.#closures)
     const now = performance.now()
-    if (this.#saidAt === 0 || now - this.#saidAt > SAY_AGAIN_AFTER) {
+    if (this.#saidAt === undefined || now - this.#saidAt > SAY_AGAIN_AFTER) {
       this.#saidAt = now
       this.#log.warn({ err: cause }, 'the database cannot be used; the consumer goes on once it can')
     }
@@ -44,7 +44,7 @@ export class Gate {
   open(): void {
     if (this.#closures === 0) return
     this.#closures = 0
-    this.#saidAt = 0
+    this.#saidAt = undefined
     this.#log.info({}, 'the database can be used again')
   }
 

@@ -89,12 +89,20 @@ export async function prune(database: Database, group: string, age: number): Pro
   return (await database.query({ text, values: [group, `${age} milliseconds`] })).length
 }
 
-/** Records that a group reads these streams; those of them that it did not read before. */
-export async function subscribe(database: Database, group: string, keys: readonly string[]): Promise<string[]> {
+/** Which of these streams a group has read before. */
+export async function subscriptions(database: Database, group: string, keys: readonly string[]): Promise<Set<string>> {
+  const text = `
+    select stream_key from outrider.subscription
+    where consumer_group = $1 and stream_key in (select json_array_elements_text($2::text::json))`
+  const known = await database.query({ text, values: [group, JSON.stringify(keys)] })
+  return new Set(known.map(({ stream_key }) => String(stream_key)))
+}
+
+/** Records that a group reads these streams. Only once the group is there: until then it is a new one. */
+export async function subscribe(database: Database, group: string, keys: readonly string[]): Promise<void> {
   const text = `
     insert into outrider.subscription (consumer_group, stream_key)
     select $1, key from json_array_elements_text($2::text::json) as k (key) order by key
     on conflict do nothing returning stream_key`
-  const fresh = await database.query({ text, values: [group, JSON.stringify(keys)] })
-  return fresh.map(({ stream_key }) => String(stream_key))
+  await database.query({ text, values: [group, JSON.stringify(keys)] })
 }

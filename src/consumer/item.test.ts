@@ -24,7 +24,7 @@ describe('an entry in the hands of a worker', () => {
   it('has its handler, and nothing behind it when it is new', () => {
     const item = itemOf(group, entry({ data: '{"total":99}' }), routes, false)
     expect(item).toMatchObject({ key: 'orders:3', id: '1700000000000-0', route, state: 'queued', lane: undefined })
-    expect(item).toMatchObject({ deliveries: 0, attempts: 0, due: 0, since: undefined, begun: false, lost: false })
+    expect(item).toMatchObject({ deliveries: 0, attempts: 0, due: 0, since: undefined, begun: false })
     expect(item.event).toMatchObject({ id: 'e-1', stream: 'orders:3', data: { total: 99 } })
   })
 

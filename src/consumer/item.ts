@@ -8,7 +8,7 @@ import type { Stop } from './stop.js'
  * behind   stands behind another item of its lane
  * running  is in a call
  * waiting  for its next attempt, or for Redis
- * gone     out of this worker's hands
+ * gone     out of this worker's hands; a call that still runs changes nothing of it any more
  */
 export type State = 'queued' | 'behind' | 'running' | 'waiting' | 'gone'
 
@@ -43,10 +43,6 @@ export interface Item {
   since: number | undefined
   /** Its call's, while it runs. */
   call: Stop | undefined
-  /** Another worker has it. */
-  lost: boolean
-  /** It was lost while it ran, and is this worker's again. */
-  returned: boolean
   state: State
   /** In the order of arrival. */
   place: number
@@ -97,8 +93,6 @@ export function itemOf(
     due,
     since,
     call: undefined,
-    lost: false,
-    returned: false,
     state: 'queued',
     place: 0,
   }

@@ -8,8 +8,12 @@ import type { ConsumerLogger } from './options.js'
 export interface Lease extends Epoch {
   /** Where taking over what is pending goes on; empty when all of it is taken. */
   from: string
-  /** The last entry that was read, to be told of the next one. */
+  /** The last entry of the stream when all of it was read, to be told of the next one. */
   last: string
+  /** When it was read, by performance.now(). */
+  lookedAt: number
+  /** There may be something to take. */
+  ready: boolean
   /** It is to be given back: nothing more is read or begun. */
   leaving: boolean
 }
@@ -64,10 +68,10 @@ export class Leases {
   async keep(): Promise<void> {
     const { ttl, signal, log } = this.#parts
     while (!signal.aborted) {
-      try {
-        for (const stream of this.#parts.streams()) await this.#renew(stream)
-      } catch (error) {
-        log.warn({ err: error }, 'the leases could not be renewed; they are kept until another worker takes them')
+      for (const stream of this.#parts.streams()) {
+        await this.#renew(stream).catch((error) => {
+          log.warn({ stream, err: error }, 'leases could not be renewed; they are kept until another worker takes them')
+        })
       }
       this.#wake = new AbortController()
       await pause(Math.min(ttl / 3, LONGEST_BETWEEN_LOOKS), AbortSignal.any([signal, this.#wake.signal]))
@@ -87,22 +91,38 @@ export class Leases {
   async raise(key: string, above: number): Promise<void> {
     const lease = this.#held.get(key)
     if (!lease) return
-    // Never down: an epoch of another holder must not be the last one again.
-    const epoch = await this.#update('epoch = greatest(epoch, $4::text::bigint) + 1', key, String(above))
-    if (epoch === undefined) return this.lost(key)
-    this.#held.set(key, { ...lease, epoch, from: '-' })
-    this.#parts.onLost(key)
+    try {
+      // Never down: an epoch of another holder must not be the last one again.
+      const epoch = await this.#update('epoch = greatest(epoch, $4::text::bigint) + 1', key, String(above))
+      if (epoch === undefined) return this.lost(key)
+      this.#held.set(key, { ...lease, epoch, from: '-', ready: true })
+      this.#parts.onLost(key)
+    } catch (error) {
+      this.#parts.log.warn(
+        { stream: key, err: error },
+        'the lease could not be raised above the one that Redis has seen',
+      )
+    }
+  }
+
+  /** A reply of Redis may be lost: what is pending is taken anew; what is held here already is recognised. */
+  again(): void {
+    for (const lease of this.#held.values()) {
+      lease.from = '-'
+      lease.ready = true
+    }
   }
 
   /** Gives everything back, on leaving. */
   async leave(): Promise<void> {
     const { database, group } = this.#parts
-    for (const lease of this.all()) {
-      this.#held.delete(lease.key)
-      await this.#free(lease)
-    }
-    const text = 'delete from outrider.worker where consumer_group = $1 and worker = $2'
-    await database.query({ text, values: [group, this.#worker] })
+    this.#held.clear()
+    const values = [group, this.#worker]
+    const free =
+      'update outrider.subscription set worker = null where consumer_group = $1 and worker = $2 returning 1 as freed'
+    await database.query({ text: free, values })
+    const leave = 'delete from outrider.worker where consumer_group = $1 and worker = $2 returning 1 as gone'
+    await database.query({ text: leave, values })
   }
 
   async #renew(stream: string): Promise<void> {
@@ -113,6 +133,8 @@ export class Leases {
       text: 'select * from outrider.renew_leases($1, $2, $3::text::json, $4, $5::text::interval)',
       values: [group, stream, JSON.stringify(keys), this.#worker, `${ttl} milliseconds`],
     })
+    // Stopped meanwhile: it is given back with the others.
+    if (this.#parts.signal.aborted) return
     const rows = found.map((row) => ({ key: String(row.stream_key), epoch: String(row.epoch) }))
     const epochs = new Map(rows.map(({ key, epoch }) => [key, epoch]))
     for (const key of keys) {
@@ -120,7 +142,7 @@ export class Leases {
       const epoch = epochs.get(key)
       if (held && held.epoch !== epoch) this.lost(key)
       if (epoch === undefined || this.#held.has(key)) continue
-      this.#held.set(key, { key, epoch, from: '-', last: '$', leaving: false })
+      this.#held.set(key, { key, epoch, from: '-', last: '$', lookedAt: 0, ready: true, leaving: false })
       this.#parts.log.info({ stream: key, epoch }, 'this worker holds the partition')
     }
     const target = Number(found[0]?.target ?? 0)
@@ -141,7 +163,7 @@ export class Leases {
         void this.#handOver(lease)
       } else if (!more && lease.leaving) {
         // Somebody has left meanwhile: it stays after all, and what was let go of is taken anew.
-        this.#held.set(lease.key, { ...lease, leaving: false, from: '-' })
+        this.#held.set(lease.key, { ...lease, leaving: false, from: '-', ready: true })
       }
     }
   }

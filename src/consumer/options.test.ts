@@ -68,7 +68,7 @@ describe('the options of a consumer', () => {
     [{ concurrency: 0 }, 'Expected concurrency as a whole number from 1 to 10000, found 0'],
     [{ concurrency: 1.5 }, 'Expected concurrency as .*, found 1.5'],
     [{ concurrency: '4' }, 'Expected concurrency as .*, found "4"'],
-    [{ prefetch: 0 }, 'Expected prefetch as a whole number from 1 to 100000, found 0'],
+    [{ prefetch: 0 }, 'Expected prefetch as a whole number from 1 to 10000, found 0'],
     [{ maxAttempts: 0 }, 'Expected maxAttempts as a whole number from 1 to 1000, found 0'],
     [{ maxPending: -1 }, 'Expected maxPending as a whole number from 1 to 1000000, found -1'],
     [

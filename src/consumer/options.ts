@@ -138,7 +138,7 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
     group,
     name: name ?? `${hostname().replace(/[^!-~]+/g, '-')}-${process.pid}-${Math.random().toString(36).slice(2, 8)}`,
     concurrency: concurrencyOf(options.concurrency, maxTransactions, options.ordered === true),
-    prefetch: count('prefetch', 100_000),
+    prefetch: count('prefetch', 10_000),
     maxAttempts: count('maxAttempts', 1_000) ?? 10,
     backoff: backoffOf('backoff', options.backoff),
     // What is let go of counts as idle for an hour: see release.lua.

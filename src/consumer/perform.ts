@@ -38,7 +38,7 @@ export async function perform(setting: Setting, call: Call): Promise<ReadonlySet
   let result: unknown
   if (work.kind === 'long') {
     const event = events[0] as ConsumerEvent
-    if (await isDone(database, group, keys[0] as InboxKey)) return new Set()
+    if (await opening(isDone(database, group, keys[0] as InboxKey))) return NONE
     const context = { attempt: call.attempt, signal: call.stop.signal }
     result = await inHandlerAsync(() => wrapped(setting, event, async () => work.steps.work(event, context), context))
   }
@@ -144,6 +144,15 @@ function explain(error: unknown): unknown {
       )
     default:
       return error
+  }
+}
+
+/** What the library itself asks. */
+async function opening<T>(asked: Promise<T>): Promise<T> {
+  try {
+    return await asked
+  } catch (error) {
+    throw new TransactionFailure(error, 'opening', false)
   }
 }
 

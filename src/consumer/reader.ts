@@ -1,7 +1,7 @@
 import { Cluster } from 'ioredis'
 import { backoff, pause } from '../backoff.js'
 import type { RedisClient } from '../redis/connect.js'
-import { type Entry, entryOf, type Group } from '../redis/group.js'
+import { entryOf, type Group } from '../redis/group.js'
 import { isMissingGroup, type Link } from './link.js'
 import type { Worker } from './worker.js'
 
@@ -45,10 +45,9 @@ export async function read(parts: ReaderParts): Promise<void> {
         known = client
         continue
       }
-      const found = await readOnce(client, rotated(parts.groups(), turn), room())
+      const found = await readOnce(client, rotated(parts.groups(), turn), room(), worker)
       failures = 0
-      for (const [group, entries] of found) worker.receive(group, entries)
-      if (found.length > 0) parts.onRead()
+      if (found) parts.onRead()
       else if (client instanceof Cluster) await pause(POLL, signal)
     } catch (error) {
       if (isMissingGroup(error)) await parts.ensure()
@@ -60,30 +59,35 @@ export async function read(parts: ReaderParts): Promise<void> {
   }
 }
 
-async function readOnce(client: RedisClient, groups: readonly Group[], room: number): Promise<[Group, Entry[]][]> {
+/** Whether anything was found. */
+async function readOnce(client: RedisClient, groups: readonly Group[], room: number, worker: Worker): Promise<boolean> {
   const [first] = groups
-  if (!first) return []
+  if (!first) return false
+  const receive = (reply: Reply): boolean => {
+    for (const [key, entries] of reply) {
+      worker.receive(groups.find((group) => group.key === key) as Group, entries.map(entryOf))
+    }
+    return reply.length > 0
+  }
   // Redis counts for each stream alone.
   const count = String(Math.max(Math.ceil(room / groups.length), Math.min(room, LEAST)))
-  const { group, consumer } = first
+  const args = ['GROUP', first.group, first.consumer, 'COUNT', count]
   if (client instanceof Cluster) {
-    const replies = await Promise.all(
-      groups.map(async (one) => readGroup(client, ['GROUP', group, consumer, 'COUNT', count, 'STREAMS', one.key, '>'])),
-    )
-    return named(replies.flat(), groups)
+    // What one stream refuses must not cost what the others have delivered.
+    const each = groups.map(async ({ key }) => receive(await readGroup(client, [...args, 'STREAMS', key, '>'])))
+    const outcomes = await Promise.allSettled(each)
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
+    return outcomes.some((outcome) => outcome.status === 'fulfilled' && outcome.value)
   }
   const keys = groups.map(({ key }) => key)
-  const args = ['GROUP', group, consumer, 'COUNT', count, 'BLOCK', String(BLOCK), 'STREAMS', ...keys]
-  return named(await readGroup(client, [...args, ...keys.map(() => '>')]), groups)
+  args.push('BLOCK', String(BLOCK), 'STREAMS', ...keys)
+  return receive(await readGroup(client, [...args, ...keys.map(() => '>')]))
 }
 
 type Reply = [key: string, entries: Parameters<typeof entryOf>[0][]][]
 
 const readGroup = async (client: RedisClient, args: string[]): Promise<Reply> =>
   ((await client.call('XREADGROUP', ...(args as [string, ...string[]]))) ?? []) as Reply
-
-const named = (reply: Reply, groups: readonly Group[]): [Group, Entry[]][] =>
-  reply.map(([key, entries]) => [groups.find((group) => group.key === key) as Group, entries.map(entryOf)])
 
 /** Another one first each time, so that a busy stream does not take all the room. */
 const rotated = <T>(list: readonly T[], turn: number): T[] => {

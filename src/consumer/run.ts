@@ -63,6 +63,11 @@ export class Run {
   readonly #keepers: Promise<void>[] = []
   readonly #ending = new AbortController()
   #stopped: Promise<void> | undefined
+  #tellEnd: () => void = () => {}
+  /** Resolves when it has stopped. */
+  readonly ended: Promise<void> = new Promise((resolve) => {
+    this.#tellEnd = resolve
+  })
   #lastRead: number | undefined
   #states: readonly GroupState[] = []
 
@@ -94,8 +99,11 @@ export class Run {
     const { settings, log, routes } = this.#parts
     try {
       await this.#asking.open()
-      await this.#streams.ensure(await this.#asking.client(), routes.streams)
+      // Asked once: what is refused now is for a person to mend.
+      const client = await this.#asking.client()
+      await this.#streams.ensure((question) => question(client), routes.streams)
       await this.#reading.open()
+      if (this.#stop.signal.aborted) throw new StoppedError('The consumer was stopped while it started')
     } catch (error) {
       this.#ending.abort()
       this.#asking.close()
@@ -166,17 +174,17 @@ export class Run {
     await Promise.all([this.#worker.finish(timeout), within(Promise.all(this.#readers), BLOCK + LAST_WORDS)])
     this.#reading.close()
     await this.#worker.close()
-    try {
-      await this.#leases?.leave()
-    } catch (error) {
+    // Neither is a Postgres that is gone waited for.
+    await within(this.#leases?.leave() ?? Promise.resolve(), LAST_WORDS).catch((error) => {
       log.warn({ err: error }, 'the leases could not be given back; they pass on when they have run out')
-    }
+    })
     await this.#takeLeave()
     this.#ending.abort()
     this.#asking.close()
-    await Promise.all([...this.#readers, ...this.#keepers])
+    await within(Promise.all([...this.#readers, ...this.#keepers]), LAST_WORDS)
     this.#metrics.close()
     log.info({}, 'the consumer has stopped')
+    this.#tellEnd()
   }
 
   async stats(): Promise<Stats> {
@@ -192,8 +200,18 @@ export class Run {
       waiting: schedule.count('waiting'),
       idleSeconds: this.#idleSeconds,
       partitions: this.#leases?.all().map(({ key }) => key),
-      streams: ended ? [] : await this.#asking.ask((client) => statesOf(client, this.#streams.groups)),
+      streams: ended ? [] : await this.#lookAtStreams(),
     }
+  }
+
+  /** Where Redis does not answer, as it was when it last did. */
+  async #lookAtStreams(): Promise<GroupState[]> {
+    let states = [...this.#states]
+    const look = async (client: RedisClient) => {
+      states = await statesOf(client, this.#streams.groups)
+    }
+    await within(this.#asking.ask(look), LAST_WORDS).catch(() => {})
+    return states
   }
 
   get #idleSeconds(): number | undefined {
@@ -202,15 +220,16 @@ export class Run {
 
   /** For so many entries more; none before a good part is free: a read costs as much for one entry as for many. */
   readonly #room = (): number => {
-    const { schedule } = this.#worker
-    const room = Math.min(this.#prefetch - schedule.held + schedule.count('waiting'), MOST_HELD - schedule.held)
+    const { schedule, unacknowledged } = this.#worker
+    const held = schedule.held + unacknowledged
+    const room = Math.min(this.#prefetch - held + schedule.count('waiting'), MOST_HELD - held)
     return room < this.#prefetch / 4 ? 0 : room
   }
 
   /** Ordered: what stands behind another of its lane does not keep the others from being read, up to a bound. */
   readonly #roomOf = (key: string): number => {
     const { schedule } = this.#worker
-    const soon = schedule.count('queued') + schedule.count('running')
+    const soon = schedule.count('queued') + schedule.count('running') + this.#worker.unacknowledged
     return soon >= this.#prefetch ? 0 : this.#parts.settings.maxPending - schedule.heldOf(key)
   }
 
@@ -219,7 +238,13 @@ export class Run {
   }
 
   readonly #ensure = async (): Promise<void> => {
-    await this.#asking.ask((client) => this.#streams.ensure(client, this.#parts.routes.streams))
+    try {
+      await this.#streams.ensure((question) => this.#asking.ask(question), this.#parts.routes.streams)
+    } catch (error) {
+      if (error instanceof StoppedError) throw error
+      this.#parts.log.warn({ err: error }, 'the groups could not be looked after; it is tried again')
+      await pause(AFTER_A_FAILURE, this.#stop.signal)
+    }
   }
 
   async #takeLeave(): Promise<void> {
@@ -271,6 +296,7 @@ export class Run {
 }
 
 const AFTER_A_BUG = 1_000
+const AFTER_A_FAILURE = 1_000
 /** Waiting ones included, so that memory stays bounded when all that is read fails. */
 const MOST_HELD = 10_000
 
@@ -286,7 +312,7 @@ function defaultPrefetch(concurrency: number, routes: Routes): number {
 
 /** What a person is told whose consumer does not start. */
 function explain(error: unknown): unknown {
-  if (error instanceof Failure || !(error instanceof Error)) return error
+  if (error instanceof Failure || error instanceof StoppedError || !(error instanceof Error)) return error
   const state = sqlState(error) ?? ''
   if (/^(3F000|42P01|42883|42703)$/.test(state)) {
     return new Failure(

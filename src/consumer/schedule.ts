@@ -12,6 +12,7 @@ const isSuspect = (item: Item): boolean => item.deliveries >= 2
  */
 export class Schedule {
   readonly #concurrency: number
+  readonly #ordered: boolean
   readonly #items = new Map<string, Item>()
   readonly #heldByKey = new Map<string, number>()
   /** In the order of arrival. */
@@ -26,8 +27,10 @@ export class Schedule {
   #suspect: readonly Item[] | undefined
   #arrivals = 0
 
-  constructor(concurrency: number) {
+  /** `ordered`: a batch is of one stream or partition, whose lease it runs under. */
+  constructor(concurrency: number, ordered = false) {
     this.#concurrency = concurrency
+    this.#ordered = ordered
   }
 
   /** How many calls run. */
@@ -126,7 +129,8 @@ export class Schedule {
     const { route } = first
     // What has failed runs alone, or it would make fail a batch after the other.
     if (route.work.kind !== 'batch' || first.attempts > 0) return [first]
-    const batch = (this.#queues.get(route) as Item[]).filter(({ attempts }) => attempts === 0).slice(0, route.work.size)
+    const fit = ({ attempts, key }: Item) => attempts === 0 && (!this.#ordered || key === first.key)
+    const batch = (this.#queues.get(route) as Item[]).filter(fit).slice(0, route.work.size)
     for (const { lane } of [...batch]) {
       for (const next of lane === undefined ? [] : (this.#lanes.get(lane)?.slice(1) ?? [])) {
         // One that is not behind waits, or was not run and is still to be said so.

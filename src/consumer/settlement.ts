@@ -26,6 +26,11 @@ export class Settlement {
     this.#acks = new Acks(link)
   }
 
+  /** How many are done, and Redis does not know it yet. */
+  get unacknowledged(): number {
+    return this.#acks.size
+  }
+
   /** Resolves when Redis knows of all that is done, or never will by this consumer. */
   acknowledged(): Promise<void> {
     return this.#acks.settled()
@@ -37,8 +42,8 @@ export class Settlement {
     this.#acks.add(item.group, item.id, item.attempts > 0 || item.since !== undefined)
   }
 
-  /** Moves it to the dead letters, unless another consumer has it by now. */
-  async bury(item: Item, reason: string, error: string): Promise<void> {
+  /** Moves it to the dead letters; false where it is not pending with this consumer any more. */
+  async bury(item: Item, reason: string, error: string): Promise<boolean> {
     const short = reason.slice(0, MOST_REASON)
     const fields = [
       ...item.fields.slice(0, MOST_VALUES),
@@ -51,9 +56,10 @@ export class Settlement {
     ]
     fields.push('deadtime', new Date().toISOString(), 'deadentry', item.id)
     const buried = await this.#link.ask((client) => item.group.bury(client, item.id, fields)).catch(unlessOver)
-    if (!buried) return
+    if (!buried) return false
     this.#metrics.buried(item.key, item.event, short)
     this.#log.error({ ...told(item), reason: short, attempts: item.attempts, error }, 'an event is dead-lettered')
+    return true
   }
 
   /** Counts the delivery of an item that was another consumer's before; false where it is no longer this one's. */

@@ -2,7 +2,8 @@ import { partitionsKey, streamKey } from '../event/names.js'
 import type { RedisClient } from '../redis/connect.js'
 import { Group } from '../redis/group.js'
 import type { Database } from './database.js'
-import { subscribe } from './inbox.js'
+import { subscribe, subscriptions } from './inbox.js'
+import type { Link } from './link.js'
 import type { ConsumerLogger, Settings } from './options.js'
 
 const BEGINNING = '0'
@@ -17,7 +18,7 @@ export class Streams {
   readonly #keys = new Map<string, readonly string[]>()
   /** Those that the database knows of. */
   readonly #subscribed = new Set<string>()
-  /** When the consumer looked for the first time, by Redis' clock, in milliseconds: `now` for what it finds later. */
+  /** When the consumer began, by Redis' clock, in milliseconds: `now` for what it finds later. */
   #began: number | undefined
 
   constructor(settings: Settings, database: Database, log: ConsumerLogger) {
@@ -42,11 +43,25 @@ export class Streams {
   /**
    * Finds out what is partitioned, and makes every group that is missing: a new one where `startFrom` says, one that the
    * group has read before at the beginning, because what was delivered to it is not known any more; the inbox is.
+   *
+   * Rejects with what the database says, and with what `ask` does.
    */
-  async ensure(client: RedisClient, names: readonly string[]): Promise<void> {
+  async ensure(ask: Link['ask'], names: readonly string[]): Promise<void> {
+    const missing = await ask((client) => this.#look(client, names))
+    const keys = names.flatMap((name) => this.keys(name))
+    if (missing.length === 0 && keys.every((key) => this.#subscribed.has(key))) return
+    const { group } = this.#settings
+    const known = await subscriptions(this.#database, group, keys)
+    for (const each of missing) await ask((client) => this.#create(client, each, !known.has(each.key)))
+    // Not before they are there: another worker that starts just now would take them for lost.
+    await subscribe(this.#database, group, keys)
+    for (const key of keys) this.#subscribed.add(key)
+    this.#began ??= await ask(timeOf)
+  }
+
+  /** The groups that are missing. */
+  async #look(client: RedisClient, names: readonly string[]): Promise<Group[]> {
     const missing: Group[] = []
-    const now = this.#began
-    this.#began ??= Number((await client.time())[0]) * 1000
     for (const name of names) {
       const keys = keysOf(name, await client.get(partitionsKey(name)))
       // A number that Redis has lost is the same when it is back.
@@ -57,24 +72,22 @@ export class Streams {
         else this.#groups.set(key, group)
       }
     }
-    const keys = names.flatMap((name) => this.keys(name)).filter((key) => !this.#subscribed.has(key))
-    const fresh = new Set(keys.length > 0 ? await subscribe(this.#database, this.#settings.group, keys) : [])
-    for (const key of keys) this.#subscribed.add(key)
-    for (const group of missing) {
-      const isNew = fresh.has(group.key)
-      const from = isNew ? startOf(this.#settings.startFrom, now) : BEGINNING
-      if (await group.create(client, from)) {
-        if (isNew) this.#log.info({ stream: group.key, from }, 'the group begins')
-        else
-          this.#log.warn(
-            { stream: group.key },
-            'the group was missing: it begins anew, and the inbox knows what is done',
-          )
-      }
-      this.#groups.set(group.key, group)
+    return missing
+  }
+
+  async #create(client: RedisClient, group: Group, isNew: boolean): Promise<void> {
+    const from = isNew ? startOf(this.#settings.startFrom, this.#began) : BEGINNING
+    if (await group.create(client, from)) {
+      if (isNew) this.#log.info({ stream: group.key, from }, 'the group begins')
+      else
+        this.#log.warn({ stream: group.key }, 'the group was missing: it begins anew, and the inbox knows what is done')
     }
+    this.#groups.set(group.key, group)
   }
 }
+
+/** Milliseconds since 1970, by Redis' clock. */
+const timeOf = async (client: RedisClient): Promise<number> => Number((await client.time())[0]) * 1000
 
 function keysOf(name: string, partitions: string | null): string[] {
   if (partitions === null || !/^[1-9]\d{0,3}$/.test(partitions)) return [name]

@@ -31,6 +31,7 @@ export interface TakeParts {
  */
 export async function takeInOrder(parts: TakeParts): Promise<void> {
   const { worker, leases, link, signal } = parts
+  let known: RedisClient | undefined
   let failures = 0
   while (!signal.aborted) {
     const open = leases.all().filter(({ key, leaving }) => !leaving && parts.room(key) > 0)
@@ -39,13 +40,16 @@ export async function takeInOrder(parts: TakeParts): Promise<void> {
       continue
     }
     const client = await link.client()
+    if (client !== known) leases.again()
+    known = client
     try {
-      let found = 0
-      for (const lease of open) found += await takeOnce(parts, client, lease)
-      if (found > 0) parts.onRead()
-      else await bell(client, open, signal)
+      const ready = open.filter((lease) => lease.ready)
+      if (ready.length === 0) await bell(client, open, signal)
+      else if (await takeAll(parts, client, ready)) parts.onRead()
       failures = 0
     } catch (error) {
+      // What the reply that failed has delivered, if it has, is pending here, and is taken again.
+      leases.again()
       if (isMissingGroup(error)) await parts.ensure()
       else {
         link.fault(client, error)
@@ -55,40 +59,52 @@ export async function takeInOrder(parts: TakeParts): Promise<void> {
   }
 }
 
+/** Whether anything was found. Rejects when one failed, after all have answered. */
+async function takeAll(parts: TakeParts, client: RedisClient, leases: readonly Lease[]): Promise<boolean> {
+  const taken = await Promise.allSettled(leases.map((lease) => takeOnce(parts, client, lease)))
+  for (const outcome of taken) if (outcome.status === 'rejected') throw outcome.reason
+  return taken.some((outcome) => outcome.status === 'fulfilled' && outcome.value > 0)
+}
+
 /** How many entries were found. */
 async function takeOnce(parts: TakeParts, client: RedisClient, lease: Lease): Promise<number> {
   const { worker, leases } = parts
   const group = parts.group(lease.key)
   if (!group) return 0
-  const reply = await group.take(client, lease.epoch, Math.min(parts.room(lease.key), MOST), lease.from)
+  const most = Math.min(parts.room(lease.key), MOST)
+  if (most <= 0) return 0
+  const reply = await group.take(client, lease.epoch, most, lease.from)
   if ('fenced' in reply) {
     await leases.raise(lease.key, reply.fenced)
     return 0
   }
   // It was lost while Redis answered: whoever has it takes these over, too.
   if (leases.get(lease.key) !== lease || lease.leaving) return 0
-  const { complete, taken, fresh } = reply
+  const { complete, taken, fresh, last } = reply
   worker.adopt(group, taken)
   worker.receive(group, fresh)
-  // With no room by now nothing was taken, and it goes on from where it was.
-  const last = taken.at(-1)
-  if (lease.from !== '') lease.from = complete ? '' : last ? `(${last.id}` : lease.from
-  lease.last = fresh.at(-1)?.id ?? lease.last
-  return taken.length + fresh.length
+  const found = taken.length + fresh.length
+  if (lease.from !== '') lease.from = complete ? '' : `(${taken.at(-1)?.id ?? lease.from.slice(1)}`
+  lease.ready = found === most || !complete
+  lease.last = last ?? lease.last
+  lease.lookedAt = performance.now()
+  return found
 }
 
-/** Resolves when one of the streams has something new, or after a while. */
+/** Resolves when something new is in one of the streams, or after a while. */
 async function bell(client: RedisClient, leases: readonly Lease[], signal: AbortSignal): Promise<void> {
-  if (client instanceof Cluster) return pause(POLL, signal)
+  if (client instanceof Cluster) {
+    await pause(POLL, signal)
+    for (const lease of leases) lease.ready = true
+    return
+  }
   const keys = leases.map(({ key }) => key)
-  await client.call(
-    'XREAD',
-    'COUNT',
-    '1',
-    'BLOCK',
-    String(BLOCK),
-    'STREAMS',
-    ...keys,
-    ...leases.map(({ last }) => last),
-  )
+  const last = leases.map(({ last }) => last)
+  const args = ['COUNT', '1', 'BLOCK', String(BLOCK), 'STREAMS', ...keys, ...last] as [string, ...string[]]
+  const rung = (await client.call('XREAD', ...args)) as [key: string, entries: unknown][] | null
+  const now = performance.now()
+  // Now and then without a bell, too: something may be pending with somebody else.
+  for (const lease of leases) {
+    lease.ready = rung?.some(([key]) => key === lease.key) === true || now - lease.lookedAt >= BLOCK
+  }
 }

@@ -60,9 +60,14 @@ export class Worker {
 
   constructor(parts: WorkerParts) {
     this.#parts = parts
-    this.schedule = new Schedule(parts.settings.concurrency)
+    this.schedule = new Schedule(parts.settings.concurrency, parts.settings.ordered)
     this.#settlement = new Settlement(parts.link, parts.metrics, parts.log)
     this.#gate = new Gate(parts.log, () => this.wake())
+  }
+
+  /** How many entries are done, and Redis does not know it yet. */
+  get unacknowledged(): number {
+    return this.#settlement.unacknowledged
   }
 
   get paused(): boolean {
@@ -112,8 +117,8 @@ export class Worker {
     const { routes, settings, metrics, log } = this.#parts
     for (const { id, fields, deliveries, attempts } of entries) {
       const held = this.schedule.get(group.key, id)
-      if (held) held.returned = held.lost
-      else if (fields) {
+      if (held) continue
+      if (fields) {
         this.schedule.add(itemOf(group, { id, fields }, routes, settings.ordered, { deliveries, attempts }))
       } else {
         metrics.trimmed(group.key)
@@ -141,10 +146,10 @@ export class Worker {
     this.wake()
   }
 
+  /** Should it come back, it is another item: a call that still runs for this one has nothing to say of that. */
   #lose(item: Item): void {
-    item.lost = true
-    if (item.state === 'running') item.call?.abort(new Error('Another worker has taken this event over'))
-    else this.#drop(item)
+    item.call?.abort(new Error('Another worker has taken this event over'))
+    this.#drop(item)
   }
 
   #drop(item: Item): void {
@@ -157,10 +162,7 @@ export class Worker {
     const released = [...this.schedule.items()].filter(
       (item) => (key === undefined || item.key === key) && (item.state !== 'running' || this.#aborted),
     )
-    for (const item of released) {
-      item.lost = true
-      this.#drop(item)
-    }
+    for (const item of released) this.#drop(item)
     await this.#settlement.release(released)
   }
 
@@ -223,8 +225,10 @@ export class Worker {
   }
 
   async #call(items: readonly Item[]): Promise<void> {
-    const ready: Item[] = []
-    for (const item of items) if (await this.#prepare(item)) ready.push(item)
+    const prepared: Item[] = []
+    for (const item of items) if (await this.#prepare(item)) prepared.push(item)
+    // Some may have been lost while others were made ready.
+    const ready = prepared.filter(isHeld)
     if (ready.length === 0) return
     const failure = await this.#attempt(ready)
     if (!failure) return
@@ -235,7 +239,8 @@ export class Worker {
     // One of them is to blame: each for itself, and what comes behind it in its lane not before it.
     const blocked = new Set<string>()
     for (const item of ready) {
-      if (this.#stopping || (item.lane !== undefined && blocked.has(item.lane))) {
+      if (!isHeld(item)) continue
+      if (this.#stopping || this.blocked || (item.lane !== undefined && blocked.has(item.lane))) {
         this.schedule.requeue(item)
         continue
       }
@@ -247,11 +252,8 @@ export class Worker {
 
   /** Whether it may be run; else it was dealt with. */
   async #prepare(item: Item): Promise<boolean> {
-    const { inboxWindow } = this.#parts.settings
-    if (item.lost) {
-      this.#drop(item)
-      return false
-    }
+    const { inboxWindow, ordered } = this.#parts.settings
+    if (!isHeld(item)) return false
     // The pause that another worker has begun is waited for to its end.
     const early = item.due - Date.now()
     if (early > 0) {
@@ -263,10 +265,10 @@ export class Worker {
       return false
     }
     if (item.taken && !item.begun) {
-      if (!(await this.#settlement.begin(item))) {
-        this.#drop(item)
-        return false
-      }
+      const ours = await this.#settlement.begin(item)
+      // An ordered worker has what its lease says, even where the group was lost: what comes behind must not come before.
+      if (!ours && !ordered) this.#drop(item)
+      if (!isHeld(item)) return false
       item.deliveries += 1
       item.begun = true
     }
@@ -294,7 +296,8 @@ export class Worker {
   async #attempt(items: readonly Item[]): Promise<TransactionFailure | undefined> {
     const { setting, metrics, settings, leaseOf } = this.#parts
     const [{ route, key, event }] = items as [Item]
-    const lease = leaseOf(key)
+    // What is held is held under the lease of now: with a lease, all that was held under it is lost.
+    const lease = settings.ordered ? leaseOf(key) : undefined
     if (settings.ordered && !lease) {
       for (const item of items) this.#drop(item)
       return undefined
@@ -325,14 +328,9 @@ export class Worker {
     const { metrics, log, onFenced } = this.#parts
     const { cause, stage, broken } = failure
     const fault = faultOf(failure)
-    if (item.returned) {
-      // It was taken away while it ran, which has made it fail, and has come back: once more, and no attempt.
-      item.lost = false
-      item.returned = false
-      this.schedule.requeue(item)
-    } else if (item.lost) this.#drop(item)
+    if (!isHeld(item)) return
     // Made to fail by the stop: no attempt.
-    else if (this.#aborted) this.schedule.wait(item)
+    if (this.#aborted) this.schedule.wait(item)
     else if (fault === 'fenced') {
       this.schedule.wait(item)
       onFenced(item.key)
@@ -342,8 +340,11 @@ export class Worker {
       this.schedule.requeue(item)
     } else if (fault) {
       metrics.retried(item.event.type, fault)
-      log.debug({ ...told(item), err: cause }, 'a transaction met another one; it runs again')
-      this.#wait(item, conflictPause(++item.conflicts))
+      item.conflicts += 1
+      const line = { ...told(item), conflicts: item.conflicts, err: cause }
+      if (item.conflicts % 10 === 0) log.warn(line, 'a transaction meets others again and again; it runs again')
+      else log.debug(line, 'a transaction met another one; it runs again')
+      this.#wait(item, conflictPause(item.conflicts))
     } else this.#attemptFailed(item, cause)
   }
 
@@ -372,7 +373,12 @@ export class Worker {
   }
 
   async #bury(item: Item, reason: string, error: string): Promise<void> {
-    await this.#settlement.bury(item, reason, error)
+    const buried = await this.#settlement.bury(item, reason, error)
+    // Not pending here any more: the group was lost, and is delivered anew. In order, the others wait for that.
+    if (!buried && isHeld(item) && this.#parts.settings.ordered && item.conflicts < MOST_BURIALS) {
+      this.#wait(item, conflictPause(++item.conflicts), () => void this.#bury(item, reason, error))
+      return
+    }
     this.schedule.remove(item)
     this.wake()
   }
@@ -386,6 +392,11 @@ export class Worker {
     })
   }
 }
+
+/** How often an ordered worker comes back to a dead letter that it could not write, because it was not pending. */
+const MOST_BURIALS = 10
+
+const isHeld = ({ state }: Item): boolean => state !== 'gone'
 
 const hours = (milliseconds: number): string => (milliseconds / 3_600_000).toFixed(1)
 

@@ -43,7 +43,10 @@ export interface GroupState {
   lag: number | undefined
 }
 
-export type TakeReply = { fenced: number } | { complete: boolean; taken: Taken[]; fresh: Entry[] }
+/** `last`: the id of the stream's last entry; undefined where not all that was pending is taken. */
+export type TakeReply =
+  | { fenced: number }
+  | { complete: boolean; taken: Taken[]; fresh: Entry[]; last: string | undefined }
 
 /**
  * What one consumer of a group does on one stream. Everything that could take something away from another consumer is a
@@ -111,9 +114,10 @@ export class Group {
   async take(client: RedisClient, epoch: string, most: number, from: string): Promise<TakeReply> {
     const keys = [...this.#keys, fenceKey(this.key, this.group)]
     const args = [this.group, this.consumer, epoch, String(most), from]
-    const [status, taken, fresh] = (await scripts.take.call(client, keys, args)) as [unknown, unknown, EntryReply[]]
+    const reply = (await scripts.take.call(client, keys, args)) as [unknown, unknown, EntryReply[], string?]
+    const [status, taken, fresh, last] = reply
     if (status === 'FENCED') return { fenced: Number(taken) }
-    return { complete: status === 1, taken: takenOf(taken), fresh: fresh.map(entryOf) }
+    return { complete: status === 1, taken: takenOf(taken), fresh: fresh.map(entryOf), last }
   }
 
   /** Keeps entries from being claimed; the ids of those that another consumer has. */

@@ -2,8 +2,8 @@
 -- KEYS  … the fence
 -- ARGV  … the epoch of the lease, how many at most, and where a new holder goes on to take all that is pending, with this
 --       consumer, too: '-' to begin with; empty once it has all of it
--- Reply {whether all that was pending is taken, {id, deliveries, failed attempts, fields} …, new entries}, or
---       FENCED and the epoch that was seen: another worker holds the stream by now
+-- Reply {whether all that was pending is taken, {id, deliveries, failed attempts, fields} …, new entries, the id of the
+--       stream's last entry}, or FENCED and the epoch that was seen: another worker holds the stream by now
 
 local fence, epoch, most = KEYS[3], tonumber(ARGV[3]), tonumber(ARGV[4])
 local seen = tonumber(redis.call('GET', fence) or '0')
@@ -33,4 +33,9 @@ local reply = {}
 if #taken < most then
   reply = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', most - #taken, 'STREAMS', stream, '>') or {}
 end
-return {1, taken, reply[1] and reply[1][2] or {}}
+
+local last, info = '0-0', redis.call('XINFO', 'STREAM', stream)
+for n = 1, #info, 2 do
+  if info[n] == 'last-generated-id' then last = info[n + 1] end
+end
+return {1, taken, reply[1] and reply[1][2] or {}, last}

@@ -1,7 +1,7 @@
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { databaseOf } from '../../src/consumer/database.js'
-import { acceptance, isDone, prune, subscribe } from '../../src/consumer/inbox.js'
+import { acceptance, isDone, prune, subscribe, subscriptions } from '../../src/consumer/inbox.js'
 import { migrate } from '../../src/postgres/migrate.js'
 import { createDatabase, type Database } from '../services/index.js'
 
@@ -157,14 +157,16 @@ test('isDone neither waits for work that is not committed, nor counts it', async
   expect(await isDone(databaseOf(pool), group, { source: '/shop', id: 'a' })).toBe(true)
 })
 
-test('subscribe returns what the group did not read before, also to two at once, and keeps the rest', async () => {
-  expect(await subscribe(databaseOf(pool), group, ['things:1', 'things:0'])).toEqual(['things:0', 'things:1'])
+test('a subscription is known from when it is made, also by two at once, and keeps what it has', async () => {
+  const some = ['things:1', 'things:0']
+  expect(await subscriptions(databaseOf(pool), group, some)).toEqual(new Set())
+  await subscribe(databaseOf(pool), group, some)
   await owner.query('update outrider.subscription set epoch = 7 where consumer_group = $1', [group])
   const keys = Array.from({ length: 20 }, (_, n) => `things:${n}`)
-  const both = await Promise.all([keys, keys.toReversed()].map((each) => subscribe(databaseOf(pool), group, each)))
-  expect(both.flat().sort()).toEqual(keys.slice(2).sort())
-  expect(await subscribe(databaseOf(pool), group, keys)).toEqual([])
-  expect(await subscribe(databaseOf(pool), `${group}-other`, ['things:0'])).toEqual(['things:0'])
+  expect(await subscriptions(databaseOf(pool), group, keys)).toEqual(new Set(some))
+  await Promise.all([keys, keys.toReversed()].map((each) => subscribe(databaseOf(pool), group, each)))
+  expect(await subscriptions(databaseOf(pool), group, [...keys, 'others'])).toEqual(new Set(keys))
+  expect(await subscriptions(databaseOf(pool), `${group}-other`, keys)).toEqual(new Set())
   const { rows } = await owner.query(
     'select stream_key, epoch from outrider.subscription where consumer_group = $1 and epoch > 0 order by 1',
     [group],
