@@ -10,12 +10,15 @@ interface Acked {
 /** Tells Redis which entries are done, after their commits; many at once when many are done while Redis answers. */
 export class Acks {
   readonly #link: Link
+  readonly #onTold: () => void
   readonly #waiting = new Map<Group, Acked[]>()
   #sending: Promise<void> | undefined
   #size = 0
 
-  constructor(link: Link) {
+  /** `onTold`: called when Redis knows of some more. */
+  constructor(link: Link, onTold: () => void) {
     this.#link = link
+    this.#onTold = onTold
   }
 
   /** Those that Redis does not know of yet. */
@@ -59,6 +62,7 @@ export class Acks {
       if (!isMissingGroup(error) && !(error instanceof StoppedError)) throw error
     } finally {
       this.#size -= acked.length
+      this.#onTold()
     }
   }
 }

@@ -139,7 +139,8 @@ class PgDatabase implements Database {
     let broken: Error | undefined
     // The pool takes its own listener away while a client is out; without one, a lost connection would end the process.
     const note = (error: Error) => {
-      broken = error
+      // The first: behind what the server says pg tells that the connection has ended.
+      broken ??= error
     }
     try {
       client = await this.#pool.connect()

@@ -103,12 +103,14 @@ export class Run {
       const client = await this.#asking.client()
       await this.#streams.ensure((question) => question(client), routes.streams)
       await this.#reading.open()
-      if (this.#stop.signal.aborted) throw new StoppedError('The consumer was stopped while it started')
+      this.#stop.signal.throwIfAborted()
     } catch (error) {
       this.#ending.abort()
       this.#asking.close()
       this.#reading.close()
       this.#metrics.close()
+      // Whatever failed then failed for that.
+      if (this.#stop.signal.aborted) throw new StoppedError('The consumer was stopped while it started')
       throw explain(error)
     }
     this.#begin()

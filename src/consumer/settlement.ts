@@ -19,11 +19,11 @@ export class Settlement {
   readonly #log: ConsumerLogger
   readonly #acks: Acks
 
-  constructor(link: Link, metrics: ConsumerMetrics, log: ConsumerLogger) {
+  constructor(link: Link, metrics: ConsumerMetrics, log: ConsumerLogger, onAcknowledged: () => void) {
     this.#link = link
     this.#metrics = metrics
     this.#log = log
-    this.#acks = new Acks(link)
+    this.#acks = new Acks(link, onAcknowledged)
   }
 
   /** How many are done, and Redis does not know it yet. */

@@ -61,7 +61,7 @@ export class Worker {
   constructor(parts: WorkerParts) {
     this.#parts = parts
     this.schedule = new Schedule(parts.settings.concurrency, parts.settings.ordered)
-    this.#settlement = new Settlement(parts.link, parts.metrics, parts.log)
+    this.#settlement = new Settlement(parts.link, parts.metrics, parts.log, () => this.wake())
     this.#gate = new Gate(parts.log, () => this.wake())
   }
 
