@@ -7,6 +7,9 @@ interface Acked {
   failed: boolean
 }
 
+/** Milliseconds. */
+const LINGER = 5
+
 /** Tells Redis which entries are done, after their commits; many at once when many are done while Redis answers. */
 export class Acks {
   readonly #link: Link
@@ -43,8 +46,8 @@ export class Acks {
 
   async #send(): Promise<void> {
     while (this.#waiting.size > 0) {
-      // What else is done in this turn of the loop goes along.
-      await new Promise(setImmediate)
+      // What else is done meanwhile goes along: nobody waits for an acknowledgement, and each costs as much as many.
+      await new Promise((resolve) => setTimeout(resolve, LINGER))
       const batch = [...this.#waiting]
       this.#waiting.clear()
       await Promise.all(batch.map(([group, acked]) => this.#sendTo(group, acked)))

@@ -306,10 +306,15 @@ async function leave(group: Group, client: RedisClient): Promise<void> {
   await group.leave(client, Number.MAX_SAFE_INTEGER, true)
 }
 
-/** As much again as runs at once; for batches, the next two. */
+/**
+ * Enough to keep it busy while it reads: more than a hundred, or the next batches. With long work little more than what runs,
+ * because what one worker holds the others cannot have.
+ */
 function defaultPrefetch(concurrency: number, routes: Routes): number {
-  const batches = routes.all.map(({ work }) => (work.kind === 'batch' ? work.size : 1))
-  return concurrency + Math.max(concurrency, 32, 2 * Math.max(...batches))
+  const works = routes.all.map(({ work }) => work)
+  if (works.some(({ kind }) => kind === 'long')) return concurrency + Math.ceil(concurrency / 2)
+  const batches = works.map((work) => (work.kind === 'batch' ? work.size : 1))
+  return concurrency + Math.max(2 * concurrency, 100, 6 * Math.max(...batches))
 }
 
 /** What a person is told whose consumer does not start. */

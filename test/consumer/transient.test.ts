@@ -1,0 +1,158 @@
+import pg from 'pg'
+import { expect } from 'vitest'
+import type { Consumer } from '../../src/consumer/consumer.js'
+import { migrate } from '../../src/postgres/migrate.js'
+import { needsProcess, startPostgres, until } from '../services/index.js'
+import { effect, Happened, type Stage, test } from './fixture.js'
+import { Gate, metricOf } from './watch.js'
+
+const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, n) => ({ n: from + n }))
+
+/** Nothing was held against any event. */
+async function unblamed(stage: Stage, consumer: Consumer<pg.PoolClient>, attempts: readonly number[]): Promise<void> {
+  expect(await stage.dead('things')).toEqual([])
+  expect(new Set(attempts)).toEqual(new Set([1]))
+  expect(await metricOf(consumer, 'retries_total', { reason: 'failed' })).toBe(0)
+  expect(await stage.redis.exists('outrider:{things}:retries:billing')).toBe(0)
+}
+
+test('a deadlock of two handlers is no attempt of either', async ({ stage }) => {
+  await stage.pool.query('create table account (id int primary key, n int default 0)')
+  await stage.pool.query('insert into account values (0), (1)')
+  const attempts: number[] = []
+  const locked = [new Gate(), new Gate()]
+  const consumer = stage.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
+    const { tx, attempt, signal } = context
+    attempts.push(attempt)
+    const [mine, other] = event.data.n === 0 ? [0, 1] : [1, 0]
+    await tx.query('update account set n = n + 1 where id = $1', [mine])
+    locked[mine]?.open()
+    await locked[other]?.passed(signal)
+    await tx.query('update account set n = n + 1 where id = $1', [other])
+    await effect(event, context)
+  })
+  await consumer.start()
+  await stage.append('things', numbers(2))
+  await stage.drained('things', 2)
+  expect(await metricOf(consumer, 'retries_total', { reason: 'conflict' })).toBeGreaterThan(0)
+  expect((await stage.pool.query('select n from account')).rows).toEqual([{ n: 2 }, { n: 2 }])
+  await unblamed(stage, consumer, attempts)
+})
+
+test('a serialisation failure is no attempt', async ({ stage }) => {
+  const attempts: number[] = []
+  const consumer = stage.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
+    attempts.push(context.attempt)
+    if (attempts.length < 4) await context.tx.query("do $$ begin raise 'as if' using errcode = '40001'; end $$")
+    await effect(event, context)
+  })
+  await consumer.start()
+  await stage.append('things', [{ n: 1 }])
+  await stage.drained('things', 1)
+  expect(attempts).toHaveLength(4)
+  await unblamed(stage, consumer, attempts)
+})
+
+test('an inbox row that another session holds is waited for, again and again', async ({ stage }) => {
+  await stage.pool.query("alter function outrider.accept(text, text, text) set lock_timeout = '200ms'")
+  const other = await stage.database.connect()
+  await other.query('begin')
+  await other.query("select outrider.accept('billing', '/shop', 'held')")
+  const attempts: number[] = []
+  const consumer = stage.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
+    attempts.push(context.attempt)
+    await effect(event, context)
+  })
+  await consumer.start()
+  await stage.append('things', [{ n: 1 }], { id: 'held' })
+  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'conflict' })) >= 3, { timeout: 20_000 })
+  expect(await stage.pending('things')).toBe(1)
+  // The neighbours do not wait with it.
+  await stage.append('things', numbers(20, 2))
+  await until(async () => (await stage.effects()).length === 20, { timeout: 20_000 })
+  await other.query('rollback')
+  await other.end()
+  await stage.drained('things', 21)
+  await unblamed(stage, consumer, attempts)
+})
+
+test('a session that is ended in mid-handler is no attempt', async ({ stage }) => {
+  const attempts: number[] = []
+  const consumer = stage.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
+    attempts.push(context.attempt)
+    await effect(event, context)
+    if (attempts.length > 2) return
+    const { rows } = await context.tx.query('select pg_backend_pid() as pid')
+    await stage.pool.query('select pg_terminate_backend($1)', [rows[0].pid])
+    // Once in a statement, once in the commit.
+    if (attempts.length === 1) await context.tx.query('select pg_sleep(20)')
+  })
+  await consumer.start()
+  await stage.append('things', [{ n: 1 }])
+  await stage.drained('things', 1)
+  expect(attempts).toHaveLength(3)
+  expect(await stage.effects()).toHaveLength(1)
+  expect(await metricOf(consumer, 'retries_total', { reason: 'outage' })).toBe(2)
+  await unblamed(stage, consumer, attempts)
+})
+
+test('while the database is down nothing is lost, blamed, acknowledged or read', async ({ stage, skip }) => {
+  needsProcess({ skip }, ['postgres'])
+  const postgres = await startPostgres()
+  const database = await postgres.createDatabase('workers')
+  const owner = await database.connect()
+  await migrate(owner, { only: 'inbox' })
+  await owner.query('create table effect (seq bigserial, event text, n int, subject text)')
+  await owner.end()
+  const pool = new pg.Pool({ connectionString: database.url, max: 10, connectionTimeoutMillis: 2_000 })
+  pool.on('error', () => {})
+  try {
+    const attempts: number[] = []
+    const consumer = stage.consumer({ db: pool, maxAttempts: 1, prefetch: 20 }).on(Happened, async (event, context) => {
+      attempts.push(context.attempt)
+      await effect(event, context)
+    })
+    await consumer.start()
+    await stage.append('things', numbers(100))
+    const count = async () => (await pool.query('select count(*)::int as n from effect')).rows[0].n as number
+    await until(async () => (await count()) === 100 && (await stage.pending('things')) === 0, { timeout: 20_000 })
+    await postgres.stop('fast')
+    await stage.append('things', numbers(200, 100))
+    await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) > 20, { timeout: 40_000 })
+    const held = await stage.pending('things')
+    expect(held).toBeGreaterThan(0)
+    expect(held).toBeLessThanOrEqual(20)
+    expect(stage.logs.filter(({ msg }) => msg.startsWith('the database cannot be used'))).toHaveLength(1)
+    await postgres.start()
+    await until(async () => (await count()) === 300 && (await stage.pending('things')) === 0, { timeout: 40_000 })
+    expect(new Set((await pool.query('select event from effect')).rows.map(({ event }) => event)).size).toBe(300)
+    expect(stage.logs.some(({ msg }) => msg === 'the database can be used again')).toBe(true)
+    await unblamed(stage, consumer, attempts)
+    await consumer.stop()
+  } finally {
+    await pool.end()
+    await postgres.remove()
+  }
+})
+
+test('reading stops while the database cannot be used', async ({ stage }) => {
+  const consumer = stage.consumer({ prefetch: 5_000 }).on(Happened, effect)
+  await consumer.start()
+  // What the library itself asks for fails, as with a privilege that was taken away.
+  await stage.pool.query('alter function outrider.accept(text, text, text) rename to accept_gone')
+  await stage.append('things', [{ n: 0 }])
+  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) >= 5, { timeout: 30_000 })
+  let appended = 1
+  // The read that was under way gets one more; what comes behind it is left alone, unless the database is tried meanwhile.
+  const isLeft = async () => {
+    const before = await stage.pending('things')
+    for (let n = 0; n < 50; n++) await stage.append('things', [{ n: appended++ }])
+    return (await stage.pending('things')) <= before + 1
+  }
+  let left = false
+  for (let round = 0; round < 40 && !left; round++) left = await isLeft()
+  expect(left).toBe(true)
+  await stage.pool.query('alter function outrider.accept_gone(text, text, text) rename to accept')
+  await stage.drained('things', appended, 40_000)
+  expect(await stage.dead('things')).toEqual([])
+})
