@@ -224,7 +224,8 @@ export class Run {
   readonly #room = (): number => {
     const { schedule, unacknowledged } = this.#worker
     const held = schedule.held + unacknowledged
-    const room = Math.min(this.#prefetch - held + schedule.count('waiting'), MOST_HELD - held)
+    const idle = schedule.count('waiting') + Math.min(schedule.crowded, MOST_CROWDED)
+    const room = Math.min(this.#prefetch - held + idle, MOST_HELD - held)
     return room < this.#prefetch / 4 ? 0 : room
   }
 
@@ -298,6 +299,8 @@ export class Run {
 }
 
 const AFTER_A_BUG = 1_000
+/** How far is read past what waits for a handler at its cap, to find work for the others. */
+const MOST_CROWDED = 1_000
 const AFTER_A_FAILURE = 1_000
 /** Waiting ones included, so that memory stays bounded when all that is read fails. */
 const MOST_HELD = 10_000

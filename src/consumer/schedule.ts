@@ -51,6 +51,15 @@ export class Schedule {
     return this.#counts[state]
   }
 
+  /** Items that stand behind a handler which is at a cap of its own: they keep nothing else from running. */
+  get crowded(): number {
+    let crowded = 0
+    for (const [{ concurrency }, queue] of this.#queues) {
+      if (concurrency < this.#concurrency) crowded += Math.max(0, queue.length - 2 * concurrency)
+    }
+    return crowded
+  }
+
   get(key: string, id: string): Item | undefined {
     return this.#items.get(`${key} ${id}`)
   }

@@ -9,9 +9,6 @@ export const told = ({ key, id, event }: Item) => ({ stream: key, entry: id, eve
 
 const MOST_REASON = 200
 
-/** Names and values of a dead letter; a script takes no more. What Outrider publishes has fewer than a hundred. */
-const MOST_VALUES = 7_000
-
 /** What Redis is told of items: that they are done, dead, or somebody else's turn. */
 export class Settlement {
   readonly #link: Link
@@ -45,17 +42,9 @@ export class Settlement {
   /** Moves it to the dead letters; false where it is not pending with this consumer any more. */
   async bury(item: Item, reason: string, error: string): Promise<boolean> {
     const short = reason.slice(0, MOST_REASON)
-    const fields = [
-      ...item.fields.slice(0, MOST_VALUES),
-      'deadreason',
-      short,
-      'deaderror',
-      error,
-      'deadattempts',
-      String(item.attempts),
-    ]
-    fields.push('deadtime', new Date().toISOString(), 'deadentry', item.id)
-    const buried = await this.#link.ask((client) => item.group.bury(client, item.id, fields)).catch(unlessOver)
+    const said = ['deadreason', short, 'deaderror', error, 'deadattempts', String(item.attempts)]
+    said.push('deadtime', new Date().toISOString(), 'deadentry', item.id)
+    const buried = await this.#link.ask((client) => item.group.bury(client, item, said)).catch(unlessOver)
     if (!buried) return false
     this.#metrics.buried(item.key, item.event, short)
     this.#log.error({ ...told(item), reason: short, attempts: item.attempts, error }, 'an event is dead-lettered')

@@ -44,7 +44,9 @@ export async function takeInOrder(parts: TakeParts): Promise<void> {
     known = client
     try {
       const ready = open.filter((lease) => lease.ready)
-      if (ready.length === 0) await bell(client, open, signal)
+      // Where a lease has no room, the bell says nothing of it when there is some again.
+      const full = leases.all().some(({ key, leaving }) => !leaving && parts.room(key) <= 0)
+      if (ready.length === 0) await bell(client, open, full ? POLL : BLOCK, signal)
       else if (await takeAll(parts, client, ready)) parts.onRead()
       failures = 0
     } catch (error) {
@@ -92,7 +94,7 @@ async function takeOnce(parts: TakeParts, client: RedisClient, lease: Lease): Pr
 }
 
 /** Resolves when something new is in one of the streams, or after a while. */
-async function bell(client: RedisClient, leases: readonly Lease[], signal: AbortSignal): Promise<void> {
+async function bell(client: RedisClient, leases: readonly Lease[], block: number, signal: AbortSignal): Promise<void> {
   if (client instanceof Cluster) {
     await pause(POLL, signal)
     for (const lease of leases) lease.ready = true
@@ -100,7 +102,7 @@ async function bell(client: RedisClient, leases: readonly Lease[], signal: Abort
   }
   const keys = leases.map(({ key }) => key)
   const last = leases.map(({ last }) => last)
-  const args = ['COUNT', '1', 'BLOCK', String(BLOCK), 'STREAMS', ...keys, ...last] as [string, ...string[]]
+  const args = ['COUNT', '1', 'BLOCK', String(block), 'STREAMS', ...keys, ...last] as [string, ...string[]]
   const rung = (await client.call('XREAD', ...args)) as [key: string, entries: unknown][] | null
   const now = performance.now()
   // Now and then without a bell, too: something may be pending with somebody else.

@@ -1,13 +1,20 @@
 -- Moves an entry to the group's dead letters, if it is still this consumer's.
 -- KEYS  … the stream of dead letters
--- ARGV  … the id, then the fields of the dead letter
+-- ARGV  … the id, how many names and values are of the dead letter itself, those, then the fields of the entry as they were
+--       read, for an entry that was trimmed: where it is there, its own are taken, to the byte
 -- Reply 1, or 0 when it is not this consumer's any more
 
 if not mine(ARGV[3]) then return 0 end
 -- Nothing, to prove that what follows is permitted: without it, every attempt would leave one more dead letter.
 redis.call('HDEL', retries, ARGV[3] .. '?')
 redis.call('XACK', stream, group, '0-0')
-redis.call('XADD', KEYS[3], '*', unpack(ARGV, 4))
+local own = tonumber(ARGV[4])
+local entry = redis.call('XRANGE', stream, ARGV[3], ARGV[3])[1]
+local fields = entry and entry[2] or {unpack(ARGV, 5 + own)}
+-- As many as unpack takes; what Outrider publishes has fewer than a hundred.
+local count = math.min(#fields, 7000)
+for n = 1, own do fields[count + n] = ARGV[4 + n] end
+redis.call('XADD', KEYS[3], '*', unpack(fields, 1, count + own))
 redis.call('XACK', stream, group, ARGV[3])
 redis.call('HDEL', retries, ARGV[3])
 return 1

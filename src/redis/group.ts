@@ -1,6 +1,6 @@
 import { deadKey, fenceKey, retriesKey } from '../event/names.js'
 import type { RedisClient } from './connect.js'
-import { Script } from './script.js'
+import { Script, send } from './script.js'
 
 const script = (file: string) => new Script(file, 'pending.lua')
 const scripts = {
@@ -14,10 +14,13 @@ const scripts = {
   leave: script('leave.lua'),
 }
 
+/** Names and values that a script is given; it takes no more. What Outrider publishes has fewer than a hundred. */
+const MOST_VALUES = 7_000
+
 /** An entry of a stream, as Redis delivers it: names and values in turn. */
 export interface Entry {
-  id: string
-  fields: string[]
+  readonly id: string
+  readonly fields: readonly string[]
 }
 
 /** An entry that was pending with another consumer, or with this one in an earlier life. */
@@ -133,10 +136,18 @@ export class Group {
     return (await this.#call(client, scripts.fail, id, attempts)) === 1
   }
 
-  /** Moves an entry to the dead letters, and acknowledges it. */
-  async bury(client: RedisClient, id: string, fields: readonly string[]): Promise<boolean> {
+  /** Moves an entry to the dead letters with what is to be said of it, and acknowledges it; `fields`: as they were read. */
+  async bury(client: RedisClient, entry: Entry, said: readonly string[]): Promise<boolean> {
     const keys = [...this.#keys, deadKey(this.key, this.group)]
-    return (await scripts.bury.call(client, keys, [this.group, this.consumer, id, ...fields])) === 1
+    const args = [
+      this.group,
+      this.consumer,
+      entry.id,
+      String(said.length),
+      ...said,
+      ...entry.fields.slice(0, MOST_VALUES),
+    ]
+    return (await scripts.bury.call(client, keys, args)) === 1
   }
 
   async release(client: RedisClient, entries: readonly { id: string; uncounted: boolean }[]): Promise<void> {
@@ -153,7 +164,7 @@ export class Group {
   async acknowledge(client: RedisClient, ids: readonly string[], failed: readonly string[]): Promise<void> {
     // In this order: what is forgotten of an entry that is still pending is not needed, what is left of one that is not, stays.
     if (failed.length > 0) await client.hdel(this.#keys[1] as string, ...failed)
-    await client.xack(this.key, this.group, ...ids)
+    await send(client, 'xack', [this.key, this.group, ...ids])
   }
 
   #call(client: RedisClient, which: Script, ...args: string[]): Promise<unknown> {

@@ -3,6 +3,15 @@ import { readFileSync } from 'node:fs'
 import { Cluster, Command, type Redis } from 'ioredis'
 import type { RedisClient } from './connect.js'
 
+/** Sends a command with its arguments as they are: flat, and text. */
+export function send(client: RedisClient, name: string, args: string[]): Promise<unknown> {
+  const command = new Command(name, [], { replyEncoding: 'utf8' })
+  // Given to the constructor, they would be copied one by one: a seventh of all the CPU that a batch costs.
+  command.args = args
+  client.sendCommand(command)
+  return command.promise
+}
+
 const read = (name: string): string => readFileSync(new URL(name, import.meta.url), 'utf8')
 
 /** A Lua script of this folder, with the files that it builds on before it. Runs by its hash. */
@@ -27,11 +36,7 @@ export class Script {
    * the outcome is not known then.
    */
   run(client: RedisClient, args: string[]): Promise<unknown> {
-    const command = new Command('evalsha', [], { replyEncoding: 'utf8' })
-    // Given to the constructor, they would be copied one by one: a seventh of all the CPU that a batch costs.
-    command.args = args
-    client.sendCommand(command)
-    return command.promise
+    return send(client, 'evalsha', args)
   }
 
   /**

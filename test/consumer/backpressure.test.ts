@@ -41,6 +41,21 @@ test('so many handlers run at once as concurrency says, of each kind and of all'
   expect([all.most, heavy.most]).toEqual([6, 2])
 })
 
+test('a handler at its cap does not keep the others from work, of its own stream and of another', async ({ stage }) => {
+  const go = new Gate()
+  const Slow = defineEvent({ stream: 'slow', type: 'thing.slow', version: 1, data: z.object({ n: z.number() }) })
+  const consumer = stage
+    .consumer()
+    .on([Slow, Heavy], async (_, { signal }) => go.passed(signal), { concurrency: 1 })
+    .on(Happened, effect)
+  await stage.append('slow', numbers(300), { type: Slow.type })
+  await stage.append('things', numbers(300), { type: Heavy.type })
+  await stage.append('things', numbers(5))
+  await consumer.start()
+  await until(async () => (await stage.effects()).length === 5, { timeout: 20_000 })
+  go.open()
+})
+
 test('no more is taken from Redis than prefetch says', async ({ stage }) => {
   const go = new Gate()
   const consumer = stage.consumer({ concurrency: 3, prefetch: 12 }).on(Happened, async (event, context) => {

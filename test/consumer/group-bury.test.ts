@@ -37,7 +37,9 @@ async function failed(): Promise<string> {
   return id
 }
 
-const letter = (id: string) => ['id', 'e1', 'data', '{}', 'deadreason', 'no stock', 'deadentry', id]
+const FIELDS = ['id', 'e1', 'data', '{}']
+const said = (id: string) => ['deadreason', 'no stock', 'deadentry', id]
+const letter = (id: string) => [...FIELDS, ...said(id)]
 
 /** Everything that a burial changes. */
 const whole = async () => ({
@@ -53,25 +55,25 @@ const alive = (id: string) => ({ dead: [], pending: [[id, 'one']], retries: { [i
 const buried = (id: string) => ({ dead: [letter(id)], pending: [], retries: {} })
 
 const refused = (client: Client, id: string) =>
-  one.bury(client, id, letter(id)).then(
+  one.bury(client, { id, fields: FIELDS }, said(id)).then(
     (outcome) => `not refused: ${outcome}`,
     (error: Error) => classifyRedisError(error).reason,
   )
 
 test('moves an entry with its fields, acknowledges it, and forgets its attempts; asked again, nothing', async () => {
   const id = await failed()
-  expect(await one.bury(redis, id, letter(id))).toBe(true)
+  expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(true)
   expect(await whole()).toEqual(buried(id))
-  expect(await one.bury(redis, id, letter(id))).toBe(false)
+  expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(false)
   expect(await whole()).toEqual(buried(id))
 })
 
 test('what another consumer has, or nobody has any more, is left', async () => {
   const id = await failed()
-  expect(await two.bury(redis, id, letter(id))).toBe(false)
+  expect(await two.bury(redis, { id, fields: FIELDS }, said(id))).toBe(false)
   expect(await whole()).toEqual(alive(id))
   await one.acknowledge(redis, [id], [id])
-  expect(await one.bury(redis, id, letter(id))).toBe(false)
+  expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(false)
   expect(await whole()).toEqual({ dead: [], pending: [], retries: {} })
 })
 
@@ -79,7 +81,7 @@ test('an entry that was trimmed while it ran is in the dead letters, where its l
   const id = await failed()
   await redis.xdel(KEY, id)
   await one.beat(redis, [id])
-  expect(await one.bury(redis, id, letter(id))).toBe(true)
+  expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(true)
   expect(await whole()).toEqual(buried(id))
 })
 
@@ -90,7 +92,7 @@ test('also when somebody has met it meanwhile, and has acknowledged it because i
     { id, deliveries: expect.any(Number), attempts: '', fields: undefined },
   ])
   expect(await one.begin(redis, id)).toBe(true)
-  expect(await one.bury(redis, id, letter(id))).toBe(true)
+  expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(true)
   expect((await whole()).dead).toEqual(buried(id).dead)
 })
 
@@ -106,7 +108,7 @@ describe('all or nothing', () => {
         expect(await whole()).toEqual(alive(id))
       }
       await redis.call('ACL', 'SETUSER', 'worker', `+${command}`)
-      expect(await one.bury(client, id, letter(id))).toBe(true)
+      expect(await one.bury(client, { id, fields: FIELDS }, said(id))).toBe(true)
       expect(await whole()).toEqual(buried(id))
     },
   )
@@ -131,7 +133,7 @@ describe('all or nothing', () => {
     await redis.del(name)
     await redis.hset(RETRIES, id, text as string)
     expect(await whole()).toEqual(alive(id))
-    expect(await one.bury(redis, id, letter(id))).toBe(true)
+    expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(true)
     expect(await whole()).toEqual(buried(id))
   })
 
@@ -175,16 +177,27 @@ describe('a Redis whose memory is full', () => {
     await one.release(redis, [{ id, uncounted: true }])
     expect(await two.claim(redis, 60_000, 10)).toHaveLength(1)
     expect(await one.claim(redis, 0, 10)).toHaveLength(1)
-    expect(await one.bury(redis, id, letter(id))).toBe(true)
+    expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(true)
     await server.config('maxmemory', '0')
     expect(await whole()).toEqual(buried(id))
   })
 })
 
-test('an entry of as many fields as can be put back is buried whole', async () => {
-  const id = (await redis.xadd(KEY, '*', 'id', 'e1')) as string
+test('an entry of as many fields as can be put back is buried whole, a larger one as far as they go', async () => {
+  const fields = Array.from({ length: 5_000 }, (_, n) => [`field${n}`, 'x']).flat()
+  for (const count of [7_000, 10_000]) {
+    const id = (await redis.xadd(KEY, '*', ...fields.slice(0, count))) as string
+    await redis.xreadgroup('GROUP', GROUP, 'one', 'COUNT', 1, 'STREAMS', KEY, '>')
+    expect(await one.bury(redis, { id, fields: fields.slice(0, count) }, said(id))).toBe(true)
+    expect((await whole()).dead.at(-1)).toEqual([...fields.slice(0, 7_000), ...said(id)])
+  }
+})
+
+test('the fields are those of the entry to the byte, also where they are no text', async () => {
+  const blob = Buffer.from([0xff, 0xfe, 0, 1, 0x80])
+  const id = (await redis.xadd(KEY, '*', 'blob', blob)) as string
   await redis.xreadgroup('GROUP', GROUP, 'one', 'COUNT', 1, 'STREAMS', KEY, '>')
-  const fields = Array.from({ length: 3_500 }, (_, n) => [`field${n}`, 'x']).flat()
-  expect(await one.bury(redis, id, [...fields, ...letter(id)])).toBe(true)
-  expect((await whole()).dead).toEqual([[...fields, ...letter(id)]])
+  expect(await one.bury(redis, { id, fields: ['blob', blob.toString()] }, said(id))).toBe(true)
+  const [[, buried]] = (await redis.xrangeBuffer(DEAD, '-', '+')) as [[Buffer, Buffer[]]]
+  expect(buried[1]?.toString('hex')).toBe(blob.toString('hex'))
 })

@@ -63,7 +63,7 @@ describe('where the group is missing, or the stream', () => {
     ['beat', () => one.beat(redis, ['1-1'])],
     ['begin', () => one.begin(redis, '1-1')],
     ['fail', () => one.fail(redis, '1-1', 'x')],
-    ['bury', () => one.bury(redis, '1-1', ['a', 'b'])],
+    ['bury', () => one.bury(redis, { id: '1-1', fields: ['a', 'b'] }, [])],
     ['release', () => one.release(redis, [{ id: '1-1', uncounted: true }])],
     ['leave', () => one.leave(redis, 0)],
   ]
