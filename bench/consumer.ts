@@ -4,20 +4,21 @@
  *   npm run bench:consumer -- [events] [rounds] [concurrency]
  *
  * In each round, one after the other: a loop by hand with the same guarantees (XREADGROUP, BEGIN, insert on conflict, effect,
- * COMMIT, XACK), the library with one event a transaction, and the library with batches of 100. Each effect is a row of a
+ * COMMIT, XACK), the library with one event a transaction, and the library with batches of 500. Each effect is a row of a
  * table. Prints events per second and, by round, how they compare; machines differ, so quote the ratios.
  */
 import pg from 'pg'
 import { z } from 'zod'
 import { createConsumer } from '../src/consumer/index.js'
 import { defineEvent } from '../src/index.js'
+import { newId } from '../src/outbox/id.js'
 import { migrate } from '../src/postgres/migrate.js'
 import { entryOf } from '../test/consumer/entries.js'
 import { type Redis, startPostgres, startRedis, until } from '../test/services/index.js'
 
-const [events = 20_000, rounds = 3, concurrency = 10] = process.argv.slice(2).map(Number)
+const [events = 40_000, rounds = 5, concurrency = 10] = process.argv.slice(2).map(Number)
 const STREAM = 'bench'
-const BATCH = 100
+const BATCH = 500
 
 const Counted = defineEvent({
   stream: STREAM,
@@ -117,7 +118,7 @@ try {
       pipeline.xadd(
         STREAM,
         '*',
-        ...entryOf({ n, text: 'x'.repeat(200) }, { type: Counted.type, subject: `s-${n % 1000}` }),
+        ...entryOf({ n, text: 'x'.repeat(200) }, { id: newId(), type: Counted.type, subject: `s-${n % 1000}` }),
       )
     }
     await pipeline.exec()
