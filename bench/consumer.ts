@@ -9,12 +9,15 @@
  */
 import pg from 'pg'
 import { z } from 'zod'
-import { createConsumer } from '../src/consumer/index.js'
+import type * as consumer from '../src/consumer/index.js'
 import { defineEvent } from '../src/index.js'
 import { newId } from '../src/outbox/id.js'
 import { migrate } from '../src/postgres/migrate.js'
 import { entryOf } from '../test/consumer/entries.js'
 import { type Redis, startPostgres, startRedis, until } from '../test/services/index.js'
+
+// As it is published: tsx names every closure of the sources, each time that it is made.
+const { createConsumer }: typeof consumer = await import(new URL('../dist/consumer/index.js', import.meta.url).href)
 
 const [events = 40_000, rounds = 5, concurrency = 10] = process.argv.slice(2).map(Number)
 const STREAM = 'bench'
