@@ -61,7 +61,7 @@ export interface ConsumerOptions<Db extends DatabaseOption = DatabaseOption> {
   inboxWindow?: Duration | undefined
   /** For `stop` and `run`: how long running handlers may take to finish. Default 30s. */
   stopTimeout?: Duration | undefined
-  /** The name of this consumer in Redis. Default: host name, process id and a random part. */
+  /** The name of this consumer in Redis: no two live ones of a group may share it. Default: host name, process id, random. */
   name?: string | undefined
   /** Around every call of a handler: see `Wrap`. */
   wrap?: Wrap<TransactionOf<Db>> | undefined
