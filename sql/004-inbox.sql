@@ -83,7 +83,7 @@ declare
   held integer;
 begin
   -- A worker that is frozen before it commits must not hold up all the others.
-  perform set_config('idle_in_transaction_session_timeout', '5s', true);
+  perform set_config('idle_in_transaction_session_timeout', '3s', true);
   -- One at a time: each decides by what the others hold.
   perform pg_advisory_xact_lock(hashtextextended(renew_leases.consumer_group || ' ' || renew_leases.stream, 7));
 

@@ -1,3 +1,4 @@
+import type pg from 'pg'
 import { expect } from 'vitest'
 import { z } from 'zod'
 import { defineEvent } from '../../src/index.js'
@@ -29,14 +30,21 @@ class Meter {
 
 test('so many handlers run at once as concurrency says, of each kind and of all', async ({ stage }) => {
   const [all, heavy] = [new Meter(), new Meter()]
+  const go = new Gate()
+  const work = async (event: { id: string; data: unknown }, context: { tx: pg.PoolClient; signal: AbortSignal }) => {
+    await go.passed(context.signal)
+    await effect(event, context)
+  }
   const consumer = stage
     .consumer({ concurrency: 6 })
-    .on(Happened, all.around(effect))
-    .on(Heavy, heavy.around(all.around(effect)), { concurrency: 2 })
+    .on(Happened, all.around(work))
+    .on(Heavy, heavy.around(all.around(work)), { concurrency: 2 })
   for (let round = 0; round < 50; round++) {
     await stage.append('things', numbers(4, round * 4), { type: round % 2 === 0 ? Happened.type : Heavy.type })
   }
   await consumer.start()
+  await until(() => all.now === 6 && heavy.now === 2, { timeout: 20_000 })
+  go.open()
   await stage.drained('things', 200)
   expect([all.most, heavy.most]).toEqual([6, 2])
 })
@@ -106,6 +114,7 @@ test('while it is paused nothing is begun or read, and nothing is taken from it'
     await leaveBehind(stage.redis, 'things', [{ n }])
     await until(async () => (await stage.effects()).length === n, { timeout: 20_000 })
   }
+  await until(async () => (await stage.pending('things')) === 1)
   expect(await pendingOf(stage.redis, 'things')).toMatchObject([{ consumer: consumer.name, deliveries: 1 }])
   await mate.stop()
   consumer.resume()

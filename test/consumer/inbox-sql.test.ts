@@ -164,6 +164,7 @@ test('nobody waits for a transaction that hangs longer than five seconds, whatev
   await one.query('begin')
   await acceptMany(one, 'a')
   await renew(one, 'w1')
+  await one.query('set local idle_in_transaction_session_timeout = 0')
   const calls: ((client: pg.Client) => Promise<unknown>)[] = [
     (client) => client.query("select outrider.accept($1, '/shop', 'a')", [group]),
     (client) => acceptMany(client, 'b', 'a'),
@@ -181,6 +182,16 @@ test('nobody waits for a transaction that hangs longer than five seconds, whatev
   )
   expect(outcomes).toEqual(calls.map(() => ['55P03', true]))
   await one.query('rollback')
+})
+
+test('a worker that is frozen before it commits its leases holds the others up for three seconds', async () => {
+  await subscribed(1)
+  const frozen = await worker()
+  frozen.on('error', () => {})
+  await frozen.query('begin')
+  await renew(frozen, 'w1')
+  expect(await codeOf(renew(one, 'w2'))).toBe('done')
+  expect(await codeOf(frozen.query('commit'))).not.toBe('done')
 })
 
 describe('accept_ordered', () => {
