@@ -1,22 +1,26 @@
 import type { Group } from '../redis/group.js'
 import { isMissingGroup, type Link, StoppedError } from './link.js'
 
-interface Acked {
-  id: string
-  /** Something is remembered of its failed attempts. */
-  failed: boolean
+/** Entries of one stream, by id; true where something is remembered of failed attempts. */
+type Entries = Map<string, boolean>
+
+interface Queue {
+  waiting: Entries
+  sent: Entries
+  sending: Promise<void> | undefined
 }
 
 /** Milliseconds. */
 const LINGER = 5
 
-/** Tells Redis which entries are done, after their commits; many at once when many are done while Redis answers. */
+/**
+ * Tells Redis which entries are done, after their commits; many at once when many are done while Redis answers. Each stream for
+ * itself: one that refuses holds up none of the others.
+ */
 export class Acks {
   readonly #link: Link
   readonly #onTold: () => void
-  readonly #waiting = new Map<Group, Acked[]>()
-  #sending: Promise<void> | undefined
-  #size = 0
+  readonly #queues = new Map<Group, Queue>()
 
   /** `onTold`: called when Redis knows of some more. */
   constructor(link: Link, onTold: () => void) {
@@ -24,48 +28,67 @@ export class Acks {
     this.#onTold = onTold
   }
 
-  /** Those that Redis does not know of yet. */
+  /** How many Redis does not know of yet. */
   get size(): number {
-    return this.#size
+    let size = 0
+    for (const { waiting, sent } of this.#queues.values()) size += waiting.size + sent.size
+    return size
+  }
+
+  /** Those that Redis does not know of yet. */
+  ids(group: Group): string[] {
+    const { waiting, sent } = this.#queueOf(group)
+    return [...sent.keys(), ...waiting.keys()]
+  }
+
+  has(group: Group, id: string): boolean {
+    const { waiting, sent } = this.#queueOf(group)
+    return waiting.has(id) || sent.has(id)
   }
 
   add(group: Group, id: string, failed: boolean): void {
-    this.#size += 1
-    const waiting = this.#waiting.get(group)
-    if (waiting) waiting.push({ id, failed })
-    else this.#waiting.set(group, [{ id, failed }])
-    this.#sending ??= this.#send().finally(() => {
-      this.#sending = undefined
+    const queue = this.#queueOf(group)
+    queue.waiting.set(id, failed)
+    this.#begin(group, queue)
+  }
+
+  #begin(group: Group, queue: Queue): void {
+    queue.sending ??= this.#send(group, queue).finally(() => {
+      queue.sending = undefined
+      // Added since the last look.
+      if (queue.waiting.size > 0) this.#begin(group, queue)
     })
   }
 
   /** Resolves when all that was added is acknowledged, or never will be by this consumer. */
   async settled(): Promise<void> {
-    await this.#sending
+    await Promise.all([...this.#queues.values()].map(({ sending }) => sending))
   }
 
-  async #send(): Promise<void> {
-    while (this.#waiting.size > 0) {
+  #queueOf(group: Group): Queue {
+    const queue = this.#queues.get(group) ?? { waiting: new Map(), sent: new Map(), sending: undefined }
+    this.#queues.set(group, queue)
+    return queue
+  }
+
+  async #send(group: Group, queue: Queue): Promise<void> {
+    while (queue.waiting.size > 0) {
       // What else is done meanwhile goes along: nobody waits for an acknowledgement, and each costs as much as many.
       await new Promise((resolve) => setTimeout(resolve, LINGER))
-      const batch = [...this.#waiting]
-      this.#waiting.clear()
-      await Promise.all(batch.map(([group, acked]) => this.#sendTo(group, acked)))
-    }
-  }
-
-  async #sendTo(group: Group, acked: Acked[]): Promise<void> {
-    const ids = acked.map(({ id }) => id)
-    const failed = acked.filter((ack) => ack.failed).map(({ id }) => id)
-    try {
-      await this.#link.ask((client) => group.acknowledge(client, ids, failed))
-    } catch (error) {
-      // What is gone with its group needs no acknowledgement, and what a stopped consumer could not say its successor will:
-      // the inbox knows that it is done.
-      if (!isMissingGroup(error) && !(error instanceof StoppedError)) throw error
-    } finally {
-      this.#size -= acked.length
-      this.#onTold()
+      queue.sent = queue.waiting
+      queue.waiting = new Map()
+      const ids = [...queue.sent.keys()]
+      const failed = ids.filter((id) => queue.sent.get(id))
+      try {
+        await this.#link.ask((client) => group.acknowledge(client, ids, failed))
+      } catch (error) {
+        // What is gone with its group needs no acknowledgement, and what a stopped consumer could not say its successor will:
+        // the inbox knows that it is done.
+        if (!isMissingGroup(error) && !(error instanceof StoppedError)) throw error
+      } finally {
+        queue.sent = new Map()
+        this.#onTold()
+      }
     }
   }
 }

@@ -118,12 +118,12 @@ export class Consumer<Tx> {
    */
   async run({ signal, timeout }: { signal?: AbortSignal; timeout?: Duration } = {}): Promise<void> {
     if (signal?.aborted) return
-    await this.start()
-    const asked = new Promise<void>((resolve) => {
-      if (signal?.aborted) resolve()
-      else signal?.addEventListener('abort', () => resolve(), { once: true })
-    })
-    await Promise.race([asked, this.#run?.ended])
+    const asked = new Promise<void>((resolve) => signal?.addEventListener('abort', () => resolve(), { once: true }))
+    const started = this.start()
+    // Asked while it starts, it is not waited for: it may hang on a server that does not answer.
+    started.catch(() => {})
+    await Promise.race([asked, started])
+    if (!signal?.aborted) await Promise.race([asked, this.#run?.ended])
     await this.stop(timeout === undefined ? {} : { timeout })
   }
 

@@ -74,6 +74,17 @@ export class Link {
     }
   }
 
+  /** Asks once, for what comes again by itself. Rejects with what went wrong, of which all is said. */
+  async once<T>(question: (client: RedisClient) => Promise<T>): Promise<T> {
+    const client = await this.client()
+    try {
+      return await question(client)
+    } catch (error) {
+      if (!isMissingGroup(error)) this.fault(client, error)
+      throw error
+    }
+  }
+
   /** Something went wrong on this client: said, and unless it was a mere refusal, the connection is given up. */
   fault(client: RedisClient, error: unknown): void {
     if (this.#closed.signal.aborted) return

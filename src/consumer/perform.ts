@@ -65,7 +65,8 @@ const MOST_KEY = 1_000
 const MOST_ROW = 2_500
 
 /** What Postgres would refuse fails this event, and must not be taken for an outage. */
-function inboxKeyOf(route: Route, event: ConsumerEvent): InboxKey {
+/** What an event is deduplicated by. Throws where that cannot be a row of the inbox. */
+export function inboxKeyOf(route: Route, event: ConsumerEvent): InboxKey {
   const key = plainKeyOf(route, event)
   const text = key.source + key.id
   const bytes = Buffer.from(text)

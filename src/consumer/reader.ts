@@ -45,10 +45,12 @@ export async function read(parts: ReaderParts): Promise<void> {
         known = client
         continue
       }
-      const found = await readOnce(client, rotated(parts.groups(), turn), room(), worker)
+      // After one that was refused each stream is asked for itself: one that refuses is not to cost the others.
+      const apart = client instanceof Cluster || failures > 0
+      const found = await readOnce(client, rotated(parts.groups(), turn), room(), worker, apart)
       failures = 0
       if (found) parts.onRead()
-      else if (client instanceof Cluster) await pause(POLL, signal)
+      else if (apart) await pause(POLL, signal)
     } catch (error) {
       if (isMissingGroup(error)) await parts.ensure()
       else {
@@ -60,7 +62,13 @@ export async function read(parts: ReaderParts): Promise<void> {
 }
 
 /** Whether anything was found. */
-async function readOnce(client: RedisClient, groups: readonly Group[], room: number, worker: Worker): Promise<boolean> {
+async function readOnce(
+  client: RedisClient,
+  groups: readonly Group[],
+  room: number,
+  worker: Worker,
+  apart: boolean,
+): Promise<boolean> {
   const [first] = groups
   if (!first) return false
   const receive = (reply: Reply): boolean => {
@@ -72,8 +80,7 @@ async function readOnce(client: RedisClient, groups: readonly Group[], room: num
   // Redis counts for each stream alone.
   const count = String(Math.max(Math.ceil(room / groups.length), Math.min(room, LEAST)))
   const args = ['GROUP', first.group, first.consumer, 'COUNT', count]
-  if (client instanceof Cluster) {
-    // What one stream refuses must not cost what the others have delivered.
+  if (apart) {
     const each = groups.map(async ({ key }) => receive(await readGroup(client, [...args, 'STREAMS', key, '>'])))
     const outcomes = await Promise.allSettled(each)
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason

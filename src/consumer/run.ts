@@ -242,7 +242,7 @@ export class Run {
 
   readonly #ensure = async (): Promise<void> => {
     try {
-      await this.#streams.ensure((question) => this.#asking.ask(question), this.#parts.routes.streams)
+      await this.#streams.ensure((question) => this.#asking.once(question), this.#parts.routes.streams)
     } catch (error) {
       if (error instanceof StoppedError) throw error
       this.#parts.log.warn({ err: error }, 'the groups could not be looked after; it is tried again')
@@ -254,7 +254,7 @@ export class Run {
     // Stopped while it connects for the first time: nobody knows it yet.
     if (this.#streams.groups.length === 0) return
     const say = async (client: RedisClient) => {
-      for (const group of this.#streams.groups) await leave(group, client)
+      await Promise.allSettled(this.#streams.groups.map((group) => leave(group, client)))
     }
     // A Redis that is gone is not waited for.
     await within(this.#asking.client().then(say), LAST_WORDS).catch(() => {})

@@ -1,3 +1,4 @@
+import type { Group } from '../redis/group.js'
 import { Acks } from './acks.js'
 import type { Item, Remembered } from './item.js'
 import { isMissingGroup, type Link, StoppedError } from './link.js'
@@ -26,6 +27,16 @@ export class Settlement {
   /** How many are done, and Redis does not know it yet. */
   get unacknowledged(): number {
     return this.#acks.size
+  }
+
+  /** Whether an entry is done, and Redis does not know it yet. */
+  isDone(group: Group, id: string): boolean {
+    return this.#acks.has(group, id)
+  }
+
+  /** Those of a stream that are done, and Redis does not know it yet. */
+  doneOf(group: Group): string[] {
+    return this.#acks.ids(group)
   }
 
   /** Resolves when Redis knows of all that is done, or never will by this consumer. */
@@ -64,12 +75,14 @@ export class Settlement {
 
   /** Lets other consumers have them at once. */
   async release(items: readonly Item[]): Promise<void> {
-    for (const group of new Set(items.map((item) => item.group))) {
+    const groups = [...new Set(items.map((item) => item.group))]
+    const each = groups.map(async (group) => {
       const own = items.filter((item) => item.group === group)
       // What was taken over and never begun was not counted, and so is not uncounted.
       const released = own.map(({ id, taken, begun }) => ({ id, uncounted: !taken || begun }))
       await this.#link.ask((client) => group.release(client, released)).catch(unlessOver)
-    }
+    })
+    await Promise.all(each)
   }
 }
 

@@ -1,6 +1,6 @@
 import { pause } from '../backoff.js'
 import type { Group } from '../redis/group.js'
-import { isMissingGroup, type Link } from './link.js'
+import { type Link, StoppedError } from './link.js'
 import type { Worker } from './worker.js'
 
 export interface StaleParts {
@@ -26,7 +26,7 @@ export async function claimStale({ worker, link, groups, room, claimAfter, signa
     for (const group of groups()) {
       const most = Math.min(room(), MOST_IN_ONE_CLAIM)
       if (most <= 0 || worker.blocked || signal.aborted) break
-      const taken = await link.ask((client) => group.claim(client, claimAfter, most)).catch(unlessMissing)
+      const taken = await link.once((client) => group.claim(client, claimAfter, most)).catch(unlessStopped)
       worker.adopt(group, taken ?? [])
     }
   }
@@ -36,24 +36,18 @@ export async function claimStale({ worker, link, groups, room, claimAfter, signa
 export async function beat({ worker, link, groups, claimAfter, signal }: StaleParts): Promise<void> {
   while (!signal.aborted) {
     await pause(claimAfter / 3, signal)
-    const held = new Map<string, string[]>()
-    for (const { key, id } of worker.schedule.items()) {
-      const ids = held.get(key)
-      if (ids) ids.push(id)
-      else held.set(key, [id])
-    }
     for (const group of groups()) {
-      const ids = held.get(group.key) ?? []
+      const ids = worker.idsOf(group)
       for (let from = 0; from < ids.length && !signal.aborted; from += MOST_IN_ONE_BEAT) {
         const some = ids.slice(from, from + MOST_IN_ONE_BEAT)
-        const lost = await link.ask((client) => group.beat(client, some)).catch(unlessMissing)
+        const lost = await link.once((client) => group.beat(client, some)).catch(unlessStopped)
         worker.lose(group.key, lost ?? [])
       }
     }
   }
 }
 
-/** The reader makes a missing group again. */
-function unlessMissing(error: unknown): undefined {
-  if (!isMissingGroup(error)) throw error
+/** What one stream refuses must not hold up the others; it is asked again with the next round. */
+function unlessStopped(error: unknown): undefined {
+  if (error instanceof StoppedError) throw error
 }

@@ -47,7 +47,12 @@ export class Streams {
    * Rejects with what the database says, and with what `ask` does.
    */
   async ensure(ask: Link['ask'], names: readonly string[]): Promise<void> {
-    const missing = await ask((client) => this.#look(client, names))
+    const { missing, refused } = await ask((client) => this.#look(client, names))
+    await this.#make(ask, names, missing)
+    if (refused) throw refused
+  }
+
+  async #make(ask: Link['ask'], names: readonly string[], missing: readonly Group[]): Promise<void> {
     const keys = names.flatMap((name) => this.keys(name))
     if (missing.length === 0 && keys.every((key) => this.#subscribed.has(key))) return
     const { group } = this.#settings
@@ -59,20 +64,29 @@ export class Streams {
     this.#began ??= await ask(timeOf)
   }
 
-  /** The groups that are missing. */
-  async #look(client: RedisClient, names: readonly string[]): Promise<Group[]> {
+  /** The groups that are missing, and what a stream says that cannot be looked at: the others are not to wait for it. */
+  async #look(
+    client: RedisClient,
+    names: readonly string[],
+  ): Promise<{ missing: Group[]; refused: Error | undefined }> {
     const missing: Group[] = []
+    let refused: Error | undefined
     for (const name of names) {
       const keys = keysOf(name, await client.get(partitionsKey(name)))
       // A number that Redis has lost is the same when it is back.
       if (keys.length >= this.keys(name).length) this.#keys.set(name, keys)
       for (const key of this.keys(name)) {
         const group = this.#groups.get(key) ?? new Group(key, this.#settings.group, this.#settings.name)
-        if (!(await group.exists(client))) missing.push(group)
-        else this.#groups.set(key, group)
+        try {
+          if (!(await group.exists(client))) missing.push(group)
+          else this.#groups.set(key, group)
+        } catch (error) {
+          if ((error as Error).name !== 'ReplyError') throw error
+          refused = error as Error
+        }
       }
     }
-    return missing
+    return { missing, refused }
   }
 
   async #create(client: RedisClient, group: Group, isNew: boolean): Promise<void> {

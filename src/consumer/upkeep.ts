@@ -3,7 +3,7 @@ import type { RedisClient } from '../redis/connect.js'
 import type { Group, GroupState } from '../redis/group.js'
 import type { Database } from './database.js'
 import { PRUNE_MARGIN, prune } from './inbox.js'
-import { isMissingGroup, type Link } from './link.js'
+import { type Link, StoppedError } from './link.js'
 import type { ConsumerLogger, Settings } from './options.js'
 
 export interface UpkeepParts {
@@ -44,12 +44,11 @@ export async function look(parts: UpkeepParts, tell: (states: GroupState[]) => v
   while (!signal.aborted) {
     try {
       await parts.ensure()
-      tell(await link.ask((client) => statesOf(client, groups())))
-      for (const group of groups()) await link.ask((client) => group.leave(client, DEAD_NAME_AFTER))
+      tell(await link.once((client) => statesOf(client, groups())))
+      for (const group of groups()) await link.once((client) => group.leave(client, DEAD_NAME_AFTER))
     } catch (error) {
-      if (signal.aborted) return
-      if (!isMissingGroup(error))
-        log.warn({ err: error }, 'the consumer could not look after its groups; it tries again')
+      if (signal.aborted || error instanceof StoppedError) return
+      log.debug({ err: error }, 'the consumer could not look after all of its groups; it tries again')
     }
     await pause(LOOK_EVERY * (0.75 + Math.random() / 2), signal)
   }

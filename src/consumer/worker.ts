@@ -5,12 +5,12 @@ import { TransactionFailure } from './database.js'
 import { bornAt } from './event.js'
 import { faultOf } from './fault.js'
 import { Gate } from './gate.js'
-import type { Epoch } from './inbox.js'
+import { type Epoch, isDone } from './inbox.js'
 import { type Item, itemOf } from './item.js'
 import { type Link, StoppedError } from './link.js'
 import type { ConsumerMetrics } from './metrics.js'
 import type { ConsumerLogger, Settings } from './options.js'
-import { perform, type Setting } from './perform.js'
+import { inboxKeyOf, perform, type Setting } from './perform.js'
 import { decide, exponential } from './retry.js'
 import type { Found, Routes } from './routes.js'
 import { Schedule } from './schedule.js'
@@ -106,7 +106,7 @@ export class Worker {
     const { routes, settings } = this.#parts
     for (const entry of entries) {
       // Redis was put back to an earlier state: what it delivers again may still be here.
-      if (this.schedule.get(group.key, entry.id)) continue
+      if (this.#has(group, entry.id)) continue
       this.schedule.add(itemOf(group, entry, routes, settings.ordered))
     }
     this.wake()
@@ -116,8 +116,7 @@ export class Worker {
   adopt(group: Group, entries: readonly Taken[]): void {
     const { routes, settings, metrics, log } = this.#parts
     for (const { id, fields, deliveries, attempts } of entries) {
-      const held = this.schedule.get(group.key, id)
-      if (held) continue
+      if (this.#has(group, id)) continue
       if (fields) {
         this.schedule.add(itemOf(group, { id, fields }, routes, settings.ordered, { deliveries, attempts }))
       } else {
@@ -129,6 +128,18 @@ export class Worker {
       }
     }
     this.wake()
+  }
+
+  /** Held, or done while Redis does not know it yet. */
+  #has(group: Group, id: string): boolean {
+    return this.schedule.get(group.key, id) !== undefined || this.#settlement.isDone(group, id)
+  }
+
+  /** All of a stream that Redis takes for pending here, and nobody else should take. */
+  idsOf(group: Group): string[] {
+    const ids = this.#settlement.doneOf(group)
+    for (const { key, id } of this.schedule.items()) if (key === group.key) ids.push(id)
+    return ids
   }
 
   /** Another consumer has these by now. */
@@ -261,7 +272,9 @@ export class Worker {
       return false
     }
     if (item.deliveries >= MOST_DELIVERIES && !item.begun) {
-      await this.#bury(item, 'crashed', `Its worker ended without an outcome ${item.deliveries} times`)
+      // Unless its workers only could not say that it is done.
+      if (await this.#isDone(item)) this.#finish(item, 'duplicate')
+      else await this.#bury(item, 'crashed', `Its worker ended without an outcome ${item.deliveries} times`)
       return false
     }
     if (item.taken && !item.begun) {
@@ -290,6 +303,12 @@ export class Worker {
     }
     item.data = valid.value
     return true
+  }
+
+  /** Asks the inbox; a database that cannot be used tells nothing, and the event is to be run to find out. */
+  async #isDone(item: Item): Promise<boolean> {
+    const { database, group } = this.#parts.setting
+    return isDone(database, group, inboxKeyOf(item.route, item.event)).catch(() => false)
   }
 
   /** One transaction for all of them. Undefined when it is committed: they are done. */

@@ -64,6 +64,7 @@ export class Gate {
   async passed(signal?: AbortSignal): Promise<void> {
     if (!signal) return this.#opened
     const aborted = new Promise<never>((_, reject) => {
+      if (signal.aborted) reject(signal.reason as Error)
       signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })
     })
     await Promise.race([this.#opened, aborted])
