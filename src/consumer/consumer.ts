@@ -154,7 +154,7 @@ export class Consumer<Tx> {
 
   /**
    * Reads nothing more, waits for running handlers up to `timeout` (default: `stopTimeout`, 30s), aborts the signal of those
-   * that still run, and lets go of the rest, so that other workers have it at once. Never rejects.
+   * that still run, and lets go of the rest, for other workers to take. Never rejects.
    */
   async stop({ timeout }: { timeout?: Duration } = {}): Promise<void> {
     await this.#run?.stop(timeout === undefined ? this.#settings.stopTimeout : durationOf('timeout', timeout, 0))

@@ -155,6 +155,8 @@ class PgDatabase implements Database {
       }
       stage = 'handler'
       await work(client, opened, rowQueryOf(client))
+      // Before the commit is sent, so that what the server says of a handler which took too long is an attempt of it.
+      if (broken) throw broken
       if (client.getTransactionStatus?.() === 'I') throw new Error(ENDED)
       stage = 'commit'
       const { command } = await client.query('commit')

@@ -84,7 +84,7 @@ export function readEvent(stream: string, fields: readonly string[]): ConsumerEv
   if (!Number.isSafeInteger(version) || version < 1) {
     throw new MalformedError('Expected schemaversion as a whole number from 1, found something else')
   }
-  const made = new Date(time ?? Number.NaN)
+  const made = new Date(required('time', time))
   if (Number.isNaN(made.getTime())) {
     throw new MalformedError('Expected time in the form of RFC 3339, found something else')
   }

@@ -67,7 +67,7 @@ export type BackoffOption = { min?: Duration | undefined; max?: Duration | undef
 
 /** Around every call of a handler, for tracing and tenants. For a batch `event` is the array of its events. */
 export type Wrap<Tx> = <Result>(
-  event: ConsumerEvent | readonly ConsumerEvent[],
+  event: ConsumerEvent | ConsumerEvent[],
   run: () => Promise<Result>,
   context: WorkContext & Partial<HandlerContext<Tx>>,
 ) => Promise<Result>

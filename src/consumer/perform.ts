@@ -88,7 +88,7 @@ function plainKeyOf(route: Route, event: ConsumerEvent): InboxKey {
 
 function wrapped<T>(
   { wrap }: Setting,
-  event: ConsumerEvent | readonly ConsumerEvent[],
+  event: ConsumerEvent | ConsumerEvent[],
   run: () => Promise<T>,
   context: Parameters<Wrap<unknown>>[2],
 ): Promise<T> {

@@ -142,6 +142,7 @@ test('an event that waits holds no place of the one that there is, nor one of wh
   await until(async () => (await stage.effects()).length === 5, { timeout: 20_000 })
   expect((await consumer.stats()).waiting).toBe(5)
   expect(await metricOf(consumer, 'waiting')).toBe(5)
+  await until(async () => (await stage.pending('things')) === 5)
   // They are not taken for dead meanwhile, and not let go of.
   const waiting = await pendingOf(stage.redis, 'things')
   expect(waiting.map(({ consumer: name }) => name)).toEqual(Array(5).fill(consumer.name))

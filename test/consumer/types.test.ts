@@ -214,7 +214,7 @@ it('wraps any call: run is generic, and there is a transaction only where there 
       ...at,
       db: pool,
       wrap: async (event, run, context) => {
-        expectTypeOf(event).toEqualTypeOf<ConsumerEvent | readonly ConsumerEvent[]>()
+        expectTypeOf(event).toEqualTypeOf<ConsumerEvent | ConsumerEvent[]>()
         expectTypeOf(context.tx).toEqualTypeOf<pg.PoolClient | undefined>()
         expectTypeOf(context.signal).toEqualTypeOf<AbortSignal>()
         return await run()
