@@ -62,7 +62,9 @@ test('an older database gets what is new, and keeps its rows', async () => {
   await migrate(client, { migrations: known.slice(0, 2) })
   await client.query("insert into outrider.outbox (stream, type) values ('orders', 'x')")
   const next = migration(5, 'alter table outrider.outbox add column later int')
-  expect(await migrate(client, { migrations: [...known, next] })).toEqual({ applied: ['003-relay', '004-inbox', '005-test'] })
+  expect(await migrate(client, { migrations: [...known, next] })).toEqual({
+    applied: ['003-relay', '004-inbox', '005-test'],
+  })
   expect((await client.query('select later from outrider.outbox')).rows).toEqual([{ later: null }])
 })
 

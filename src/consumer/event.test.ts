@@ -72,7 +72,7 @@ describe('the fields of an entry', () => {
     ['a version that is none', { schemaversion: 'two' }, 'schemaversion as a whole number from 1'],
     ['half a version', { schemaversion: '1.5' }, 'schemaversion as a whole number from 1'],
     ['an empty version', { schemaversion: '' }, 'schemaversion as a whole number from 1'],
-    ['no time', { time: undefined }, 'with the attribute time, found none'],
+    ['no time', { time: undefined }, 'a CloudEvent with the attribute time, found none'],
     ['a time that is none', { time: 'yesterday' }, 'time in the form of RFC 3339'],
     ['a payload that is no JSON', { data: '{"total":' }, 'data as JSON'],
     ['an empty payload', { data: '' }, 'data as JSON'],
