@@ -134,10 +134,10 @@ test('an entry that is no event is dead-lettered at once, with all its fields', 
     good.flatMap((field, n) => (n % 2 === 0 && field !== name ? [field, good[n + 1] as string] : []))
   const cases: [fields: string[], error: string][] = [
     [without('id'), 'Expected a CloudEvent with the attribute id, found none'],
-    [['hello', 'world'], 'Expected time in the form of RFC 3339, found something else'],
+    [['hello', 'world'], 'Expected a CloudEvent with the attribute time, found none'],
     [without('source'), 'Expected a CloudEvent with the attribute source, found none'],
     [without('type'), 'Expected a CloudEvent with the attribute type, found none'],
-    [without('time'), 'Expected time in the form of RFC 3339, found something else'],
+    [without('time'), 'Expected a CloudEvent with the attribute time, found none'],
     [[...good, 'schemaversion', 'two'], 'Expected schemaversion as a whole number from 1, found something else'],
     [[...without('data'), 'data', '{"n":1'], 'Expected data as JSON, found text that is not JSON'],
   ]
