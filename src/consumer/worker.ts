@@ -237,7 +237,13 @@ export class Worker {
 
   async #call(items: readonly Item[]): Promise<void> {
     const prepared: Item[] = []
-    for (const item of items) if (await this.#prepare(item)) prepared.push(item)
+    // What waits after all keeps back what came along behind it in its lane.
+    const waiting = new Set<string>()
+    for (const item of items) {
+      if (item.lane !== undefined && waiting.has(item.lane)) this.schedule.requeue(item)
+      else if (await this.#prepare(item)) prepared.push(item)
+      else if (item.lane !== undefined && isHeld(item)) waiting.add(item.lane)
+    }
     // Some may have been lost while others were made ready.
     const ready = prepared.filter(isHeld)
     if (ready.length === 0) return

@@ -1,4 +1,6 @@
 import { expect } from 'vitest'
+import { z } from 'zod'
+import { defineEvent } from '../../src/index.js'
 import { until } from '../services/index.js'
 import { effect, Happened, type Stage, test } from './fixture.js'
 import { Gate } from './gate.js'
@@ -91,4 +93,23 @@ test('events without a subject wait for nobody', async ({ stage }) => {
   await append(stage, undefined, upTo(5))
   await consumer.start()
   await stage.drained('things', 5)
+})
+
+test('in a batch, an event whose schema throws keeps back what came along behind it', async ({ stage }) => {
+  let thrown = false
+  const data = z.object({ n: z.number() }).transform((value) => {
+    if (value.n === 0 && !thrown) {
+      thrown = true
+      throw new Error('not just now')
+    }
+    return value
+  })
+  const Careful = defineEvent({ stream: 'things', type: Happened.type, version: 1, data })
+  await stage.append('things', [{ n: 0 }, { n: 1 }, { n: 2 }], { subject: 'a' })
+  const consumer = stage.consumer({ ordered: true }).onBatch(Careful, async (events, { tx }) => {
+    for (const event of events) await effect(event, { tx })
+  })
+  await consumer.start()
+  await stage.drained('things', 3)
+  expect([thrown, (await stage.effects()).map(({ n }) => n)]).toEqual([true, [0, 1, 2]])
 })
