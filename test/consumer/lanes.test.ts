@@ -96,10 +96,11 @@ test('events without a subject wait for nobody', async ({ stage }) => {
 })
 
 test('in a batch, an event whose schema throws keeps back what came along behind it', async ({ stage }) => {
-  let thrown = false
+  let thrown = 0
   const data = z.object({ n: z.number() }).transform((value) => {
-    if (value.n === 0 && !thrown) {
-      thrown = true
+    // Twice: zod parses anew when something was thrown.
+    if (value.n === 0 && thrown < 2) {
+      thrown += 1
       throw new Error('not just now')
     }
     return value
@@ -111,5 +112,5 @@ test('in a batch, an event whose schema throws keeps back what came along behind
   })
   await consumer.start()
   await stage.drained('things', 3)
-  expect([thrown, (await stage.effects()).map(({ n }) => n)]).toEqual([true, [0, 1, 2]])
+  expect([thrown, (await stage.effects()).map(({ n }) => n)]).toEqual([2, [0, 1, 2]])
 })
