@@ -76,6 +76,20 @@ test('findings: exit code 4, and each statement on a line of its own', async () 
   expect(out).toMatch(/\n1 blocker\.\n$/)
 })
 
+test('before setup: 4 for a blocker with both ways on, 0 for a warning, 2 for the second option alone', async () => {
+  await postgres.set({ max_slot_wal_keep_size: '-1' })
+  onTestFinished(() => postgres.set({ max_slot_wal_keep_size: null }))
+  const stopped = await check(good, '--before-setup')
+  expect([stopped.code, stopped.err]).toEqual([4, ''])
+  expect(stopped.out).toContain('  ✗ max_slot_wal_keep_size is -1: no limit [slot-wal-unbounded]\n')
+  expect(stopped.out).toMatch(/^ {6}alter system set max_slot_wal_keep_size = '20GB';$/m)
+  expect(stopped.out).toMatch(/^ {6}outrider check --before-setup --allow-unbounded-wal$/m)
+  const allowed = await check(good, '--before-setup', '--allow-unbounded-wal')
+  expect([allowed.code, allowed.err]).toEqual([0, ''])
+  expect(allowed.out).toMatch(/\n1 warning\.\n$/)
+  expect((await check(good, '--allow-unbounded-wal')).code).toBe(2)
+})
+
 test('one that cannot be reached: exit code 3, one line, and the other is checked all the same', async () => {
   const port = await freePort()
   const noRedis = await check({ ...good, OUTRIDER_REDIS_URL: `redis://:hunter2@127.0.0.1:${port}` })

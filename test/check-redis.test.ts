@@ -109,7 +109,12 @@ describe('one thing wrong is one finding, and its statement mends it:', () => {
   })
 })
 
-const ENOUGH = '+evalsha +script|load +hmget +hset +set +info +wait +waitaof +xinfo +xadd'
+const ENOUGH = '+evalsha +script|load +hmget +hset +set +del +info +wait +waitaof +xinfo +xadd'
+
+/** Of which a relay needs nothing on the key of a stream, where they would be its end. */
+const APART =
+  'ACL SETUSER relay (+del ~outrider:{*}:head:* ~outrider:{trial}:* ~outrider:{check}:*) ' +
+  '(+set ~outrider:{*}:partitions ~outrider:{trial}:* ~outrider:{check}:*)'
 
 describe('permissions: what the user lacks is what the statement grants', () => {
   const as = (user: string) => redis!.url.replace('redis://', `redis://${user}:hunter2@`)
@@ -131,6 +136,7 @@ describe('permissions: what the user lacks is what the statement grants', () => 
     ['evalsha', ENOUGH.replace('+evalsha ', ''), 'ACL SETUSER relay +evalsha'],
     ['script|load', ENOUGH.replace(' +script|load', ''), 'ACL SETUSER relay +script|load'],
     ['hset', ENOUGH.replace(' +hset', ''), 'ACL SETUSER relay +hset'],
+    ['set and del', ENOUGH.replace(' +set +del', ''), APART],
   ])('without %s', async (_command, rights, statement) => {
     await create(`${rights} ~outrider:* ~orders`)
     const findings = await look({ streams: { orders: {} } }, as('relay'))
@@ -146,6 +152,16 @@ describe('permissions: what the user lacks is what the statement grants', () => 
     await type('ACL SETUSER relay ~orders:* -wait')
     const [finding] = await look({ streams }, as('relay'))
     expect(finding).toMatchObject({ level: 'warning', fix: [{ text: 'ACL SETUSER relay +wait' }] })
+  })
+
+  test('without the heads of a stream, and of another that is partitioned', async () => {
+    await create(`${ENOUGH} ~outrider:{check}:* ~outrider:{trial}:* ~orders ~users:*`)
+    const streams = { orders: {}, users: { partitions: 4 } }
+    const [finding] = await look({ streams }, as('relay'))
+    const heads = 'ACL SETUSER relay ~outrider:{orders}:head:* ~outrider:{users:*}:head:* '
+    expect(finding).toMatchObject({ level: 'blocker', fix: [{ text: expect.stringContaining(heads) }] })
+    await type(finding!.fix[0]!.text)
+    expect(brief(await look({ streams }, as('relay')))).toEqual(['info durability'])
   })
 
   test('nothing is written by any trial', async () => {

@@ -12,8 +12,13 @@ export interface Checked {
 }
 
 /** Runs `outrider check --json` in this process. */
-export async function runCheck(postgres: string, redis: string, config: Partial<Config> = {}): Promise<Checked> {
-  const run = { json: true, config: { redis: { url: redis, connectTimeout: 5_000 }, ...config } }
+export async function runCheck(
+  postgres: string,
+  redis: string,
+  config: Partial<Config> = {},
+  flags: Record<string, boolean> = {},
+): Promise<Checked> {
+  const run = { json: true, flags, config: { redis: { url: redis, connectTimeout: 5_000 }, ...config } }
   const { code, text } = await runCommand(check, postgres, run)
   const { findings } = JSON.parse(text) as Pick<Checked, 'findings'>
   return { code, findings, open: findings.filter(({ level }) => level !== 'info').map(({ id }) => id) }

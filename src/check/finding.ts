@@ -37,6 +37,8 @@ export const info = (finding: Omit<Judgement, 'expected' | 'fix'>): Finding => (
   fix: [],
 })
 
+export const isBlocker = ({ level }: Finding): boolean => level === 'blocker'
+
 /** What has to be mended or decided. */
 export const isOpen = ({ level }: Finding): boolean => level !== 'info'
 

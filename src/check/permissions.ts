@@ -59,28 +59,40 @@ export async function readDenials(
 
 function* trials(client: RedisClient, streams: string[], durability: Config['durability']): Generator<Trial> {
   const node = client instanceof Cluster ? (client.nodes('master')[0] as Redis) : client
-  const own = 'outrider:*'
-  const check = '{check}'
-  const head = headKey('check', randomUUID())
+  const known = streams.length > 0
   yield { command: 'script|load', run: () => Promise.all([loadAppend(client), loadBarrier(client)]) }
-  yield { command: 'hmget', pattern: own, run: () => client.hmget(head, 'position') }
-  // An odd number of fields and values.
-  yield { command: 'hset', pattern: own, run: () => client.call('HSET', head, 'position', '', 'event') }
-  // No time to live may be zero.
-  yield { command: 'set', pattern: own, run: () => client.call('SET', partitionsKey('check'), '1', 'PX', '0') }
+  for (const stream of known ? streams : [`outrider:${CHECK}:stream`]) {
+    const pattern = known ? patternOf(stream) : OWN
+    const own = known ? headKey(pattern, '*') : OWN
+    const head = headKey(known ? stream : 'check', randomUUID())
+    yield { command: 'hmget', pattern: own, run: () => client.hmget(head, 'position') }
+    // An odd number of fields and values.
+    yield { command: 'hset', pattern: own, run: () => client.call('HSET', head, 'position', '', 'event') }
+    // A head that nobody has: a relay removes its own where the stream that it stood beside is gone.
+    yield { command: 'del', run: () => client.del(head) }
+    if (known && PARTITION.test(stream)) yield settingOf(client, partitionsKey(stream.replace(PARTITION, '')))
+    yield { command: 'xinfo|stream', pattern, run: () => client.call('XINFO', 'STREAM', stream) }
+    // An entry may not have the id zero.
+    yield { command: 'xadd', pattern, run: () => client.call('XADD', stream, '0-0', 'a', 'b') }
+  }
+  yield settingOf(client, partitionsKey('check'))
   if (durability !== 'memory') {
     yield { command: 'info', run: () => node.info('replication') }
     yield { command: 'wait', run: () => node.wait(0, 1) }
     yield { command: 'waitaof', run: () => node.call('WAITAOF', '0', '0', '1') }
   }
-  for (const stream of streams.length > 0 ? streams : [`outrider:${check}:stream`]) {
-    const pattern = stream.startsWith('outrider:') ? own : patternOf(stream)
-    yield { command: 'xinfo|stream', pattern, run: () => client.call('XINFO', 'STREAM', stream) }
-    // An entry may not have the id zero.
-    yield { command: 'xadd', pattern, run: () => client.call('XADD', stream, '0-0', 'a', 'b') }
-  }
-  yield { command: 'evalsha', pattern: own, run: () => probe(client) }
+  yield { command: 'evalsha', pattern: OWN, run: () => probe(client) }
 }
+
+/** A key's hash tag where no stream is known yet. */
+const CHECK = '{check}'
+const OWN = 'outrider:*'
+
+/** No time to live may be zero. */
+const settingOf = (client: RedisClient, key: string): Trial => ({
+  command: 'set',
+  run: () => client.call('SET', key, '1', 'PX', '0'),
+})
 
 /** publish.lua without events, at a head that does not exist, reads and writes nothing. */
 async function probe(client: RedisClient): Promise<void> {
@@ -91,8 +103,10 @@ async function probe(client: RedisClient): Promise<void> {
   if (reply.status !== 'OK') throw Object.assign(new Error(reply.error), { name: 'ReplyError' })
 }
 
+const PARTITION = /:\d+$/
+
 /** One pattern for all partitions. */
-const patternOf = (stream: string): string => stream.replace(/:\d+$/, ':*')
+const patternOf = (stream: string): string => stream.replace(PARTITION, ':*')
 
 async function refusalOf(run: () => Promise<unknown>): Promise<string | undefined> {
   try {
@@ -115,6 +129,12 @@ async function whoAmI(client: RedisClient, configured: string): Promise<string> 
 
 const FOR_DURABILITY = new Set(['info', 'wait', 'waitaof'])
 
+/** On a stream's own key they would be its end, so they are allowed for nothing else: in a selector. */
+const APART: Record<string, string> = {
+  set: '(+set ~outrider:{*}:partitions ~outrider:{trial}:* ~outrider:{check}:*)',
+  del: '(+del ~outrider:{*}:head:* ~outrider:{trial}:* ~outrider:{check}:*)',
+}
+
 /** Pure. */
 export function judgeDenials(
   { user, commands, keys, scripting }: Denials,
@@ -134,9 +154,10 @@ export function judgeDenials(
         fix: [
           {
             how: 'In redis-cli, as an administrator; then ACL SAVE or CONFIG REWRITE, whichever you use',
-            text: ['ACL SETUSER', user, ...keys.map((key) => `~${key}`), ...commands.map((name) => `+${name}`)].join(
-              ' ',
-            ),
+            text: [
+              ...['ACL SETUSER', user, ...keys.map((key) => `~${key}`)],
+              ...commands.map((name) => APART[name] ?? `+${name}`),
+            ].join(' '),
           },
         ],
       }),

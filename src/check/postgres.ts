@@ -6,20 +6,23 @@ import { within } from './deadline.js'
 import type { Finding } from './finding.js'
 import { judgeLink, placeOf, pooledRefusal } from './link.js'
 import { tryReplication } from './replication.js'
-import { judgeKind, judgeServer } from './server.js'
+import { type BeforeSetup, judgeKind, judgeServer } from './server.js'
 import { readServer } from './server-facts.js'
-import { judgeSetup } from './setup.js'
+import { judgeGiven, judgeSetup } from './setup.js'
 import { readSetup } from './setup-facts.js'
 
 export interface PostgresReport {
   title: string
   findings: Finding[]
-  /** Keys of streams that were published to. */
+  /** Keys of streams that were published to; none where only what comes before setup matters. */
   streams: string[]
 }
 
-/** Reads everything that matters over two connections, changes nothing, and judges it. Throws a Failure where it cannot. */
-export async function checkPostgres(config: Config, timeout: number): Promise<PostgresReport> {
+/**
+ * Reads everything that matters over two connections, changes nothing, and judges it. With `before`, leaves out what
+ * `outrider setup` brings, whether it has run or not. Throws a Failure where it cannot.
+ */
+export async function checkPostgres(config: Config, timeout: number, before?: BeforeSetup): Promise<PostgresReport> {
   const address = placeOf(config.postgres.url)
   const place = `Postgres at ${address}`
   const client = await connectPostgres(config.postgres, 'outrider check').catch((error: Failure) => {
@@ -29,7 +32,7 @@ export async function checkPostgres(config: Config, timeout: number): Promise<Po
   })
   if ('level' in client) return { title: place, findings: [client], streams: [] }
   try {
-    return await within(timeout, place, look(client, config, address))
+    return await within(timeout, place, look(client, config, address, before))
   } catch (error) {
     if (error instanceof Failure) throw error
     throw new Failure(`${place} could not be checked: ${(error as Error).message}.`, { cause: error })
@@ -39,7 +42,12 @@ export async function checkPostgres(config: Config, timeout: number): Promise<Po
   }
 }
 
-async function look(client: pg.Client, config: Config, address: string): Promise<PostgresReport> {
+async function look(
+  client: pg.Client,
+  config: Config,
+  address: string,
+  before: BeforeSetup | undefined,
+): Promise<PostgresReport> {
   const server = await readServer(client)
   const title = `PostgreSQL ${server.versionText} at ${address}, role ${server.role}`
   const unfit = judgeKind(server)
@@ -50,8 +58,9 @@ async function look(client: pg.Client, config: Config, address: string): Promise
   const slot = { name: config.slot, exists: setup.slot?.here === true, active: setup.slot?.active === true }
   const findings = [
     ...(between ? [between] : []),
-    ...judgeServer(server, slot),
-    ...judgeSetup(setup, server, link, config),
+    ...judgeServer(server, slot, before),
+    ...judgeGiven(setup, server, link, config),
+    ...(before ? [] : judgeSetup(setup, server, config)),
   ]
-  return { title, findings, streams: setup.streams }
+  return { title, findings, streams: before ? [] : setup.streams }
 }

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import type { Finding } from './finding.js'
 import { judgeLink } from './link.js'
-import { judgeKind, judgeServer } from './server.js'
+import { type BeforeSetup, judgeKind, judgeServer } from './server.js'
 import type { ServerFacts, SettingFact } from './server-facts.js'
 
 const setting = (value: string): SettingFact => ({ value, source: 'default', pendingRestart: false })
@@ -34,8 +34,8 @@ const GOOD: ServerFacts = {
 }
 
 const SLOT = { name: 'outrider_shop', exists: true, active: false }
-const judge = (facts: Partial<ServerFacts>, slot = {}): Finding[] =>
-  judgeServer({ ...GOOD, ...facts }, { ...SLOT, ...slot })
+const judge = (facts: Partial<ServerFacts>, slot = {}, before?: BeforeSetup): Finding[] =>
+  judgeServer({ ...GOOD, ...facts }, { ...SLOT, ...slot }, before)
 const brief = (findings: Finding[]) => findings.map(({ level, id }) => `${level} ${id}`)
 const fixes = (findings: Finding[]) => findings.flatMap(({ fix }) => fix.map(({ text }) => text))
 
@@ -87,6 +87,18 @@ test('what is taken already matters less where the relay has its own', () => {
   const full = { slots: 10, senders: 10 }
   expect(brief(judge(full, { exists: false }))).toEqual(['blocker slots-full', 'blocker senders-full'])
   expect(brief(judge(full, { active: true }))).toEqual(['warning slots-full', 'warning senders-full'])
+})
+
+test('WAL without a limit stops a first setup, unless somebody allowed it or nobody can set one', () => {
+  const unbounded = { settings: { ...SETTINGS, max_slot_wal_keep_size: setting('-1') } }
+  const first = (allowUnboundedWal: boolean, provider?: ServerFacts['provider']) =>
+    brief(judge({ ...unbounded, provider }, { exists: false }, { allowUnboundedWal }))
+  expect(first(false)).toEqual(['blocker slot-wal-unbounded'])
+  expect(first(false, 'rds')).toEqual(['blocker slot-wal-unbounded'])
+  expect(first(true)).toEqual(['warning slot-wal-unbounded'])
+  expect(first(false, 'azure')).toEqual(['warning slot-wal-unbounded'])
+  expect(brief(judge(unbounded))).toEqual(['warning slot-wal-unbounded'])
+  expect(brief(judge({}, {}, { allowUnboundedWal: false }))).toEqual([])
 })
 
 test('standbys that may not be seen are not forgotten', () => {

@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { blocker, type Finding, info, type Judgement, warning } from './finding.js'
+import { blocker, type Finding, info, type Judgement, onShell, warning } from './finding.js'
 import { logicalFix, settingFix } from './provider.js'
 import type { ServerFacts } from './server-facts.js'
 import { matchesStandby, parseStandbyNames, withoutStandby } from './standby-names.js'
@@ -9,6 +9,12 @@ export interface OwnSlot {
   name: string
   exists: boolean
   active: boolean
+}
+
+/** Set where `outrider setup` is still to run, and what stands in its way has to stop it. */
+export interface BeforeSetup {
+  /** Somebody decided that WAL may grow. */
+  allowUnboundedWal: boolean
 }
 
 /** A server on which nothing else can be looked at; undefined when it is one that Outrider can use. */
@@ -35,7 +41,7 @@ export function judgeKind({ version, versionText, inRecovery }: ServerFacts): Fi
 }
 
 /** Settings and limits of the server. Pure. */
-export function judgeServer(facts: ServerFacts, slot: OwnSlot): Finding[] {
+export function judgeServer(facts: ServerFacts, slot: OwnSlot, before?: BeforeSetup): Finding[] {
   return [
     later(facts),
     encoding(facts),
@@ -43,7 +49,7 @@ export function judgeServer(facts: ServerFacts, slot: OwnSlot): Finding[] {
     slotsLeft(facts, slot),
     sendersLeft(facts, slot),
     walSenderTimeout(facts),
-    slotWalLimit(facts),
+    slotWalLimit(facts, before),
     idleSlotTimeout(facts),
     synchronousStandbys(facts, slot),
     readOnly(facts),
@@ -131,9 +137,11 @@ function walSenderTimeout({ settings, provider }: ServerFacts): Finding | undefi
   })
 }
 
-function slotWalLimit({ settings, provider }: ServerFacts): Finding | undefined {
+function slotWalLimit({ settings, provider }: ServerFacts, before?: BeforeSetup): Finding | undefined {
   if (settings.max_slot_wal_keep_size?.value !== '-1') return undefined
-  return warning({
+  // Before there is a slot nothing is held back yet: the moment to decide.
+  const stops = before?.allowUnboundedWal === false && provider !== 'azure'
+  return (stops ? blocker : warning)({
     id: 'slot-wal-unbounded',
     is: 'max_slot_wal_keep_size is -1: no limit',
     expected: 'a limit below the free space of the disk',
@@ -146,9 +154,15 @@ function slotWalLimit({ settings, provider }: ServerFacts): Finding | undefined 
             text: 'outrider_slot_retained_wal_bytes',
           }
         : settingFix(provider, { name: 'max_slot_wal_keep_size', value: '20GB', plain: '20480' }),
+      ...(stops ? [ALLOW_UNBOUNDED_WAL] : []),
     ],
   })
 }
+
+const ALLOW_UNBOUNDED_WAL = onShell(
+  'outrider check --before-setup --allow-unbounded-wal',
+  ', or setup.check.allowUnboundedWal=true in the Helm chart: to go on without a limit, and watch the disk instead',
+)
 
 function idleSlotTimeout({ settings, provider }: ServerFacts): Finding | undefined {
   const seconds = Number(settings.idle_replication_slot_timeout?.value ?? 0)

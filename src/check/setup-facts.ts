@@ -1,7 +1,8 @@
 import type pg from 'pg'
 import type { Config } from '../config/schema.js'
+import { type Applied, judgeHistory, readHistory } from '../postgres/history.js'
 import { type StoredLineage, serverIdentity, storedLineage } from '../postgres/lineage.js'
-import { type Migration, readMigrations } from '../postgres/migrate.js'
+import { type Migration, readMigrations } from '../postgres/migration.js'
 import { readSlot, type Slot } from '../postgres/slot.js'
 import { type FoundSlot, findSlot } from '../postgres/slot-creation.js'
 import { parseTable } from '../postgres/table.js'
@@ -9,8 +10,8 @@ import { parseTable } from '../postgres/table.js'
 /** What `outrider setup` leaves in a database, as far as the role may see it. */
 export interface SetupFacts {
   rights: Rights
-  /** By version; undefined without a schema, or where the role may not read it. */
-  applied: Map<number, string> | undefined
+  /** Undefined without a schema, or where the role may not read it. */
+  applied: Applied[] | undefined
   known: Migration[]
   lineage: StoredLineage | undefined
   identity: { systemId: string; timeline: number } | undefined
@@ -39,9 +40,10 @@ export interface Rights {
 export async function readSetup(client: pg.ClientBase, config: Config): Promise<SetupFacts> {
   const rights = await readRights(client)
   const known = await readMigrations()
-  const applied = rights.schema && rights.tables ? await readApplied(client) : undefined
+  const ask = async (sql: string) => (await client.query(sql)).rows
+  const applied = rights.schema && rights.tables ? await readHistory(ask) : undefined
   // The newest tables are asked only where they are.
-  const complete = applied !== undefined && known.every(({ version }) => applied.has(version))
+  const complete = applied !== undefined && judgeHistory(applied, known).missing.length === 0
   const slot = await findSlot(client, config.slot)
   return {
     rights,
@@ -103,13 +105,6 @@ async function readRights(client: pg.ClientBase): Promise<Rights> {
      where rolname = current_user`,
   )
   return rows[0]!
-}
-
-async function readApplied(client: pg.ClientBase): Promise<Map<number, string> | undefined> {
-  const { rows } = await client.query<{ version: number; checksum: string }>(
-    'select version, checksum from outrider.migration',
-  )
-  return new Map(rows.map(({ version, checksum }) => [version, checksum]))
 }
 
 /** Columns that came with 17 and 16; as JSON, so that older servers do not mind the question. */

@@ -1,20 +1,29 @@
 import pg from 'pg'
 import { type Config, OWN_OUTBOX } from '../config/schema.js'
+import { judgeHistory } from '../postgres/history.js'
 import { parseTable } from '../postgres/table.js'
-import { ADOPT, blocker, type Finding, INCIDENTS, inConfiguration, onShell, SETUP } from './finding.js'
+import { ADOPT, blocker, type Finding, INCIDENTS, inConfiguration, info, isOpen, onShell, SETUP } from './finding.js'
 import { replicationFix } from './provider.js'
 import type { Link, ServerFacts } from './server-facts.js'
 import type { SetupFacts } from './setup-facts.js'
 import { judgeSlot, slotTaken } from './slot.js'
 
-/** Rights, schema, lineage, slot and publication. Pure. */
-export function judgeSetup(facts: SetupFacts, server: ServerFacts, link: Link, config: Config): Finding[] {
-  const findings = [replication(facts, server, link), tables(facts, server), migrations(facts)]
-  const whole = findings.slice(1).every((finding) => finding === undefined)
-  if (whole) findings.push(...judgeLineage(facts, server, config))
-  if (facts.rights.schema || config.outbox.table !== OWN_OUTBOX.table) findings.push(outbox(facts, config))
+/** What `outrider setup` does not bring: the right to replicate, and a table of the team's own. Pure. */
+export function judgeGiven(facts: SetupFacts, server: ServerFacts, link: Link, config: Config): Finding[] {
+  const findings = [replication(facts, server, link), isMapped(config) ? outbox(facts, config) : undefined]
   return findings.filter((finding) => finding !== undefined)
 }
+
+/** What it brings: membership, schema, lineage, slot and publication; and what came of them. Pure. */
+export function judgeSetup(facts: SetupFacts, server: ServerFacts, config: Config): Finding[] {
+  const findings = [tables(facts, server), migrations(facts)]
+  const whole = !findings.some((finding) => finding && isOpen(finding))
+  if (whole) findings.push(...judgeLineage(facts, server, config))
+  if (facts.rights.schema && !isMapped(config)) findings.push(outbox(facts, config))
+  return findings.filter((finding) => finding !== undefined)
+}
+
+const isMapped = ({ outbox }: Config): boolean => outbox.table !== OWN_OUTBOX.table
 
 /** What the server answers counts for more than what the catalogue says. */
 function replication({ rights }: SetupFacts, { role, provider }: ServerFacts, link: Link): Finding | undefined {
@@ -59,28 +68,30 @@ function migrations({ rights, applied, known }: SetupFacts): Finding | undefined
     })
   }
   if (!applied) return undefined
-  const newest = known.at(-1)
-  const foreign = [...applied].some(([version, checksum]) => {
-    const ours = known.find((migration) => migration.version === version)
-    return ours?.checksum !== checksum
-  })
+  const { foreign, missing, newer } = judgeHistory(applied, known)
   if (foreign) {
     return blocker({
       id: 'schema-foreign',
-      is: 'the schema was set up by another version of Outrider',
-      expected: `migrations up to ${newest?.name}, as this version has them`,
+      is: foreign.found,
+      expected: foreign.expected,
       why: 'this version does not know what the tables hold',
       fix: [onShell('npm install outrider@latest', '; or the version that set it up')],
     })
   }
-  const missing = known.filter(({ version }) => !applied.has(version))
-  if (missing.length === 0) return undefined
-  return blocker({
-    id: 'schema-outdated',
-    is: `migrations are missing: ${missing.map(({ name }) => name).join(', ')}`,
-    expected: `all up to ${newest?.name}`,
-    why: 'the relay needs what they bring',
-    fix: [SETUP],
+  if (missing.length > 0) {
+    return blocker({
+      id: 'schema-outdated',
+      is: `migrations are missing: ${missing.join(', ')}`,
+      expected: `all up to ${known.at(-1)?.name}`,
+      why: 'the relay needs what they bring',
+      fix: [SETUP],
+    })
+  }
+  if (newer.length === 0) return undefined
+  return info({
+    id: 'schema-newer',
+    is: `the schema is newer than this version (${newer.join(', ')}), and serves it`,
+    why: 'an upgrade is under way, or was taken back; nothing to do',
   })
 }
 
@@ -193,9 +204,10 @@ const incidents = ({ incidents }: SetupFacts): Finding[] =>
     }),
   )
 
-function outbox({ columns }: SetupFacts, { outbox }: Config): Finding | undefined {
+function outbox({ columns }: SetupFacts, config: Config): Finding | undefined {
+  const { outbox } = config
   if (columns === undefined) {
-    if (outbox.table === OWN_OUTBOX.table) return undefined
+    if (!isMapped(config)) return undefined
     return blocker({
       id: 'outbox-table-missing',
       is: `no table ${outbox.table}`,

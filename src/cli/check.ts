@@ -1,6 +1,7 @@
-import { type Finding, isOpen } from '../check/finding.js'
+import { type Finding, isBlocker, isOpen } from '../check/finding.js'
 import { checkPostgres } from '../check/postgres.js'
 import { checkRedis } from '../check/redis.js'
+import type { BeforeSetup } from '../check/server.js'
 import { ExitCode, Failure } from '../failure.js'
 import { connectRedis } from '../redis/connect.js'
 import type { Command, Context } from './command.js'
@@ -8,21 +9,35 @@ import { paint } from './output.js'
 
 export const check: Command = {
   summary: 'preflight: every setting, privilege and limit that matters, with the exact fix',
-  usage: `outrider check
+  usage: `outrider check [--before-setup [--allow-unbounded-wal]]
 
 Looks at Postgres and Redis with the relay's own configuration and role, and changes nothing in either.
-Exit code 4 while there is something to mend or to decide; 3 when one of the two cannot be reached.`,
-  options: {},
+Exit code 4 while there is something to mend or to decide; 3 when one of the two cannot be reached.
+
+  --before-setup          only what outrider setup does not bring itself, whether it has run or not; exit code 4 only
+                          while there is a blocker, among them WAL without a limit (max_slot_wal_keep_size)
+  --allow-unbounded-wal   that one is a warning`,
+  options: { 'before-setup': { type: 'boolean' }, 'allow-unbounded-wal': { type: 'boolean' } },
   async run(context) {
     const { config, timeout } = context
+    const before = beforeSetup(context)
     const connecting = connectRedis(config.redis, 'outrider-check').then(...settle)
-    const postgres = await checkPostgres(config, timeout).then(...settle)
+    const postgres = await checkPostgres(config, timeout, before).then(...settle)
     const client = await connecting
     const streams = 'failure' in postgres ? [] : postgres.value.streams
     const redis =
       'failure' in client ? client : await checkRedis(client.value, config, streams, timeout).then(...settle)
-    return report(context, { postgres, redis })
+    return report(context, { postgres, redis }, before ? isBlocker : isOpen)
   },
+}
+
+function beforeSetup({ flags }: Context): BeforeSetup | undefined {
+  const allowUnboundedWal = flags['allow-unbounded-wal'] === true
+  if (flags['before-setup'] === true) return { allowUnboundedWal }
+  if (!allowUnboundedWal) return undefined
+  throw new Failure('--allow-unbounded-wal: expected --before-setup beside it. Without that it is only a warning.', {
+    exitCode: ExitCode.usage,
+  })
 }
 
 type Settled<T> = { value: T } | { failure: Failure }
@@ -36,7 +51,11 @@ const settle = [
   },
 ] as const
 
-function report({ json, out }: Context, sections: { postgres: Section; redis: Section }): ExitCode {
+function report(
+  { json, out }: Context,
+  sections: { postgres: Section; redis: Section },
+  counts: (finding: Finding) => boolean,
+): ExitCode {
   const all = Object.values(sections)
   const findings = all.flatMap((section) => ('failure' in section ? [] : section.value.findings))
   if (json) out(JSON.stringify(asData(sections)))
@@ -46,7 +65,7 @@ function report({ json, out }: Context, sections: { postgres: Section; redis: Se
   }
   const failures = all.flatMap((section) => ('failure' in section ? [section.failure] : []))
   if (failures.length > 0) throw together(failures)
-  return findings.some(isOpen) ? ExitCode.findings : ExitCode.done
+  return findings.some(counts) ? ExitCode.findings : ExitCode.done
 }
 
 function asData(sections: Record<string, Section>): object {

@@ -18,6 +18,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   adopt: async () => (await import('./adopt.js')).adopt,
   relay: async () => (await import('./relay.js')).relay,
   check: async () => (await import('./check.js')).check,
+  ping: async () => (await import('./ping.js')).ping,
   incidents: async () => (await import('./incidents.js')).incidents,
   'dead-letters': async () => (await import('./dead-letters.js')).deadLetters,
 }

@@ -1,6 +1,7 @@
 import { type Config, partitionsOf } from '../config/schema.js'
 import { parseDuration } from '../config/units.js'
 import { ExitCode, Failure } from '../failure.js'
+import { type Granted, type Grants, grantRoles, requireGrantable } from '../postgres/grants.js'
 import { migrate } from '../postgres/migrate.js'
 import { requireServer } from '../postgres/server.js'
 import { type SetupOptions, type SetupReport, setUp } from '../postgres/setup.js'
@@ -10,29 +11,73 @@ import { withDatabase } from './database.js'
 
 export const setup: Command = {
   summary: 'create or migrate schema, roles, publication and slot; safe to run again',
-  usage: `outrider setup [--only inbox] [--lock-timeout <duration>]
+  usage: `outrider setup [--only inbox] [--grant-relay <roles>] [--grant-writer <roles>] [--grant-consumer <roles>]
+               [--lock-timeout <duration>] [--accept-findings]
 
   --only inbox                only the inbox, for the workers' own database
-  --lock-timeout <duration>   how long the new slot may wait for open write transactions (10s)`,
-  options: { only: { type: 'string' }, 'lock-timeout': { type: 'string' } },
+  --grant-relay <roles>       grant outrider_relay to login roles that exist: one, or several with commas in between
+  --grant-writer <roles>      outrider_writer, for applications
+  --grant-consumer <roles>    outrider_consumer, for workers
+  --lock-timeout <duration>   how long the new slot may wait for open write transactions (10s)
+  --accept-findings           exit code 0 also with findings, which are printed all the same`,
+  options: {
+    only: { type: 'string' },
+    'grant-relay': { type: 'string' },
+    'grant-writer': { type: 'string' },
+    'grant-consumer': { type: 'string' },
+    'lock-timeout': { type: 'string' },
+    'accept-findings': { type: 'boolean' },
+  },
   async run(context) {
     const { only } = context.flags
     if (only !== undefined && only !== 'inbox') {
       throw new Failure(`--only: expected inbox, found ${only}.`, { exitCode: ExitCode.usage })
     }
+    const wanted = grantsOf(context)
     const lockTimeout = lockTimeoutOf(context)
     return withDatabase(context, 'outrider setup', async (client) => {
       await requireServer(client)
+      await requireGrantable(client, wanted)
       if (only) {
-        const { applied } = await migrate(client, { only })
-        context.out(context.json ? JSON.stringify({ migrations: applied }) : describeMigrations(applied))
+        const { applied: migrations, newer } = await migrate(client, { only })
+        const report = { migrations, newer, grants: await grantRoles(client, wanted) }
+        context.out(context.json ? JSON.stringify(report) : describeSchema(report).join('\n'))
         return ExitCode.done
       }
-      const report = await withSetupLock(client, () => setUp(client, optionsOf(context.config, lockTimeout)))
+      const report = await withSetupLock(client, async () => ({
+        ...(await setUp(client, optionsOf(context.config, lockTimeout))),
+        grants: await grantRoles(client, wanted),
+      }))
       context.out(context.json ? JSON.stringify(report) : describe(report))
-      return report.findings.length > 0 ? ExitCode.findings : ExitCode.done
+      const accepted = context.flags['accept-findings'] === true
+      return report.findings.length > 0 && !accepted ? ExitCode.findings : ExitCode.done
     })
   },
+}
+
+function grantsOf({ flags }: Context): Grants {
+  const relay = rolesOf(flags, 'grant-relay')
+  const writer = rolesOf(flags, 'grant-writer')
+  if (flags.only !== undefined && (relay.length > 0 || writer.length > 0)) {
+    throw new Failure(
+      `--only inbox: expected at most --grant-consumer beside it, found ${relay.length > 0 ? '--grant-relay' : '--grant-writer'}. ` +
+        'A database with the inbox alone has no outbox.',
+      { exitCode: ExitCode.usage },
+    )
+  }
+  return { outrider_relay: relay, outrider_writer: writer, outrider_consumer: rolesOf(flags, 'grant-consumer') }
+}
+
+function rolesOf(flags: Context['flags'], name: string): string[] {
+  const given = flags[name]
+  if (given === undefined) return []
+  const roles = String(given)
+    .split(',')
+    .map((role) => role.trim())
+  if (!roles.includes('')) return roles
+  throw new Failure(`--${name}: expected names of roles, with commas in between, found "${given}".`, {
+    exitCode: ExitCode.usage,
+  })
 }
 
 /** Shared with `adopt`, which creates a slot, too. */
@@ -61,21 +106,41 @@ function optionsOf(config: Config, lockTimeout: { lockTimeout?: number }): Setup
   }
 }
 
-const describeMigrations = (applied: string[]): string =>
-  applied.length > 0 ? `created  schema outrider (${applied.join(', ')})` : 'present  schema outrider'
+type Report = SetupReport & { grants: Granted[] }
 
-function describe({ migrations, publication, slot, streams, lineage, findings }: SetupReport): string {
+const describeSchema = ({ grants, ...schema }: Pick<Report, 'migrations' | 'newer' | 'grants'>): string[] => [
+  describeMigrations(schema),
+  ...grants.map(({ role, to, state }) => `${state.padEnd(7)}  ${role} to ${to}`),
+]
+
+function describeMigrations({ migrations, newer }: Pick<Report, 'migrations' | 'newer'>): string {
+  if (migrations.length > 0) return `created  schema outrider (${migrations.join(', ')})`
+  if (newer.length === 0) return 'present  schema outrider'
+  return `present  schema outrider: it is newer (${newer.join(', ')}) and serves this version, so it stays as it is`
+}
+
+function describe(report: Report): string {
+  const { publication, slot, streams, lineage, findings } = report
   return [
-    describeMigrations(migrations),
+    ...describeSchema(report),
     `${publication.padEnd(7)}  publication ${lineage.publication} for ${lineage.outboxTable}`,
     ...streams.map((stream) => `created  partitions of stream ${stream}`),
     `${slot.padEnd(7)}  slot ${lineage.slot}, confirmed up to ${lineage.confirmedLsn}`,
     `${slot.padEnd(7)}  lineage ${lineage.lineage}, source ${lineage.source}`,
     ...findings.map((finding) => `\n! ${finding}`),
-    ...(slot === 'created' ? [NEXT] : []),
+    ...(slot === 'created' ? [next(report)] : []),
   ].join('\n')
 }
 
-const NEXT = `
-Next: grant outrider_writer to your application's role, outrider_relay (and REPLICATION) to the relay's;
-      \`outrider check\` looks at the rest, \`outrider relay\` begins to publish.`
+function next({ grants }: Report): string {
+  const granted = new Set(grants.map(({ role }) => role))
+  const left = [
+    ...(granted.has('outrider_writer') ? [] : ["outrider_writer to your application's role"]),
+    ...(granted.has('outrider_relay') ? [] : ["outrider_relay (and REPLICATION) to the relay's"]),
+  ]
+  const steps = [
+    ...(left.length > 0 ? [`grant ${left.join(', ')};`] : []),
+    '`outrider check` looks at the rest, `outrider relay` begins to publish.',
+  ]
+  return `\nNext: ${steps.join('\n      ')}`
+}

@@ -1,11 +1,9 @@
-import { createHash } from 'node:crypto'
-import { readdir, readFile } from 'node:fs/promises'
 import type pg from 'pg'
 import { Failure } from '../failure.js'
+import { type Applied, describeForeign, judgeHistory, readHistory } from './history.js'
+import { type Migration, readMigrations } from './migration.js'
 import { inTransaction, sqlState } from './transaction.js'
 
-const FOLDER = new URL('../../sql/', import.meta.url)
-const FILE_NAME = /^(\d{3})-([a-z-]+)\.sql$/
 const INBOX = 'inbox'
 
 /** How long a statement may wait for a lock: behind one that waits longer, the application's own statements queue. */
@@ -14,48 +12,31 @@ const LOCK_TIMEOUT = '5s'
 /** Two setups of one database take turns. Any constant does; this one reads `outr` in ASCII, and 1. */
 const ADVISORY_LOCK = [0x6f757472, 1]
 
-export interface Migration {
-  version: number
-  /** The file's name without its extension: `001-outbox`. */
-  name: string
-  sql: string
-  checksum: string
-}
-
-/** The migrations of this version of Outrider, in order. */
-export async function readMigrations(folder: URL = FOLDER): Promise<Migration[]> {
-  const files = (await readdir(folder)).filter((file) => FILE_NAME.test(file)).sort()
-  return Promise.all(
-    files.map(async (file) => {
-      const sql = (await readFile(new URL(file, folder), 'utf8')).replaceAll('\r\n', '\n')
-      return {
-        version: Number(file.slice(0, 3)),
-        name: file.slice(0, -'.sql'.length),
-        sql,
-        checksum: createHash('sha256').update(sql).digest('hex'),
-      }
-    }),
-  )
+export interface Migrated {
+  /** Names of what was applied. */
+  applied: string[]
+  /** Names of what a newer version has applied before; it serves this one, and was left alone. */
+  newer: string[]
 }
 
 /**
  * Brings the schema `outrider` to this version, each migration in a transaction of its own; what is there already stays.
- * `only: 'inbox'` is for a workers' database, which needs no outbox. Returns the names of what was applied.
+ * `only: 'inbox'` is for a workers' database, which needs no outbox.
  *
- * Throws a Failure, and changes nothing, when an applied migration differs from the one of this version or when the
- * database was set up by a newer one.
+ * Throws a Failure, and changes nothing, when an applied migration differs from the one of this version, or when a newer
+ * version has set up the database and what it applied does not serve this one.
  */
 export async function migrate(
   client: pg.ClientBase,
   options: { only?: 'inbox'; migrations?: Migration[] } = {},
-): Promise<{ applied: string[] }> {
+): Promise<Migrated> {
   const known = options.migrations ?? (await readMigrations())
   const wanted = options.only === INBOX ? known.filter(({ name }) => name.endsWith(`-${INBOX}`)) : known
   const applied: string[] = []
   for (const migration of wanted) {
     if (await applyOnce(client, migration, known)) applied.push(migration.name)
   }
-  return { applied }
+  return { applied, newer: judgeHistory(await historyOf(client), known).newer }
 }
 
 async function applyOnce(client: pg.ClientBase, migration: Migration, known: Migration[]): Promise<boolean> {
@@ -68,16 +49,15 @@ async function applyOnce(client: pg.ClientBase, migration: Migration, known: Mig
         set local search_path = ''`)
       await client.query('select pg_advisory_xact_lock($1, $2)', ADVISORY_LOCK)
       await client.query(BOOKKEEPING)
-      const { rows } = await client.query<AppliedRow>(
-        'select version, name, checksum from outrider.migration order by version',
-      )
-      refuseForeignHistory(rows, known)
-      if (rows.some(({ version }) => version === migration.version)) return false
+      const history = await historyOf(client)
+      refuseForeign(history, known)
+      if (history.some(({ version }) => version === migration.version)) return false
       await client.query(migration.sql)
-      await client.query('insert into outrider.migration (version, name, checksum) values ($1, $2, $3)', [
+      await client.query('insert into outrider.migration (version, name, checksum, serves) values ($1, $2, $3, $4)', [
         migration.version,
         migration.name,
         migration.checksum,
+        migration.serves,
       ])
       return true
     })
@@ -86,10 +66,12 @@ async function applyOnce(client: pg.ClientBase, migration: Migration, known: Mig
   }
 }
 
-interface AppliedRow {
-  version: number
-  name: string
-  checksum: string
+const historyOf = async (client: pg.ClientBase): Promise<Applied[]> =>
+  (await readHistory(async (sql) => (await client.query(sql)).rows)) ?? []
+
+function refuseForeign(applied: Applied[], known: Migration[]): void {
+  const { foreign } = judgeHistory(applied, known)
+  if (foreign) throw new Failure(describeForeign(foreign))
 }
 
 /** Guarded by a look, because `if not exists` asks for the privilege to create even where nothing is to be created. */
@@ -109,27 +91,17 @@ begin
     comment on column outrider.migration.checksum is 'SHA-256 of the file as it was applied.';
     revoke all on outrider.migration from public;
   end if;
+  -- It came later. The first migration is there wherever a relay runs, so this is committed before anything that takes long.
+  if not exists (
+    select from pg_catalog.pg_attribute
+    where attrelid = 'outrider.migration'::regclass and attname = 'serves' and not attisdropped
+  ) then
+    alter table outrider.migration add column serves integer;
+    comment on column outrider.migration.serves is
+      'Whoever knows the migrations up to this one can work with the schema as this row''s leaves it; null: the one before.';
+  end if;
 end
 $$`
-
-function refuseForeignHistory(applied: AppliedRow[], known: Migration[]): void {
-  for (const { version, name, checksum } of applied) {
-    const ours = known.find((migration) => migration.version === version)
-    if (!ours) {
-      throw new Failure(
-        `Expected a database that this version of Outrider knows (migrations up to ${known.at(-1)?.name}), ` +
-          `found migration ${name}. It was set up by a newer version: use that one, or a later one.`,
-      )
-    }
-    if (ours.checksum !== checksum) {
-      throw new Failure(
-        `Expected migration ${ours.name} as this version of Outrider has it (SHA-256 ${ours.checksum.slice(0, 12)}…), ` +
-          `found that ${name} was applied with another content (${checksum.slice(0, 12)}…). ` +
-          'Use the release that set up this database, or compare its sql/ folder with the schema before you go on.',
-      )
-    }
-  }
-}
 
 function explain(error: unknown, { name }: Migration): unknown {
   const message = error instanceof Error ? error.message : String(error)

@@ -34,6 +34,8 @@ export interface SetupOptions {
 export interface SetupReport {
   /** Names of the migrations that were applied. */
   migrations: string[]
+  /** Names of those that a newer version has applied; they serve this one. */
+  newer: string[]
   publication: 'created' | 'present'
   slot: 'created' | 'present'
   /** Partitioned streams that are new. */
@@ -49,7 +51,7 @@ export interface SetupReport {
  */
 export async function setUp(client: pg.ClientBase, options: SetupOptions): Promise<SetupReport> {
   await requireDecoding(client)
-  const { applied } = await migrate(client)
+  const { applied, newer } = await migrate(client)
   const stored = await storedLineage(client, options.slot)
   if (stored) await requireSame(client, stored, options)
   else await requireFreeSlot(client, options.slot)
@@ -59,7 +61,7 @@ export async function setUp(client: pg.ClientBase, options: SetupOptions): Promi
   if (options.outboxTable !== OWN_OUTBOX.table) await grantReading(client, table)
   const streams = await fixPartitions(client, options.partitions)
   const publication = await ensurePublication(client, options.publication, table)
-  const report = { migrations: applied, publication, streams }
+  const report = { migrations: applied, newer, publication, streams }
 
   if (stored?.confirmedLsn !== undefined) {
     const lineage = { ...stored, confirmedLsn: stored.confirmedLsn }

@@ -8,12 +8,13 @@ import type { Metrics, Role } from '../telemetry/metrics.js'
 import { Halt } from './halt.js'
 import { Loss } from './loss.js'
 import { ColumnMissing } from './route.js'
+import { SetupAwaited } from './schema.js'
 import { Session } from './session.js'
 
 /**
  * The roles:
  *
- * starting  connects, or will connect again soon after a fault
+ * starting  connects, or will connect again soon after a fault, or waits for `outrider setup`
  * standby   another relay is active; this one waits for its lock
  * active    holds the lock; `state` says whether events flow or what holds them up
  * halted    somebody has to act; looked at again from time to time
@@ -40,7 +41,7 @@ export class Relay {
     this.#config = config
     this.#log = log
     this.#metrics = metrics
-    metrics.watchInflight(() => this.#session?.inflight ?? { events: 0, bytes: 0 })
+    metrics.watchInflight(() => this.#session?.inflight ?? { events: 0, bytes: 0, oldestSeconds: 0 })
   }
 
   get status(): Status {
@@ -66,7 +67,7 @@ export class Relay {
         this.#metrics.errors.inc({ target: verdict.target, code: verdict.reason })
         this.#report(
           verdict.halt ? 'halted' : 'starting',
-          verdict.halt ? 'halted' : 'reconnecting',
+          verdict.halt ? 'halted' : error instanceof SetupAwaited ? 'waiting' : 'reconnecting',
           verdict.reason,
           verdict.message,
         )
@@ -118,6 +119,7 @@ export function judge(error: unknown): Verdict {
   const { message } = error as Error
   const known = { message, bug: false }
   if (error instanceof Halt) return { ...known, target: 'outrider', halt: true, reason: error.reason }
+  if (error instanceof SetupAwaited) return { ...known, target: 'outrider', halt: false, reason: error.reason }
   if (error instanceof ColumnMissing) return { ...known, target: 'postgres', halt: true, reason: 'column_missing' }
   if (error instanceof Loss) return { ...known, target: 'redis', halt: false, reason: 'redis_behind' }
   const cause = error instanceof Failure && error.cause instanceof Error ? error.cause : error

@@ -16,10 +16,10 @@ import { readBulkLimit } from '../redis/bulk-limit.js'
 import { connectRedis } from '../redis/connect.js'
 import { BarrierBroken } from '../redis/durability.js'
 import type { Logger } from '../telemetry/log.js'
-import type { Metrics } from '../telemetry/metrics.js'
+import type { Inflight, Metrics } from '../telemetry/metrics.js'
 import { VERSION } from '../version.js'
 import { Barrier } from './barrier.js'
-import { countIncidents, watchCatalog } from './catalog.js'
+import { countIncidents, measureSlot, watchCatalog } from './catalog.js'
 import { chainStart, claimHeads, type ServerWal } from './claim.js'
 import { Confirmer, type Pending } from './confirm.js'
 import { Halt } from './halt.js'
@@ -32,6 +32,7 @@ import { Progress } from './progress.js'
 import { Publisher, type PublisherOptions } from './publisher.js'
 import { Receiver } from './receiver.js'
 import { Router } from './route.js'
+import { lineageMissing, verifySchema } from './schema.js'
 
 /**
  * One run as leader: a replication connection that takes the advisory lock and then streams, so that the lock and the
@@ -141,8 +142,14 @@ export class Session {
   }
 
   /** Rows in memory: received, not yet appended. */
-  get inflight(): { events: number; bytes: number } {
-    return { events: this.#publisher?.events ?? 0, bytes: this.#publisher?.bytes ?? 0 }
+  get inflight(): Inflight {
+    const now = Date.now()
+    let oldest = now
+    for (const lane of this.#publisher?.lanes.values() ?? []) {
+      oldest = Math.min(oldest, lane.batches[0]?.committedAt ?? now)
+    }
+    const { events = 0, bytes = 0 } = this.#publisher ?? {}
+    return { events, bytes, oldestSeconds: (now - oldest) / 1000 }
   }
 
   #settled(): boolean {
@@ -184,8 +191,11 @@ export class Session {
 
   async #lead(query: Query): Promise<void> {
     const { config, metrics } = this.#options
+    // Before the lock, so that a relay which could not publish is no standby: a rollout waits for it, and the others go on.
+    await verifySchema(query, config.slot)
     await waitForLock(query, config.slot, this.#leaving.signal, () => this.#options.report('standby', 'waiting'))
     this.#leaving.signal.throwIfAborted()
+    await verifySchema(query, config.slot)
     this.#options.report('active', 'starting')
 
     const postgres = await this.#connect()
@@ -195,8 +205,10 @@ export class Session {
     const history = parseTimelineHistory(timeline, String(file?.content ?? ''))
 
     const lineage = await currentLineage(postgres, config.slot)
-    if (!lineage) throw new Halt('setup_missing', `Found no lineage for slot ${config.slot}. Run \`outrider setup\`.`)
+    if (!lineage) throw lineageMissing(config.slot)
     this.#lineage = lineage
+    // Before anything halts: while nothing is read, WAL piles up, and somebody must see it.
+    await measureSlot(postgres, lineage, metrics)
     const slot = await verifyIdentity(postgres, lineage, { systemId: String(identity?.systemid), timeline })
     await fixPartitions(postgres, partitionsOf(config.streams))
     const confirmed = parseLsn(lineage.confirmedLsn)

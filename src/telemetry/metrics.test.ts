@@ -20,7 +20,7 @@ async function scrape(metrics: ReturnType<typeof createMetrics>): Promise<Sample
 describe('metrics', () => {
   it('are named as Prometheus wants them: a prefix, base units, _total for counters', async () => {
     const metrics = createMetrics()
-    metrics.watchInflight(() => ({ events: 0, bytes: 0 }))
+    metrics.watchInflight(() => ({ events: 0, bytes: 0, oldestSeconds: 0 }))
     for (const { name, type } of await metrics.registry.getMetricsAsJSON()) {
       if (!name.startsWith('outrider_')) continue
       expect(name).toMatch(/^outrider_[a-z_]+$/)
@@ -100,23 +100,73 @@ describe('metrics', () => {
   it('ask for what is in flight when somebody looks', async () => {
     const metrics = createMetrics()
     let events = 1
-    metrics.watchInflight(() => ({ events, bytes: events * 100 }))
-    expect(await scrape(metrics)).toMatchObject({ outrider_inflight_events: 1, outrider_inflight_bytes: 100 })
+    metrics.watchInflight(() => ({ events, bytes: events * 100, oldestSeconds: 0.5 }))
+    expect(await scrape(metrics)).toMatchObject({
+      outrider_inflight_events: 1,
+      outrider_inflight_bytes: 100,
+      outrider_inflight_oldest_seconds: 0.5,
+    })
     events = 2
     expect(await scrape(metrics)).toMatchObject({ outrider_inflight_events: 2, outrider_inflight_bytes: 200 })
-    metrics.watchInflight(() => ({ events: 9, bytes: 9 }))
+    metrics.watchInflight(() => ({ events: 9, bytes: 9, oldestSeconds: 0 }))
     expect(await scrape(metrics)).toMatchObject({ outrider_inflight_events: 9 })
   })
 
   it('tell about the slot', async () => {
     const metrics = createMetrics()
-    metrics.slot({ retainedBytes: 10, lagBytes: 5, safeBytes: 100 })
+    const sizes = { retainedBytes: 10, lagBytes: 5, safeBytes: 100 }
+    metrics.slot({ ...sizes, walStatus: 'reserved' })
     expect(await scrape(metrics)).toMatchObject({
       outrider_slot_retained_wal_bytes: 10,
       outrider_slot_lag_bytes: 5,
       outrider_slot_safe_wal_bytes: 100,
+      'outrider_slot_wal_status{status="reserved"}': 1,
     })
-    metrics.slot({ retainedBytes: 10, lagBytes: 5, safeBytes: undefined })
-    expect((await scrape(metrics)).outrider_slot_safe_wal_bytes).toBe(Number.POSITIVE_INFINITY)
+    metrics.slot({ ...sizes, safeBytes: undefined, walStatus: 'unreserved' })
+    expect(await scrape(metrics)).toMatchObject({
+      outrider_slot_safe_wal_bytes: Number.POSITIVE_INFINITY,
+      'outrider_slot_wal_status{status="reserved"}': 0,
+      'outrider_slot_wal_status{status="unreserved"}': 1,
+    })
+  })
+
+  it('say nothing of what is not known: a 0 would be an alarm, or hide one', async () => {
+    const metrics = createMetrics()
+    const known = async () =>
+      Object.entries(await scrape(metrics))
+        .filter(
+          ([name, value]) =>
+            /slot|confirmed|durability_level|incidents/.test(name) && (value > 0 || !name.includes('{')),
+        )
+        .map(([name]) => name)
+    expect(await known()).toEqual([])
+    const see = () => {
+      metrics.slot({ retainedBytes: 10, lagBytes: 5, safeBytes: 100, walStatus: 'reserved' })
+      metrics.setDurability('fsync')
+      metrics.setOpenIncidents(new Map([['rejected', 1]]))
+    }
+    const seen = [
+      'outrider_slot_retained_wal_bytes',
+      'outrider_slot_lag_bytes',
+      'outrider_slot_safe_wal_bytes',
+      'outrider_slot_wal_status{status="reserved"}',
+      'outrider_open_incidents{kind="rejected"}',
+      'outrider_durability_level{level="fsync"}',
+    ]
+    for (const [role, state] of [
+      ['standby', 'waiting'],
+      ['starting', 'reconnecting'],
+    ] as const) {
+      metrics.setRole('active', 'streaming')
+      see()
+      expect(await known()).toEqual(seen)
+      metrics.setRole('halted', 'halted', 'stream_behind')
+      expect(await known()).toEqual(seen)
+      metrics.setRole(role, state)
+      expect(await known()).toEqual([])
+    }
+    metrics.slot(undefined)
+    metrics.confirmed(1_700_000_000)
+    expect(await scrape(metrics)).toMatchObject({ outrider_last_confirmed_timestamp_seconds: 1_700_000_000 })
   })
 })

@@ -9,6 +9,16 @@ interface SlotSizes {
   lagBytes: number
   /** Undefined where nothing bounds what the slot may hold back. */
   safeBytes: number | undefined
+  /** `reserved`, `extended`, `unreserved` or `lost`. */
+  walStatus: string | null
+}
+
+/** Rows received and not yet appended. */
+export interface Inflight {
+  events: number
+  bytes: number
+  /** Since the oldest of them was committed; 0 without one. */
+  oldestSeconds: number
 }
 
 export type Metrics = ReturnType<typeof createMetrics>
@@ -52,12 +62,28 @@ export function createMetrics() {
     'slot_safe_wal_bytes',
     'WAL that can still be written before the slot may be lost; +Inf where nothing bounds it',
   )
+  const setWalStatus = oneHot(
+    gauge('slot_wal_status', 'What Postgres says of the WAL that the slot needs, as 1', ['status']),
+    'status',
+  )
   const openIncidents = gauge('open_incidents', 'Incidents that wait for somebody', ['kind'])
   const streamLabel = bounded(MOST_STREAMS)
   const setDurability = oneHot(
     gauge('durability_level', 'The level that positions are confirmed at, as 1', ['level']),
     'level',
   )
+  const roles = roleMetrics(
+    registry,
+    gauge('role', 'The role of this process, as 1', ['role']),
+    gauge('state', 'Its state, as 1', ['state']),
+  )
+  /** A standby that kept what it saw while it was active would tell yesterday's news, and a 0 would be a lie. */
+  const forgetSlot = () => {
+    for (const size of [retained, lag, safe]) size.remove()
+    setWalStatus(undefined)
+  }
+  lastConfirmed.remove()
+  forgetSlot()
 
   return {
     registry,
@@ -79,7 +105,13 @@ export function createMetrics() {
     confirmed: (timestamp: number): void => lastConfirmed.set(timestamp),
     setDurability,
     durabilityWait: histogram('durability_wait_seconds', 'Time that the durability barrier took', LATENCY),
-    slot(sizes: SlotSizes): void {
+    /** Undefined: there is none. */
+    slot(sizes: SlotSizes | undefined): void {
+      if (sizes === undefined) {
+        forgetSlot()
+        return
+      }
+      setWalStatus(sizes.walStatus ?? undefined)
       retained.set(sizes.retainedBytes)
       lag.set(sizes.lagBytes)
       safe.set(sizes.safeBytes ?? Number.POSITIVE_INFINITY)
@@ -92,16 +124,25 @@ export function createMetrics() {
       openIncidents.reset()
       for (const kind of ['gap', 'foreign', 'rejected', 'operator']) openIncidents.set({ kind }, counts.get(kind) ?? 0)
     },
-    /** Both gauges ask `read` when somebody looks. */
-    watchInflight(read: () => { events: number; bytes: number }): void {
+    /** The gauges ask `read` when somebody looks. */
+    watchInflight(read: () => Inflight): void {
       asked(registry, 'outrider_inflight_events', 'Events received and not yet appended', () => read().events)
       asked(registry, 'outrider_inflight_bytes', 'Bytes of events held in memory', () => read().bytes)
+      asked(
+        registry,
+        'outrider_inflight_oldest_seconds',
+        'Time since the commit of the oldest of them, by the two clocks',
+        () => read().oldestSeconds,
+      )
     },
-    setRole: roleMetrics(
-      registry,
-      gauge('role', 'The role of this process, as 1', ['role']),
-      gauge('state', 'Its state, as 1', ['state']),
-    ),
+    setRole(role: Role, state: string, reason?: string): void {
+      if (role === 'starting' || role === 'standby') {
+        forgetSlot()
+        setDurability(undefined)
+        openIncidents.reset()
+      }
+      roles(role, state, reason)
+    },
   }
 }
 
@@ -167,13 +208,13 @@ function asked(registry: Registry, name: string, help: string, read: () => numbe
   })
 }
 
-/** Sets one label value to 1 and the one before it to 0. */
-function oneHot<L extends string>(gauge: Gauge<L>, label: L): (value: string) => void {
+/** Sets one label value to 1 and the one before it to 0; undefined: none is known. */
+function oneHot<L extends string>(gauge: Gauge<L>, label: L): (value: string | undefined) => void {
   let current: string | undefined
   return (value) => {
     if (value === current) return
     if (current !== undefined) gauge.set({ [label]: current } as Record<L, string>, 0)
-    gauge.set({ [label]: value } as Record<L, string>, 1)
+    if (value !== undefined) gauge.set({ [label]: value } as Record<L, string>, 1)
     current = value
   }
 }

@@ -6,7 +6,7 @@ import { unwatch, watch } from '../services/guard.js'
 import { freePort } from '../services/index.js'
 import { until } from '../services/until.js'
 
-const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
+const built = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 
 export interface LogLine {
   level: string
@@ -39,7 +39,8 @@ export class RelayProcess {
     })
   }
 
-  static async start(env: Record<string, string>): Promise<RelayProcess> {
+  /** `main`: the command, where it is not this tree's. */
+  static async start(env: Record<string, string>, main = built): Promise<RelayProcess> {
     const port = await freePort()
     const { PATH = '', HOME = '' } = process.env
     const child = spawn(process.execPath, ['--enable-source-maps', main, 'relay'], {

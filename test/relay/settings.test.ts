@@ -98,7 +98,7 @@ test.concurrent('started before setup, or after an interrupted one, the relay sa
   await s.postgres.query('select pg_drop_replication_slot($1)', [s.slot])
   await s.postgres.query('update outrider.lineage set confirmed_lsn = null')
   const next = await s.relay()
-  await expectWaiting(next, 'setup_differs', /Run `outrider setup` again/)
+  await expectWaiting(next, 'setup_interrupted', /Run `outrider setup`/)
   await setUpAgain(s)
   await next.streaming()
   await expectFlow(s)
@@ -120,7 +120,7 @@ test.concurrent('wal_level = replica: the relay says what is missing, stays aliv
   await server.stop()
   await server.start({ wal_level: 'replica' })
   const relay = await s.relay()
-  await expectWaiting(relay, 'setup_differs', /outrider setup/)
+  await expectWaiting(relay, 'setup_interrupted', /outrider setup/)
   const client = await database.connect()
   onTestFinished(() => client.end().catch(() => {}))
   const options = { slot: s.slot, publication: 'outrider', source: undefined, outboxTable: 'outrider.outbox' }

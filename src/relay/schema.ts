@@ -1,0 +1,45 @@
+import { describeForeign, judgeHistory, readHistory } from '../postgres/history.js'
+import { readMigrations } from '../postgres/migration.js'
+import { Halt } from './halt.js'
+import type { Query } from './lock.js'
+
+/** As this process was started with; its folder may be another version's by now. */
+const KNOWN = await readMigrations()
+
+/** `outrider setup` has not run, or not to its end: the relay waits for it, and nobody has to tell it. */
+export class SetupAwaited extends Error {
+  override name = 'SetupAwaited'
+  constructor(
+    readonly reason: 'setup_missing' | 'setup_outdated' | 'setup_interrupted',
+    found: string,
+  ) {
+    super(`Expected a database that \`outrider setup\` of this version has been through, found ${found}. ${ADVICE}`)
+  }
+}
+
+const ADVICE = 'Run `outrider setup`, or let it end: the relay waits, and goes on by itself.'
+
+export const lineageMissing = (slot: string): SetupAwaited =>
+  new SetupAwaited('setup_missing', `no lineage for slot ${slot}`)
+
+/** Can this version publish from this database? Looks at nothing that an older or a newer schema might lack. */
+export async function verifySchema(query: Query, slot: string): Promise<void> {
+  const missing = await verifyServed(query)
+  if (!missing) throw new SetupAwaited('setup_missing', 'no schema outrider')
+  if (missing.length > 0) throw new SetupAwaited('setup_outdated', `that it lacks ${missing.join(', ')}`)
+  // A slot's name holds nothing but letters, digits and underscores.
+  const [lineage] = await query(
+    `select confirmed_lsn is not null as complete from outrider.lineage where slot = '${slot}' and retired_at is null`,
+  )
+  if (!lineage) throw lineageMissing(slot)
+  if (!lineage.complete) throw new SetupAwaited('setup_interrupted', `that slot ${slot} is not recorded yet`)
+}
+
+/** Throws a Halt where a newer version has gone too far; what this version's setup has still to apply, if there is a schema. */
+export async function verifyServed(query: Query): Promise<string[] | undefined> {
+  const applied = await readHistory(query)
+  if (!applied) return undefined
+  const { foreign, missing } = judgeHistory(applied, KNOWN)
+  if (foreign) throw new Halt('schema_foreign', `${describeForeign(foreign)} Nothing is published meanwhile.`)
+  return missing
+}

@@ -1,0 +1,262 @@
+import { expect, onTestFinished } from 'vitest'
+import { readMigrations } from '../../src/postgres/migration.js'
+import { freshRedis, until } from '../services/index.js'
+import { test } from './fixture.js'
+import { RelayProcess } from './relay-process.js'
+import { Release } from './release.js'
+import type { Scenario } from './scenario.js'
+import { Traffic } from './traffic.js'
+
+const known = await readMigrations()
+const newest = known.at(-1)!
+const number = (ahead: number) => String(newest.version + ahead).padStart(3, '0')
+const FIRST = `${number(1)}-next`
+const SECOND = `${number(2)}-later`
+
+/** What may change from one version to the next: columns and tables are added, a function is replaced by one that does more. */
+const NEXT = {
+  [`${FIRST}.sql`]: `
+    alter table outrider.outbox add column region text;
+    alter table outrider.lineage add column note text;
+    create table outrider.next (id uuid primary key);
+    grant select, insert on outrider.next to outrider_relay, outrider_consumer;
+    create or replace function outrider.accept(consumer_group text, source text, id text) returns boolean
+    language plpgsql volatile security invoker set lock_timeout = '5s'
+    as $$
+    begin
+      insert into outrider.inbox (consumer_group, source, id) values (accept.consumer_group, accept.source, accept.id)
+      on conflict do nothing;
+      if found then
+        insert into outrider.next (id) values (gen_random_uuid());
+        return true;
+      end if;
+      return false;
+    end
+    $$;`,
+  [`${SECOND}.sql`]: `-- serves: ${number(0)}
+    alter table outrider.inbox add column note text default 'next';`,
+}
+
+async function release(...args: Parameters<typeof Release.make>): Promise<Release> {
+  const made = await Release.make(...args)
+  onTestFinished(() => made.remove())
+  return made
+}
+
+async function relayOf(made: Release, s: Scenario): Promise<RelayProcess> {
+  const relay = await RelayProcess.start(s.env, made.main)
+  onTestFinished(() => (relay.isRunning ? relay.kill() : undefined))
+  return relay
+}
+
+/** Commands run as the owner of the database. */
+const ownerOf = (s: Scenario) => ({ ...s.env, OUTRIDER_POSTGRES_URL: s.database.url })
+
+async function workerOf(made: Release, config: Parameters<Release['worker']>[0]) {
+  const worker = made.worker(config)
+  onTestFinished(() => worker.kill())
+  await worker.started()
+  return worker
+}
+
+/** As a Deployment with two replicas and maxSurge 1 does: the next one is ready before one goes. */
+async function roll(relays: RelayProcess[], made: Release, s: Scenario, traffic: Traffic): Promise<RelayProcess[]> {
+  const next: RelayProcess[] = []
+  for (const old of relays) {
+    const relay = await relayOf(made, s)
+    await until(async () => (await relay.status())?.code === 200, { timeout: 20_000, message: () => relay.tail() })
+    next.push(relay)
+    await traffic.more(100)
+    expect(await old.stop(), old.tail()).toBe(0)
+  }
+  return next
+}
+
+/** Which version publishes. */
+async function activeVersion(s: Scenario): Promise<string> {
+  const { rows } = await s.postgres.query('select version from outrider.session order by started_at desc limit 1')
+  return rows[0].version
+}
+
+test('from one version to the next and back under load: every event once, in order, and its effect once; writers never wait longer than setup may', {
+  timeout: 240_000,
+}, async ({ scenario }) => {
+  const server = await freshRedis()
+  const s = await scenario({ redis: server })
+  const [n, next] = [await release('1.0.0'), await release('1.1.0', NEXT)]
+  await s.postgres.query('create table effect (event uuid, release text)')
+  let relays = [await relayOf(n, s), await relayOf(n, s)]
+  const traffic = await Traffic.start(s, { every: 80 })
+  const settings = { redis: server.url, postgres: s.database.url, streams: traffic.streams }
+  let worker = await workerOf(n, { ...settings, release: 'n' })
+  await traffic.more(200)
+
+  // Setup first. Behind a long transaction it gives up, so that nobody queues behind it for longer; then it is run again.
+  let longest = 0
+  const settingUp = new AbortController()
+  const inserting = (async () => {
+    while (!settingUp.signal.aborted) {
+      const began = performance.now()
+      await s.insert('others')
+      longest = Math.max(longest, performance.now() - began)
+    }
+  })()
+  const reader = await s.database.connect()
+  await reader.query('begin; lock table outrider.outbox in access share mode')
+  expect(await next.run(['setup'], ownerOf(s))).toMatchObject({
+    code: 1,
+    text: expect.stringContaining(`Migration ${FIRST} waited 5s for a lock and gave up`),
+  })
+  await reader.end()
+  expect(await next.run(['setup'], ownerOf(s))).toMatchObject({
+    code: 0,
+    text: expect.stringContaining(`created  schema outrider (${FIRST}, ${SECOND})`),
+  })
+  settingUp.abort()
+  await inserting
+  expect(longest).toBeGreaterThan(4_000)
+  expect(longest).toBeLessThan(9_000)
+
+  // The old relays run on the new schema, as they did.
+  await traffic.more(300)
+  for (const relay of relays) {
+    expect(relay.logs.filter(({ level }) => level === 'error' || level === 'warn')).toEqual([])
+    expect((await relay.status())?.code).toBe(200)
+  }
+  expect((await s.postgres.query('select from outrider.session')).rowCount).toBe(1)
+  // So does the old worker, also when it starts anew, and beside a new one.
+  const oldWorker = worker
+  worker = await workerOf(next, { ...settings, release: 'next' })
+  await traffic.more(100)
+  expect(await oldWorker.stop()).toBe(0)
+
+  relays = await roll(relays, next, s, traffic)
+  await traffic.more(200)
+  expect(await activeVersion(s)).toBe('1.1.0')
+
+  // And back: the schema stays.
+  const rows = async () => (await s.postgres.query('select * from outrider.migration order by version')).rows
+  const before = await rows()
+  expect(await n.run(['setup'], ownerOf(s))).toMatchObject({
+    code: 0,
+    text: expect.stringContaining(`it is newer (${FIRST}, ${SECOND}) and serves this version, so it stays as it is`),
+  })
+  expect(await rows()).toEqual(before)
+  const check = await n.run(['check', '--json'], s.env)
+  expect(JSON.parse(check.text).findings).toContainEqual(
+    expect.objectContaining({ id: 'schema-newer', level: 'info', is: expect.stringContaining(SECOND) }),
+  )
+  expect(JSON.parse(check.text).findings.filter(({ level }: { level: string }) => level === 'blocker')).toEqual([])
+  relays = await roll(relays, n, s, traffic)
+  const newWorker = worker
+  worker = await workerOf(n, { ...settings, release: 'n again' })
+  await traffic.more(200)
+  expect(await newWorker.stop()).toBe(0)
+  await traffic.more(200)
+  expect(await activeVersion(s)).toBe('1.0.0')
+
+  const truth = await traffic.finish()
+  const effects = () =>
+    s.postgres.query('select count(*)::int as done, count(distinct event)::int as events from effect')
+  await until(async () => (await effects()).rows[0].events >= truth.length, {
+    timeout: 30_000,
+    message: 'every effect',
+  })
+  expect(await worker.stop()).toBe(0)
+  expect((await effects()).rows[0]).toEqual({ done: truth.length, events: truth.length })
+  for (const stream of traffic.streams) expect((await s.redis.xpending(stream, 'billing'))[0]).toBe(0)
+  const { rows: releases } = await s.postgres.query('select release from effect group by 1 order by 1')
+  expect(releases).toEqual([{ release: 'n' }, { release: 'n again' }, { release: 'next' }])
+  expect((await s.postgres.query('select from outrider.incident')).rowCount).toBe(0)
+})
+
+test('a relay one migration behind the schema runs; two behind, it is refused in the same words as setup and check, and publishes nothing', async ({
+  scenario,
+}) => {
+  const s = await scenario()
+  const behind = await release('0.9.0', { [`${newest.name}.sql`]: undefined })
+  const relay = await relayOf(behind, s)
+  await relay.streaming()
+
+  // Under its feet the schema goes on, and what is committed from then on is for others.
+  const next = await release('1.1.0', NEXT)
+  expect((await next.run(['setup'], ownerOf(s))).code).toBe(0)
+  await relay.is({ role: 'halted', reason: 'schema_foreign' })
+  const id = await s.insert('orders')
+  const late = await relayOf(behind, s)
+  await late.is({ role: 'halted', reason: 'schema_foreign' })
+
+  const found = `found migration ${FIRST}, which serves only versions that know ${newest.name}.`
+  const advice = `use that one, or any that knows ${newest.name}.`
+  for (const each of [relay, late]) {
+    const status = await each.status()
+    expect(status).toMatchObject({ code: 503, message: expect.stringContaining(found) })
+    expect(status?.message).toContain(advice)
+  }
+  const setup = await behind.run(['setup'], ownerOf(s))
+  expect(setup).toMatchObject({ code: 1, text: expect.stringContaining(found) })
+  expect(setup.text).toContain(advice)
+  const check = await behind.run(['check', '--json'], s.env)
+  expect(check.code).toBe(4)
+  expect(JSON.parse(check.text).findings).toContainEqual(
+    expect.objectContaining({
+      id: 'schema-foreign',
+      level: 'blocker',
+      is: `migration ${FIRST}, which serves only versions that know ${newest.name}`,
+    }),
+  )
+  expect(await s.ids('orders')).toEqual([])
+
+  // It holds no lock: a version that knows the schema does what is left.
+  const right = await relayOf(next, s)
+  await right.streaming()
+  await until(async () => (await s.ids('orders')).includes(id))
+  expect(await s.ids('orders')).toEqual([id])
+})
+
+test('a relay whose setup has not run yet is no standby: it waits, leaves the lock to older ones, and goes on by itself', async ({
+  scenario,
+}) => {
+  const s = await scenario()
+  const old = await s.relay()
+  await old.streaming()
+  const next = await release('1.1.0', NEXT)
+  const early = await relayOf(next, s)
+  const waiting = { role: 'starting', state: 'waiting', reason: 'setup_outdated' }
+  await early.is(waiting)
+  expect(await early.status()).toMatchObject({
+    code: 503,
+    message:
+      'Expected a database that `outrider setup` of this version has been through, ' +
+      `found that it lacks ${FIRST}, ${SECOND}. Run \`outrider setup\`, or let it end: the relay waits, and goes on by itself.`,
+  })
+  expect(await old.status()).toMatchObject({ code: 200, role: 'active', state: 'streaming' })
+
+  // The lock is free, and it still waits; an older one may have it.
+  await old.stop()
+  const id = await s.insert('orders')
+  const another = await s.relay()
+  await another.streaming()
+  await until(async () => (await s.ids('orders')).includes(id))
+  await early.is(waiting)
+
+  expect((await next.run(['setup'], ownerOf(s))).code).toBe(0)
+  await early.is({ role: 'standby' })
+  await another.stop()
+  await early.streaming()
+  expect(early.logs.filter(({ level }) => level === 'error')).toEqual([])
+})
+
+test('a standby looks again when it has the lock: setup may have gone on meanwhile', async ({ scenario }) => {
+  const s = await scenario()
+  const active = await s.relay()
+  await active.streaming()
+  const behind = await release('0.9.0', { [`${newest.name}.sql`]: undefined })
+  const standby = await relayOf(behind, s)
+  await standby.is({ role: 'standby' })
+  const next = await release('1.1.0', NEXT)
+  expect((await next.run(['setup'], ownerOf(s))).code).toBe(0)
+  await active.stop()
+  await standby.is({ role: 'halted', reason: 'schema_foreign' })
+  expect((await s.postgres.query('select from outrider.session')).rowCount).toBe(1)
+})
