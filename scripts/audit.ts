@@ -1,0 +1,59 @@
+import { spawnSync } from 'node:child_process'
+import { pathToFileURL } from 'node:url'
+
+// `npm run audit`: known weaknesses of what is installed in production, from high on. A registry that has no list of them
+// (many mirrors have none) is no reason to stop: that is said, and whoever builds a release looks elsewhere.
+
+export interface Verdict {
+  code: 0 | 1
+  text: string
+}
+
+/** What `npm audit --json` has printed, judged. Pure. */
+export function judgeAudit(output: string): Verdict {
+  let report: Report
+  try {
+    report = JSON.parse(output) as Report
+  } catch {
+    return { code: 1, text: `Expected JSON from npm audit, found: ${output.slice(0, 500) || 'nothing'}` }
+  }
+  if (report.statusCode !== undefined && NO_LIST.has(report.statusCode)) {
+    return {
+      code: 0,
+      text: `SKIPPED: the registry offers no audit (it answered ${report.statusCode}). Audit against one that does.`,
+    }
+  }
+  if (!report.vulnerabilities) {
+    const said = report.message ?? report.error?.summary ?? 'nothing that is known'
+    return { code: 1, text: `npm audit could not be done: ${said}. Check the registry and the network, and try again.` }
+  }
+  const found = Object.values(report.vulnerabilities).filter(
+    ({ severity }) => severity === 'high' || severity === 'critical',
+  )
+  const lines = found.map(({ name, severity, range, fixAvailable }) => {
+    return `${severity}: ${name} ${range}. ${fixAvailable ? 'npm audit fix' : 'No fix is known: find another package.'}`
+  })
+  if (lines.length > 0) return { code: 1, text: lines.join('\n') }
+  return { code: 0, text: 'No weakness from high on is known in production dependencies.' }
+}
+
+interface Report {
+  statusCode?: number
+  message?: string
+  error?: { summary?: string }
+  vulnerabilities?: Record<string, { name: string; severity: string; range: string; fixAvailable: unknown }>
+}
+
+/** Not found, not allowed as a method, not implemented: there is no such thing here. */
+const NO_LIST = new Set([404, 405, 501])
+
+function main(): void {
+  const { stdout, error } = spawnSync('npm', ['audit', '--omit=dev', '--json'], { encoding: 'utf8' })
+  if (error) throw error
+  const { code, text } = judgeAudit(stdout)
+  const print = code === 0 ? console.log : console.error
+  print(text)
+  process.exitCode = code
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) main()

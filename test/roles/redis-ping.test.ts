@@ -1,0 +1,55 @@
+import { expect, onTestFinished, test, vi } from 'vitest'
+import { ping } from '../../src/cli/ping.js'
+import { endOf } from '../../src/redis/arrival.js'
+import { runCommand } from '../command.js'
+import { createScenario } from '../relay/scenario.js'
+import { expectRefused, granted, startGuarded, VERSIONS } from './acl.js'
+
+// Servers of three versions may have to be fetched first.
+vi.setConfig({ testTimeout: 180_000 })
+
+test.for(VERSIONS)(
+  "a ping goes round under its line and the relay's, and may do no more: %s",
+  async (version, { skip }) => {
+    const guarded = await startGuarded({ skip }, version, ['relay', 'ping'])
+    const { server } = guarded
+    const redis = { url: guarded.url('relay'), client: server.client.bind(server), remove: async () => {} }
+    const s = await createScenario({ redis })
+    onTestFinished(() => s.close())
+    const relay = await s.relay({ OUTRIDER_DURABILITY: 'memory' })
+    await relay.streaming()
+    const writer = `writer_${s.database.name}`
+    await s.postgres.query(`create role ${writer} login in role outrider_writer`)
+    try {
+      await guarded.forget()
+      const config = { redis: { url: guarded.url('ping'), connectTimeout: 5_000 } }
+      const { code } = await runCommand(ping, s.database.urlAs({ user: writer }), { config })
+      expect(code).toBe(0)
+      expect(await guarded.refused()).toEqual([])
+      expect(await guarded.called()).toEqual(expect.arrayContaining(granted('ping').filter((name) => name !== 'ping')))
+    } finally {
+      await s.postgres.query(`drop role ${writer}`)
+    }
+    const client = guarded.as('ping')
+    expect(await endOf(client, 'ping')).not.toBe('0-0')
+    await expectRefused(client, [
+      ...[
+        'XADD ping * a b',
+        'XDEL ping 1-1',
+        'DEL ping',
+        'XTRIM ping MAXLEN 0',
+        'XRANGE orders - +',
+        'XINFO STREAM orders',
+      ],
+      ...[
+        'GET ping',
+        'SET outrider:{ping}:partitions 2',
+        'HGETALL outrider:{ping}:head:x',
+        'SCRIPT LOAD return',
+        'KEYS *',
+        'INFO',
+        'FLUSHALL',
+      ],
+    ])
+  },
+)
