@@ -111,17 +111,22 @@ const tls = z.strictObject({
 const stream = z.strictObject({
   partitions: integer(1, 1024, 'a number of partitions').optional(),
   retention: duration('3650d').optional(),
-  groups: setting('a list of names of consumer groups', (value) =>
-    Array.isArray(value) && value.every((name): name is string => typeof name === 'string' && name !== '')
-      ? value
-      : undefined,
+  groups: setting(
+    'a list of names of consumer groups',
+    (value) =>
+      Array.isArray(value) && value.every((name): name is string => typeof name === 'string' && name !== '')
+        ? value
+        : undefined,
+    { type: 'array', items: { type: 'string' } },
   ).optional(),
 })
 
 const outbox = z.strictObject({
   table: matching(/^[^.\s"]{1,63}\.[^.\s"]{1,63}$/, 'a table with its schema: schema.table'),
-  stream: setting('a template for the name of the stream, such as {stream} or orders.{aggregatetype}', (value) =>
-    typeof value === 'string' && STREAM_NAME.test(value.replace(/\{[^{}\s]+\}/g, 'x')) ? value : undefined,
+  stream: setting(
+    'a template for the name of the stream, such as {stream} or orders.{aggregatetype}',
+    (value) => (typeof value === 'string' && STREAM_NAME.test(value.replace(/\{[^{}\s]+\}/g, 'x')) ? value : undefined),
+    { type: 'string' },
   ),
   columns: z.strictObject({
     id: column(),

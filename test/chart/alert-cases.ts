@@ -1,0 +1,248 @@
+import {
+  AFTER,
+  active,
+  always,
+  BEFORE,
+  GIB,
+  gone,
+  LATENCY,
+  ONSET,
+  ORDERS,
+  of,
+  PLACED,
+  standby,
+  turning,
+  UNBOUNDED,
+  worker,
+} from './alert-health.js'
+
+/** What each alert is for: from `ONSET` on something is wrong, and at `END` it fires. */
+export interface AlertCase {
+  alert: string
+  what: string
+  /** What differs from health; undefined: the series is not there. */
+  wrong: Record<string, string | undefined>
+  /** Others that rightly fire with it. */
+  also?: string[]
+}
+
+export const CASES: AlertCase[] = [
+  {
+    alert: 'OutriderRelayDown',
+    what: 'no relay can be scraped',
+    wrong: { ...gone('shop-outrider'), [active('up')]: turning(1, 0), [standby('up')]: turning(1, 0) },
+    also: ['OutriderNoActiveRelay'],
+  },
+  {
+    alert: 'OutriderNoActiveRelay',
+    what: 'both stand by',
+    wrong: {
+      [active('outrider_role', 'role="active"')]: turning(1, 0),
+      [active('outrider_role', 'role="standby"')]: turning(0, 1),
+    },
+  },
+  {
+    alert: 'OutriderSeveralActiveRelays',
+    what: 'two are active',
+    wrong: {
+      [standby('outrider_role', 'role="standby"')]: turning(1, 0),
+      [standby('outrider_role', 'role="active"')]: turning('_', 1),
+      [standby('outrider_slot_retained_wal_bytes')]: turning('_', 1),
+    },
+  },
+  { alert: 'OutriderStandbyMissing', what: 'the standby is gone', wrong: gone('pod="b"') },
+  {
+    alert: 'OutriderHalted',
+    what: 'both are halted, and take turns in looking again',
+    wrong: {
+      [active('outrider_role', 'role="active"')]: turning(1, 0),
+      [active('outrider_role', 'role="halted"')]: `_x${BEFORE} ${'1 0 '.repeat(AFTER / 2)}`,
+    },
+    also: ['OutriderNoActiveRelay', 'OutriderStandbyMissing'],
+  },
+  {
+    alert: 'OutriderIncidentOpen',
+    what: 'a gap was found',
+    wrong: { [active('outrider_open_incidents', 'kind="gap"')]: turning(0, 1) },
+  },
+  {
+    alert: 'OutriderIncidentOpen',
+    what: 'the database is a copy',
+    wrong: { [active('outrider_open_incidents', 'kind="foreign"')]: turning(0, 1) },
+  },
+  {
+    alert: 'OutriderEventsRejected',
+    what: 'a row could not be published',
+    wrong: { [active('outrider_open_incidents', 'kind="rejected"')]: turning(0, 1) },
+  },
+  {
+    alert: 'OutriderPossiblePhantoms',
+    what: 'Postgres failed over and lost transactions',
+    wrong: { [active('outrider_open_incidents', 'kind="operator"')]: turning(0, 1) },
+  },
+  {
+    alert: 'OutriderBlocked',
+    what: 'Redis is full, which it never was before',
+    wrong: { [active('outrider_blocked_seconds_total', 'reason="redis_oom"')]: turning('_', '0+60') },
+  },
+  {
+    alert: 'OutriderEventsLate',
+    what: 'one in a hundred takes a minute',
+    wrong: { [LATENCY('0.1')]: turning('0+100', `${100 * BEFORE}+90`) },
+  },
+  {
+    alert: 'OutriderEventsLate',
+    what: 'what is in flight is a minute old',
+    wrong: { [active('outrider_inflight_oldest_seconds')]: turning(0, 60) },
+  },
+  {
+    alert: 'OutriderEventsVeryLate',
+    what: 'an event waits',
+    wrong: { [active('outrider_inflight_oldest_seconds')]: turning(0, '0+60') },
+    also: ['OutriderEventsLate'],
+  },
+  {
+    alert: 'OutriderNotConfirming',
+    what: 'events come and none is confirmed',
+    wrong: { [active('outrider_last_confirmed_timestamp_seconds')]: turning('0+60', ONSET * 60) },
+  },
+  {
+    alert: 'OutriderNotConfirming',
+    what: 'nothing comes any more, but what came is not confirmed',
+    wrong: {
+      [active('outrider_events_received_total')]: always(5),
+      [active('outrider_last_confirmed_timestamp_seconds')]: turning('0+60', ONSET * 60),
+      [active('outrider_slot_lag_bytes')]: turning(1e5, 3e7),
+    },
+  },
+  {
+    alert: 'OutriderReconnecting',
+    what: 'the connection to Redis breaks every two minutes',
+    wrong: { [active('outrider_epochs_total')]: turning(1, '1+0.5') },
+  },
+  {
+    alert: 'OutriderDurabilityLowered',
+    what: 'auto went from fsync to memory',
+    wrong: {
+      [active('outrider_durability_level', 'level="fsync"')]: turning(1, 0),
+      [active('outrider_durability_level', 'level="memory"')]: turning(0, 1),
+    },
+  },
+  {
+    alert: 'OutriderSlotWalHigh',
+    what: 'a third of the limit is held back',
+    wrong: {
+      [active('outrider_slot_retained_wal_bytes')]: turning(16e6, 3 * GIB),
+      [active('outrider_slot_safe_wal_bytes')]: turning(10 * GIB, 7 * GIB),
+    },
+  },
+  {
+    alert: 'OutriderSlotWalHigh',
+    what: 'there is no limit, and 2 GiB are held back',
+    wrong: {
+      [active('outrider_slot_retained_wal_bytes')]: turning(16e6, 2 * GIB),
+      [active('outrider_slot_safe_wal_bytes')]: UNBOUNDED,
+    },
+  },
+  {
+    alert: 'OutriderSlotWalCritical',
+    what: 'most of the limit is held back',
+    wrong: {
+      [active('outrider_slot_retained_wal_bytes')]: turning(16e6, 6 * GIB),
+      [active('outrider_slot_safe_wal_bytes')]: turning(10 * GIB, 4 * GIB),
+    },
+    also: ['OutriderSlotWalHigh'],
+  },
+  {
+    alert: 'OutriderSlotWalCritical',
+    what: 'there is no limit, and 6 GiB are held back',
+    wrong: {
+      [active('outrider_slot_retained_wal_bytes')]: turning(16e6, 6 * GIB),
+      [active('outrider_slot_safe_wal_bytes')]: UNBOUNDED,
+    },
+    also: ['OutriderSlotWalHigh'],
+  },
+  {
+    alert: 'OutriderSlotWalFillsUp',
+    what: 'it grows by 3 GiB an hour, of 10',
+    wrong: {
+      [active('outrider_slot_retained_wal_bytes')]: turning(16e6, `16000000+${0.05 * GIB}`),
+      [active('outrider_slot_safe_wal_bytes')]: turning(10 * GIB, `${10 * GIB}-${0.05 * GIB}`),
+    },
+  },
+  {
+    alert: 'OutriderSlotAtRisk',
+    what: 'Postgres may remove what the slot needs',
+    wrong: {
+      [active('outrider_slot_wal_status', 'status="reserved"')]: turning(1, 0),
+      [active('outrider_slot_wal_status', 'status="unreserved"')]: turning('_', 1),
+    },
+  },
+  {
+    alert: 'OutriderSlotUnknown',
+    what: 'the active relay says nothing of its slot',
+    wrong: gone('outrider_slot'),
+  },
+  { alert: 'OutriderConsumerGone', what: 'the last worker was removed', wrong: gone('job="billing"') },
+  {
+    alert: 'OutriderConsumerStuck',
+    what: 'entries wait and nothing runs',
+    wrong: {
+      [worker('running')]: turning(2, 0),
+      [worker('processed_total', `${ORDERS},${PLACED},result="done"`)]: turning('0+100', 100 * BEFORE),
+      ...of('retries_total', always(0)),
+    },
+  },
+  {
+    alert: 'OutriderConsumerLag',
+    what: 'more comes in than is done',
+    wrong: { [worker('lag', ORDERS)]: turning(5, '5+50') },
+  },
+  {
+    alert: 'OutriderConsumerLagUnknown',
+    what: 'Redis cannot tell',
+    wrong: { [worker('lag_known', ORDERS)]: turning(1, 0), [worker('lag', ORDERS)]: turning(5, 0) },
+  },
+  {
+    alert: 'OutriderConsumerPendingOld',
+    what: 'an event fails again and again',
+    wrong: { [worker('oldest_pending_seconds', ORDERS)]: turning(2, '2+60') },
+  },
+  {
+    alert: 'OutriderConsumerTrimmed',
+    what: 'the first one is lost',
+    wrong: { [worker('trimmed_total', ORDERS)]: `_x${BEFORE + AFTER - 20} 1x20` },
+  },
+  {
+    alert: 'OutriderConsumerTrimmed',
+    what: 'one more is lost',
+    wrong: { [worker('trimmed_total', ORDERS)]: `1x${BEFORE + AFTER - 20} 2x20` },
+  },
+  {
+    alert: 'OutriderDeadLetters',
+    what: 'the first of its kind',
+    wrong: {
+      [worker('dead_letters_total', `${ORDERS},${PLACED},reason="crashed"`)]: `_x${BEFORE + AFTER - 20} 1x20`,
+    },
+  },
+  {
+    alert: 'OutriderDeadLetters',
+    what: 'one more',
+    wrong: {
+      [worker('dead_letters_total', `${ORDERS},${PLACED},reason="expired"`)]: `4x${BEFORE + AFTER - 20} 5x20`,
+    },
+  },
+  {
+    alert: 'OutriderConsumerRetries',
+    what: 'one attempt of three fails',
+    wrong: { [worker('retries_total', `${PLACED},reason="failed"`)]: turning('0+1', `${BEFORE}+50`) },
+  },
+  {
+    alert: 'OutriderConsumerRetries',
+    what: 'every attempt fails, and always did',
+    wrong: {
+      ...of('processed_total', undefined),
+      [worker('retries_total', `${PLACED},reason="failed"`)]: turning('_', '0+50'),
+    },
+  },
+]

@@ -1,0 +1,61 @@
+import type { AlertCase } from './alert-cases.js'
+import { active, always, gone, ORDERS, PLACED, standby, turning, UNBOUNDED, worker } from './alert-health.js'
+
+/** What is no reason to wake anybody, though it resembles one. */
+export const QUIET: { what: string; wrong: AlertCase['wrong'] }[] = [
+  {
+    what: 'the standby was cut off from Postgres for minutes, and is back',
+    wrong: { [standby('outrider_blocked_seconds_total', 'reason="postgres_unreachable"')]: turning(3, '3+60') },
+  },
+  {
+    what: 'nothing is written to the database, so nothing is confirmed',
+    wrong: {
+      [active('outrider_last_confirmed_timestamp_seconds')]: always(60),
+      [active('outrider_events_received_total')]: always(5),
+    },
+  },
+  {
+    what: 'the standby takes over and has not confirmed anything yet',
+    wrong: {
+      ...gone('pod="a"'),
+      [standby('outrider_role', 'role="standby"')]: turning(1, 0),
+      [standby('outrider_role', 'role="active"')]: turning('_', 1),
+      [standby('outrider_slot_retained_wal_bytes')]: turning('_', 1),
+      [standby('outrider_slot_lag_bytes')]: turning('_', 1e5),
+      'outrider_role{namespace="shop",job="shop-outrider",pod="c",role="standby"}': turning('_', 1),
+    },
+  },
+  {
+    what: 'nothing bounds the WAL, and little is held back',
+    wrong: { [active('outrider_slot_safe_wal_bytes')]: UNBOUNDED },
+  },
+  {
+    what: 'auto found a stronger level',
+    wrong: {
+      [active('outrider_durability_level', 'level="fsync"')]: turning(1, 0),
+      [active('outrider_durability_level', 'level="fsync+replicated"')]: turning('_', 1),
+    },
+  },
+  {
+    what: 'handlers run for an hour while more waits',
+    wrong: {
+      [worker('lag', ORDERS)]: always(500),
+      [worker('processed_total', `${ORDERS},${PLACED},result="done"`)]: always(3),
+      [worker('retries_total', `${PLACED},reason="failed"`)]: always(0),
+    },
+  },
+  {
+    what: 'a large backlog becomes smaller',
+    wrong: { [worker('lag', ORDERS)]: turning(5, '50000-900') },
+  },
+  {
+    what: 'of two workers one was scaled away',
+    wrong: {
+      [worker('running').replace('pod="w"', 'pod="v"')]: turning(2, '_'),
+    },
+  },
+  {
+    what: 'the pods of two namespaces have the same job',
+    wrong: { [active('outrider_role', 'role="active"').replace('namespace="shop"', 'namespace="test"')]: always(1) },
+  },
+]

@@ -1,0 +1,141 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect } from 'vitest'
+import { parse } from 'yaml'
+import { DeadLetter } from '../../src/consumer/index.js'
+import type { Result } from '../../src/consumer/metrics.js'
+import type { IncidentKind } from '../../src/postgres/incidents.js'
+import { LEVELS } from '../../src/redis/durability.js'
+import type { Role } from '../../src/telemetry/metrics.js'
+import { test as consumerTest, effect, GROUP, Happened } from '../consumer/fixture.js'
+import { leaveBehind, metricOf } from '../consumer/watch.js'
+import { test as relayTest } from '../relay/fixture.js'
+import { until } from '../services/index.js'
+import { type Emitted, emittedBy, emittedIn } from './emitted.js'
+import { askedBy, TARGET_LABELS } from './promql.js'
+import { CHART } from './render.js'
+
+interface Question {
+  where: string
+  expr: string
+}
+
+// What is asked is read from the chart's files: for this, no Helm is needed.
+const file = (name: string) => readFileSync(join(CHART, 'files', name), 'utf8')
+
+const alerts: Question[] = ['relay', 'slot', 'consumers'].flatMap((name) =>
+  (parse(file(`alerts/${name}.yaml`)) as { alert: string; expr: string }[]).map(({ alert, expr }) => ({
+    where: alert,
+    expr,
+  })),
+)
+
+const panels: Question[] = (
+  JSON.parse(file('dashboard.json')) as { panels: { title: string; targets?: { expr: string }[] }[] }
+).panels.flatMap(({ title, targets = [] }) => targets.map(({ expr }) => ({ where: title, expr })))
+
+/** Values that a healthy minute does not show, as the code has them. */
+const roles: Role[] = ['starting', 'standby', 'active', 'halted', 'stopping']
+const kinds: IncidentKind[] = ['gap', 'foreign', 'rejected', 'operator']
+const results: Result[] = ['done']
+const KNOWN: Record<string, readonly string[]> = {
+  ...{ role: roles, kind: kinds, level: LEVELS, result: results },
+  state: ['starting', 'reconnecting', 'waiting', 'streaming', 'blocked', 'halted', 'draining'],
+  // https://www.postgresql.org/docs/current/view-pg-replication-slots.html
+  status: ['reserved', 'extended', 'unreserved', 'lost'],
+}
+
+/** That everything which is asked of metrics like these is there to be answered. */
+function expectAnswers(questions: Question[], emitted: Map<string, Emitted>, own: RegExp): void {
+  let asked = 0
+  for (const { where, expr } of questions) {
+    const { metrics, grouping } = askedBy(expr)
+    const mine = metrics.filter(({ name }) => own.test(name))
+    asked += mine.length
+    for (const { name, labels } of mine) {
+      const found = emitted.get(name)
+      expect(found, `${where} asks for ${name}`).toBeDefined()
+      for (const [label, value] of Object.entries(labels)) {
+        if (TARGET_LABELS.includes(label)) continue
+        const values = found?.labels.get(label)
+        expect(values, `${where} asks for ${name}{${label}}`).toBeDefined()
+        if (value.startsWith('$')) continue
+        const known = [...(values ?? []), ...(KNOWN[label] ?? [])]
+        expect(known, `${where} asks for ${name}{${label}="${value}"}`).toEqual(
+          expect.arrayContaining(value.split('|')),
+        )
+      }
+    }
+    if (mine.length === 0) continue
+    const labels = mine.flatMap(({ name }) => [...(emitted.get(name)?.labels.keys() ?? [])])
+    expect([...TARGET_LABELS, ...labels], `${where} groups`).toEqual(expect.arrayContaining(grouping))
+  }
+  expect(asked).toBeGreaterThan(10)
+}
+
+describe('what alerts and dashboard ask for', () => {
+  relayTest('of a relay, a relay tells', { timeout: 60_000 }, async ({ scenario }) => {
+    const s = await scenario()
+    await s.redis.set('taken', 'a string')
+    const relay = await s.relay()
+    await relay.streaming()
+    await s.postgres.query('select pg_terminate_backend($1)', [await s.walsender()])
+    await until(async () => (await relay.metric('outrider_sessions_total')) === 2)
+    await s.insert('orders')
+    await s.insert('taken')
+    await until(
+      async () =>
+        (await relay.metric('outrider_open_incidents{kind="rejected"}')) === 1 &&
+        (await relay.metric('outrider_last_confirmed_timestamp_seconds')) !== undefined,
+      { timeout: 20_000, message: () => `the rejected row to be counted\n${relay.tail()}` },
+    )
+    const response = await fetch(`http://127.0.0.1:${relay.httpPort}/metrics`)
+    const emitted = emittedIn(await response.text())
+    const own = /^(process|nodejs)_|^outrider_(?!consumer_)/
+    expectAnswers(alerts, emitted, own)
+    expectAnswers(panels, emitted, own)
+  })
+
+  relayTest('of the slot, a relay tells also while it is halted', { timeout: 60_000 }, async ({ scenario }) => {
+    const s = await scenario()
+    await s.postgres.query("alter publication outrider set (publish = 'insert, delete')")
+    const relay = await s.relay()
+    await relay.is({ role: 'halted', reason: 'publication_changed' })
+    const retained = () => relay.metric('outrider_slot_retained_wal_bytes')
+    const before = await until(retained)
+    await s.postgres.query('create table filler as select generate_series(1, 100000)')
+    await until(async () => ((await retained()) ?? 0) > before + 1e6, { message: 'the WAL that piles up to be told' })
+    expect(await relay.metric('outrider_open_incidents{kind="gap"}')).toBe(1)
+    expect(await relay.metric('outrider_slot_wal_status')).toBe(1)
+  })
+
+  consumerTest('of a consumer, a consumer tells', { timeout: 60_000 }, async ({ stage }) => {
+    const lost = await leaveBehind(stage.redis, 'things', [{ n: 0 }])
+    await stage.redis.xdel('things', ...lost)
+    const [once] = await stage.append('things', [{ n: 1 }, { n: 2 }, { n: 3 }])
+    await stage.append('things', [{ n: 1 }], { id: once as string })
+    let failed = false
+    const consumer = stage.consumer({ claimAfter: '200ms' }).on(Happened, async (event, context) => {
+      if (event.data.n === 2 && !failed) {
+        failed = true
+        throw new Error('the first attempt')
+      }
+      if (event.data.n === 3) throw new DeadLetter('never')
+      await effect(event, context)
+    })
+    await consumer.start()
+    await until(
+      async () =>
+        (await metricOf(consumer, 'dead_letters_total')) === 1 &&
+        (await metricOf(consumer, 'duplicates_total')) === 1 &&
+        (await metricOf(consumer, 'trimmed_total')) === 1 &&
+        (await metricOf(consumer, 'processed_total', { result: 'done' })) === 2 &&
+        (await metricOf(consumer, 'lag_known')) === 1,
+      { timeout: 30_000, message: 'everything to have been counted' },
+    )
+    const emitted = await emittedBy(consumer.registry)
+    expect(emitted.get('outrider_consumer_lag')?.labels.get('group')).toEqual(new Set([GROUP]))
+    expectAnswers(alerts, emitted, /^outrider_consumer_/)
+    expectAnswers(panels, emitted, /^outrider_consumer_/)
+  })
+})

@@ -1,0 +1,112 @@
+import { beforeAll, describe, expect, it } from 'vitest'
+import { BUILD_TIMEOUT, prepare } from '../services/go.js'
+import { type Helm, helm, helmPath } from '../services/helm.js'
+import { promtool, promtoolPath } from '../services/promtool.js'
+import { render } from './render.js'
+import { REQUIRED, yamlFile } from './rules.js'
+
+interface Panel {
+  id: number
+  type: string
+  title: string
+  gridPos: { x: number; y: number; w: number; h: number }
+  datasource?: { type: string; uid: string }
+  targets?: { expr: string; datasource: { uid: string } }[]
+}
+
+interface Dashboard {
+  uid: string
+  schemaVersion: number
+  templating: { list: { name: string; type: string; query: string | { query: string } }[] }
+  panels: Panel[]
+}
+
+beforeAll(async () => {
+  await prepare(helmPath)
+  await prepare(promtoolPath)
+}, BUILD_TIMEOUT)
+
+async function configMap(chart: Helm, dashboard: object = {}) {
+  const objects = await render(chart, { values: { ...REQUIRED, dashboard: { enabled: true, ...dashboard } } })
+  const found = objects.find(({ kind, metadata }) => kind === 'ConfigMap' && metadata.name.endsWith('-dashboard'))
+  if (!found) throw new Error('Expected the chart to render a dashboard, found none')
+  return found as typeof found & { data: Record<string, string> }
+}
+
+async function dashboardOf(chart: Helm): Promise<Dashboard> {
+  return JSON.parse((await configMap(chart)).data['outrider.json'] as string)
+}
+
+const expressionsOf = ({ panels }: Dashboard) =>
+  panels.flatMap(({ title, targets = [] }) => targets.map(({ expr }) => ({ title, expr })))
+
+describe('the dashboard', () => {
+  it('is a ConfigMap that the sidecar of Grafana finds, or whoever else looks for it', async (context) => {
+    const chart = await helm(context)
+    expect((await configMap(chart)).metadata.labels).toMatchObject({ grafana_dashboard: '1' })
+    const dashboard = { labels: { grafana_dashboard: 'shop' }, annotations: { grafana_folder: 'Outrider' } }
+    expect((await configMap(chart, dashboard)).metadata).toMatchObject({
+      labels: { grafana_dashboard: 'shop' },
+      annotations: { grafana_folder: 'Outrider' },
+    })
+    const objects = await render(chart, { values: REQUIRED })
+    expect(objects.filter(({ metadata }) => metadata.name.endsWith('-dashboard'))).toEqual([])
+  })
+
+  it('asks what Prometheus can read', async (context) => {
+    const [chart, tool] = [await helm(context), await promtool(context)]
+    const rules = expressionsOf(await dashboardOf(chart)).map(({ expr }, n) => ({
+      record: `panel:${n}`,
+      expr: expr.replaceAll('$__rate_interval', '5m').replaceAll(/\$(namespace|job|group)/g, 'x'),
+    }))
+    expect(rules.length).toBeGreaterThan(40)
+    expect(JSON.stringify(rules)).not.toContain('$')
+    const file = yamlFile('panels.yaml', { groups: [{ name: 'panels', rules }] })
+    expect(await tool.run('check', 'rules', file)).toContain(`${rules.length} rules found`)
+  })
+
+  it('lets somebody choose the Prometheus, the relay and the groups, and every panel follows', async (context) => {
+    const dashboard = await dashboardOf(await helm(context))
+    expect(dashboard.templating.list.map(({ name }) => name)).toEqual(['datasource', 'namespace', 'job', 'group'])
+    for (const { title, targets = [], datasource, type } of dashboard.panels) {
+      if (type === 'row') continue
+      expect(datasource?.uid, title).toMatch(/^\$\{datasource\}$/)
+      expect(targets.length, title).toBeGreaterThan(0)
+      for (const target of targets) {
+        expect(target.datasource.uid, title).toMatch(/^\$\{datasource\}$/)
+        const selectors = [...target.expr.matchAll(/\b(?:outrider|process|nodejs)_\w+(\{[^}]*\})?/g)]
+        for (const [name, selector = ''] of selectors) {
+          const expected = name.startsWith('outrider_consumer_')
+            ? ['group=~"$group"']
+            : ['namespace=~"$namespace"', 'job=~"$job"']
+          for (const matcher of expected) expect(selector, `${title}: ${name}`).toContain(matcher)
+        }
+      }
+    }
+  })
+
+  it('has rows in the order of the questions, and panels beside and below each other', async (context) => {
+    const { panels, schemaVersion } = await dashboardOf(await helm(context))
+    expect(schemaVersion).toBeGreaterThanOrEqual(39)
+    expect(panels.filter(({ type }) => type === 'row').map(({ title }) => title)).toEqual([
+      'Is it well',
+      'WAL and the slot',
+      'Throughput and what is in flight',
+      'What holds it up',
+      'Redis and durability',
+      'Errors, sessions, process',
+      'Consumers',
+    ])
+    expect(new Set(panels.map(({ id }) => id)).size).toBe(panels.length)
+    const taken = new Set<string>()
+    for (const { title, gridPos } of panels) {
+      expect(gridPos.x + gridPos.w, title).toBeLessThanOrEqual(24)
+      for (let x = gridPos.x; x < gridPos.x + gridPos.w; x++) {
+        for (let y = gridPos.y; y < gridPos.y + gridPos.h; y++) {
+          expect(taken.has(`${x},${y}`), `${title} covers another panel`).toBe(false)
+          taken.add(`${x},${y}`)
+        }
+      }
+    }
+  })
+})
