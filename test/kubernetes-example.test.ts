@@ -6,6 +6,7 @@ import type { Redis } from 'ioredis'
 import pg from 'pg'
 import { test as base, expect } from 'vitest'
 import { WorkerProcess } from '../examples/worker-process.js'
+import { grantRoles } from '../src/postgres/grants.js'
 import { migrate } from '../src/postgres/migrate.js'
 import { entryOf } from './consumer/entries.js'
 import { pendingOf } from './consumer/watch.js'
@@ -44,6 +45,7 @@ const test = base.extend<{ stage: Stage }>({
     // Roles are the whole server's, which other tests use, too.
     const role = `${new URL(database.url).pathname.slice(1)}_worker`
     await owner.query(textOf('setup.sql').replaceAll('invoices_worker', role))
+    await grantRoles(owner, { outrider_consumer: [role] })
     const workers: WorkerProcess[] = []
     const clients: pg.Client[] = []
     const environment = async (env: Record<string, string> = {}) => ({

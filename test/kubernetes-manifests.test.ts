@@ -16,8 +16,9 @@ import { freePort, needsProcess, startRedis } from './services/index.js'
 
 const WORKER = ['worker.yaml', 'pod-monitor.yaml', 'hpa.yaml', 'keda-prometheus.yaml', 'keda-redis.yaml']
 const SIDECAR = ['sidecar-setup.yaml', 'sidecar.yaml']
+const OPERATOR = ['operator.yaml']
 
-const objects = [...WORKER, ...SIDECAR].flatMap(manifestsOf)
+const objects = [...WORKER, ...SIDECAR, ...OPERATOR].flatMap(manifestsOf)
 const pods = podTemplates(objects)
 const worker = manifestOf('worker.yaml', 'Deployment')
 const web = manifestOf('sidecar.yaml', 'Deployment')
@@ -35,13 +36,18 @@ describe('every manifest', () => {
 
   it('names images by their version, and no namespace: that is said to kubectl', () => {
     const images = pods.flatMap(({ spec }) => containersOf(spec).map(({ image }) => image))
-    expect(images).toHaveLength(5)
+    expect(images).toHaveLength(6)
     for (const image of images) expect(image).toMatch(/^registry\.example\.com\/[a-z/]+:\d+\.\d+\.\d+$/)
     for (const object of objects) expect(object.metadata.namespace).toBeUndefined()
   })
 
   it('runs under restricted Pod Security, with a read-only root, bounded memory and no token', () => {
-    expect(pods.map(({ name }) => name)).toEqual(['Deployment invoices', 'Job outrider-setup', 'Deployment web'])
+    expect(pods.map(({ name }) => name)).toEqual([
+      'Deployment invoices',
+      'Job outrider-setup',
+      'Deployment web',
+      'Pod outrider-operator',
+    ])
     expect(pods.flatMap(violations)).toEqual([])
     for (const { spec } of pods) {
       expect(spec.automountServiceAccountToken).toBe(false)

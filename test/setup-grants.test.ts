@@ -84,6 +84,16 @@ test('what is granted already stays as it is, and is reported as present', async
   expect(await memberships()).toEqual(before)
 })
 
+test('roles are granted before the slot, which may wait long for open transactions', async () => {
+  const writer = await database.connect()
+  await writer.query('begin; select pg_current_xact_id()')
+  await expect(run({ ...EVERY, 'lock-timeout': '200ms' })).rejects.toThrow('within 200 ms')
+  expect(await has('outrider_relay', 'shop_relay')).toBe(true)
+  expect(await has('outrider_writer', 'Shop-App')).toBe(true)
+  await writer.end()
+  expect((await run(EVERY)).text).toContain('present  outrider_relay to shop_relay')
+})
+
 test('only the inbox: workers, and nobody else', async () => {
   const { text } = await run({ only: 'inbox', 'grant-consumer': 'worker' })
   expect(text).toMatch(/^created {2}schema outrider \(.*\)\ngranted {2}outrider_consumer to worker$/)

@@ -1,6 +1,7 @@
 import type pg from 'pg'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { setup } from '../src/cli/setup.js'
+import { teardown } from '../src/cli/teardown.js'
 import { OWN_OUTBOX } from '../src/config/schema.js'
 import { currentLineage, insertLineage } from '../src/postgres/lineage.js'
 import { migrate } from '../src/postgres/migrate.js'
@@ -224,10 +225,40 @@ describe('a database that is set up', () => {
     expect(await lineage()).toEqual(before)
   })
 
-  test('a second lineage of the same table is a finding', async () => {
-    const { code, text } = await run({ config: { slot: `${slot}_b` } })
-    expect(code).toBe(4)
-    expect(text).toContain(`outrider.outbox is published through slot ${slot} as well`)
+  describe('and a second slot of the same table', () => {
+    const second = () => ({ config: { slot: `${slot}_b` } })
+    const slots = async () =>
+      (await client.query('select slot_name from pg_replication_slots where database = $1', [database.name])).rowCount
+
+    test('is refused before anything of it is there, and the first goes on', async () => {
+      const config = { ...second().config, publication: 'another' }
+      await expect(run({ config })).rejects.toMatchObject({
+        exitCode: 2,
+        message: expect.stringMatching(
+          `^OUTRIDER_SLOT: expected .*, found that outrider.outbox is published through slot ${slot}\\. ` +
+            `.*set OUTRIDER_SLOT=${slot}; .*\`outrider teardown\` with OUTRIDER_SLOT=${slot}.*--accept-findings`,
+        ),
+      })
+      expect(await slots()).toBe(1)
+      expect(await one('select count(*)::int from outrider.lineage')).toEqual({ count: 1 })
+      expect(await one('select count(*)::int from pg_publication')).toEqual({ count: 1 })
+      expect((await run()).code).toBe(0)
+    })
+
+    test('is made with --accept-findings, and is a finding from then on', async () => {
+      const accepting = { ...second(), flags: { 'accept-findings': true } }
+      const found = `outrider.outbox is published through slot ${slot} as well`
+      expect(await run(accepting)).toMatchObject({ code: 0, text: expect.stringContaining(found) })
+      expect(await slots()).toBe(2)
+      expect(await run(second())).toMatchObject({ code: 4, text: expect.stringContaining(found) })
+      expect(await run(accepting)).toMatchObject({ code: 0, text: expect.stringContaining(found) })
+    })
+
+    test('is made once the first was torn down', async () => {
+      await runCommand(teardown, database.url, { answer: true })
+      expect((await run(second())).code).toBe(0)
+      expect(await slots()).toBe(1)
+    })
   })
 
   test('the number of partitions is fixed', async () => {

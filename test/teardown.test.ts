@@ -82,7 +82,7 @@ test("--data in a workers' database drops the inbox", async () => {
 test('--data waits for every lineage to be torn down, and a shared publication stays until the last', async () => {
   await runCommand(setup, database.url)
   const other = { slot: `${slot}_b` }
-  await runCommand(setup, database.url, { config: other })
+  await runCommand(setup, database.url, { config: other, flags: { 'accept-findings': true } })
   await expect(run({ answer: true, flags: { data: true } })).rejects.toThrow(`found ${slot}_b (slots)`)
   await run({ answer: true })
   expect(await left()).toEqual({ slot: false, publication: true, schema: true })

@@ -1,4 +1,5 @@
--- Once, by the owner of the workers' database, after `outrider setup` (or `outrider setup --only inbox`).
+-- Once, by the owner of the workers' database, before `outrider setup --only inbox --grant-consumer invoices_worker`, which gives the
+-- role its inbox.
 
 create table invoice (
   id bigint generated always as identity primary key,
@@ -6,6 +7,6 @@ create table invoice (
   total numeric not null
 );
 
--- The worker's role: the inbox (outrider_consumer), its own table, and nothing else. Its password is where you keep secrets.
-create role invoices_worker login in role outrider_consumer;
+-- The worker's role: its own table and, granted by setup, the inbox. Give it a password: alter role invoices_worker password '…'.
+create role invoices_worker login;
 grant insert on invoice to invoices_worker;

@@ -1,7 +1,7 @@
 import { type Config, partitionsOf } from '../config/schema.js'
 import { parseDuration } from '../config/units.js'
 import { ExitCode, Failure } from '../failure.js'
-import { type Granted, type Grants, grantRoles, requireGrantable } from '../postgres/grants.js'
+import { type Grants, grantRoles, requireGrantable } from '../postgres/grants.js'
 import { migrate } from '../postgres/migrate.js'
 import { requireServer } from '../postgres/server.js'
 import { type SetupOptions, type SetupReport, setUp } from '../postgres/setup.js'
@@ -19,7 +19,8 @@ export const setup: Command = {
   --grant-writer <roles>      outrider_writer, for applications
   --grant-consumer <roles>    outrider_consumer, for workers
   --lock-timeout <duration>   how long the new slot may wait for open write transactions (10s)
-  --accept-findings           exit code 0 also with findings, which are printed all the same`,
+  --accept-findings           exit code 0 also with findings, which are printed all the same; and a new slot beside another
+                              one of the same table, which is refused otherwise`,
   options: {
     only: { type: 'string' },
     'grant-relay': { type: 'string' },
@@ -34,7 +35,8 @@ export const setup: Command = {
       throw new Failure(`--only: expected inbox, found ${only}.`, { exitCode: ExitCode.usage })
     }
     const wanted = grantsOf(context)
-    const lockTimeout = lockTimeoutOf(context)
+    const acceptFindings = context.flags['accept-findings'] === true
+    const options = { ...optionsOf(context.config), ...lockTimeoutOf(context), grants: wanted, acceptFindings }
     return withDatabase(context, 'outrider setup', async (client) => {
       await requireServer(client)
       await requireGrantable(client, wanted)
@@ -44,13 +46,9 @@ export const setup: Command = {
         context.out(context.json ? JSON.stringify(report) : describeSchema(report).join('\n'))
         return ExitCode.done
       }
-      const report = await withSetupLock(client, async () => ({
-        ...(await setUp(client, optionsOf(context.config, lockTimeout))),
-        grants: await grantRoles(client, wanted),
-      }))
+      const report = await withSetupLock(client, () => setUp(client, options))
       context.out(context.json ? JSON.stringify(report) : describe(report))
-      const accepted = context.flags['accept-findings'] === true
-      return report.findings.length > 0 && !accepted ? ExitCode.findings : ExitCode.done
+      return report.findings.length > 0 && !acceptFindings ? ExitCode.findings : ExitCode.done
     })
   },
 }
@@ -95,31 +93,28 @@ export function lockTimeoutOf({ flags }: Context): { lockTimeout?: number } {
 
 const MOST = 24 * 3_600_000
 
-function optionsOf(config: Config, lockTimeout: { lockTimeout?: number }): SetupOptions {
+function optionsOf(config: Config): SetupOptions {
   return {
     slot: config.slot,
     publication: config.publication,
     source: config.source,
     outboxTable: config.outbox.table,
     partitions: partitionsOf(config.streams),
-    ...lockTimeout,
   }
 }
 
-type Report = SetupReport & { grants: Granted[] }
-
-const describeSchema = ({ grants, ...schema }: Pick<Report, 'migrations' | 'newer' | 'grants'>): string[] => [
+const describeSchema = ({ grants, ...schema }: Pick<SetupReport, 'migrations' | 'newer' | 'grants'>): string[] => [
   describeMigrations(schema),
   ...grants.map(({ role, to, state }) => `${state.padEnd(7)}  ${role} to ${to}`),
 ]
 
-function describeMigrations({ migrations, newer }: Pick<Report, 'migrations' | 'newer'>): string {
+function describeMigrations({ migrations, newer }: Pick<SetupReport, 'migrations' | 'newer'>): string {
   if (migrations.length > 0) return `created  schema outrider (${migrations.join(', ')})`
   if (newer.length === 0) return 'present  schema outrider'
   return `present  schema outrider: it is newer (${newer.join(', ')}) and serves this version, so it stays as it is`
 }
 
-function describe(report: Report): string {
+function describe(report: SetupReport): string {
   const { publication, slot, streams, lineage, findings } = report
   return [
     ...describeSchema(report),
@@ -132,7 +127,7 @@ function describe(report: Report): string {
   ].join('\n')
 }
 
-function next({ grants }: Report): string {
+function next({ grants }: SetupReport): string {
   const granted = new Set(grants.map(({ role }) => role))
   const left = [
     ...(granted.has('outrider_writer') ? [] : ["outrider_writer to your application's role"]),

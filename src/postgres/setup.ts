@@ -1,6 +1,7 @@
 import type pg from 'pg'
 import { OWN_OUTBOX } from '../config/schema.js'
 import { ExitCode, Failure } from '../failure.js'
+import { type Granted, type Grants, grantRoles } from './grants.js'
 import { openIncident } from './incidents.js'
 import {
   createLineage,
@@ -27,6 +28,9 @@ export interface SetupOptions {
   outboxTable: string
   /** Streams to be partitioned. */
   partitions: ReadonlyMap<string, number>
+  grants?: Grants
+  /** Whether a new slot may stand beside another one of the same table. */
+  acceptFindings?: boolean
   /** How long, in ms, the slot may wait for the write transactions that are open now. */
   lockTimeout?: number
 }
@@ -36,6 +40,7 @@ export interface SetupReport {
   migrations: string[]
   /** Names of those that a newer version has applied; they serve this one. */
   newer: string[]
+  grants: Granted[]
   publication: 'created' | 'present'
   slot: 'created' | 'present'
   /** Partitioned streams that are new. */
@@ -54,14 +59,16 @@ export async function setUp(client: pg.ClientBase, options: SetupOptions): Promi
   const { applied, newer } = await migrate(client)
   const stored = await storedLineage(client, options.slot)
   if (stored) await requireSame(client, stored, options)
-  else await requireFreeSlot(client, options.slot)
+  else await requireNew(client, options)
 
   const table = parseTable(options.outboxTable)
   await requirePublishable(client, table)
+  // Before the slot, which may wait long: a relay that was started meanwhile reads the schema to see how far this is.
+  const grants = await grantRoles(client, options.grants ?? {})
   if (options.outboxTable !== OWN_OUTBOX.table) await grantReading(client, table)
   const streams = await fixPartitions(client, options.partitions)
   const publication = await ensurePublication(client, options.publication, table)
-  const report = { migrations: applied, newer, publication, streams }
+  const report = { migrations: applied, newer, grants, publication, streams }
 
   if (stored?.confirmedLsn !== undefined) {
     const lineage = { ...stored, confirmedLsn: stored.confirmedLsn }
@@ -70,7 +77,7 @@ export async function setUp(client: pg.ClientBase, options: SetupOptions): Promi
   const lineage = stored
     ? await finishLineage(client, stored, options.lockTimeout)
     : await createLineage(client, { ...options, source: await sourceOf(client, options) })
-  return { ...report, slot: 'created', lineage, findings: await othersOf(client, lineage) }
+  return { ...report, slot: 'created', lineage, findings: await describeOthers(client, lineage) }
 }
 
 async function sourceOf(client: pg.ClientBase, { source }: SetupOptions): Promise<string> {
@@ -79,10 +86,22 @@ async function sourceOf(client: pg.ClientBase, { source }: SetupOptions): Promis
   return `/${rows[0]!.database}`
 }
 
-/** A slot without a lineage is somebody else's: what it has confirmed is unknown here. */
-async function requireFreeSlot(client: pg.ClientBase, name: string): Promise<void> {
-  const slot = await findSlot(client, name)
-  if (slot) throw foreignSlot(name, slot)
+/**
+ * A slot without a lineage is somebody else's: what it has confirmed is unknown here. And a second one of the same table
+ * is hardly ever meant: it would hold WAL until somebody missed it.
+ */
+async function requireNew(client: pg.ClientBase, options: SetupOptions): Promise<void> {
+  const slot = await findSlot(client, options.slot)
+  if (slot) throw foreignSlot(options.slot, slot)
+  const [other] = await othersOf(client, options)
+  if (!other || options.acceptFindings) return
+  throw new Failure(
+    `OUTRIDER_SLOT: expected a table that no other slot is set up for, found that ${options.outboxTable} is published ` +
+      `through slot ${other.slot}. Slot ${options.slot} was not created. To go on with that one, set OUTRIDER_SLOT=${other.slot}; ` +
+      `if it is no longer used, run \`outrider teardown\` with OUTRIDER_SLOT=${other.slot}, then \`outrider setup\`; to have ` +
+      'both on purpose, each with a Redis of its own, run `outrider setup --accept-findings`.',
+    { exitCode: ExitCode.usage },
+  )
 }
 
 async function requireSame(client: pg.ClientBase, stored: StoredLineage, options: SetupOptions): Promise<void> {
@@ -121,7 +140,7 @@ async function requireSameServer(client: pg.ClientBase, stored: StoredLineage): 
 }
 
 async function inspect(client: pg.ClientBase, lineage: Lineage, publication: 'created' | 'present'): Promise<string[]> {
-  const findings = await othersOf(client, lineage)
+  const findings = await describeOthers(client, lineage)
   if (publication === 'created') {
     const id = await openIncident(client, {
       lineage: lineage.lineage,
@@ -137,13 +156,18 @@ async function inspect(client: pg.ClientBase, lineage: Lineage, publication: 'cr
   return findings
 }
 
-async function othersOf(client: pg.ClientBase, { slot, outboxTable }: Lineage): Promise<string[]> {
-  const others = await otherLineages(client, slot)
-  return others
-    .filter((other) => other.outboxTable === outboxTable)
-    .map(
-      (other) =>
-        `${outboxTable} is published through slot ${other.slot} as well: relays of both on one Redis double every event. ` +
-        `If that one is no longer used, run \`outrider teardown\` with OUTRIDER_SLOT=${other.slot}.`,
-    )
+async function describeOthers(client: pg.ClientBase, lineage: Lineage): Promise<string[]> {
+  return (await othersOf(client, lineage)).map(
+    ({ slot, outboxTable }) =>
+      `${outboxTable} is published through slot ${slot} as well: relays of both on one Redis double every event. ` +
+      `If that one is no longer used, run \`outrider teardown\` with OUTRIDER_SLOT=${slot}.`,
+  )
+}
+
+/** The other lineages of the same table. */
+async function othersOf(
+  client: pg.ClientBase,
+  { slot, outboxTable }: Pick<Lineage, 'slot' | 'outboxTable'>,
+): Promise<StoredLineage[]> {
+  return (await otherLineages(client, slot)).filter((other) => other.outboxTable === outboxTable)
 }

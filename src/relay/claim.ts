@@ -11,6 +11,7 @@ import { classifyRedis } from '../redis/errors.js'
 import { Halt } from './halt.js'
 import { foreign, gap } from './identity.js'
 import type { Lane } from './lane.js'
+import type { Ledger } from './ledger.js'
 import type { Claim, Publisher } from './publisher.js'
 
 /** Streams claimed at once. */
@@ -19,10 +20,11 @@ const AT_ONCE = 100
 /**
  * Takes over the heads of all streams that the lineage has published to, and finds what Redis has lost: a head behind
  * its saved head, a stream that ends before it, or is gone. Every gap is recorded before the first is thrown.
+ * Each use of Postgres is a turn of its own: a claim of the publisher asks the ledger, and would wait for one around it.
  */
 export async function claimHeads(
   redis: RedisClient,
-  postgres: pg.ClientBase,
+  ledger: Ledger,
   publisher: Publisher,
   lineage: Lineage,
   saved: ReadonlyMap<string, Head>,
@@ -38,12 +40,12 @@ export async function claimHeads(
       }),
     )
     for (const { lane, head, reply } of replies) {
-      const found = await judge(postgres, lineage, lane, head, reply, server)
+      const found = await ledger.inTurn((postgres) => judge(postgres, lineage, lane, head, reply, server))
       if (found) halt ??= found
       else publisher.open(lane, reply.head, chainStart(reply.head, head.position, server) as Position)
     }
   }
-  if (halt?.reason === 'stream_behind') await countLost(postgres, lineage)
+  if (halt?.reason === 'stream_behind') await ledger.inTurn((postgres) => countLost(postgres, lineage))
   if (halt) throw halt
 }
 

@@ -1,5 +1,6 @@
 import { describeForeign, judgeHistory, readHistory } from '../postgres/history.js'
 import { readMigrations } from '../postgres/migration.js'
+import { sqlState } from '../postgres/transaction.js'
 import { Halt } from './halt.js'
 import type { Query } from './lock.js'
 
@@ -10,14 +11,16 @@ const KNOWN = await readMigrations()
 export class SetupAwaited extends Error {
   override name = 'SetupAwaited'
   constructor(
-    readonly reason: 'setup_missing' | 'setup_outdated' | 'setup_interrupted',
+    readonly reason: 'setup_missing' | 'setup_outdated' | 'setup_interrupted' | 'setup_privilege',
     found: string,
+    command = 'outrider setup',
   ) {
-    super(`Expected a database that \`outrider setup\` of this version has been through, found ${found}. ${ADVICE}`)
+    super(
+      `Expected a database that \`outrider setup\` of this version has been through, found ${found}. ` +
+        `Run \`${command}\`, or let it end: the relay waits, and goes on by itself.`,
+    )
   }
 }
-
-const ADVICE = 'Run `outrider setup`, or let it end: the relay waits, and goes on by itself.'
 
 export const lineageMissing = (slot: string): SetupAwaited =>
   new SetupAwaited('setup_missing', `no lineage for slot ${slot}`)
@@ -28,7 +31,7 @@ export async function verifySchema(query: Query, slot: string): Promise<void> {
   if (!missing) throw new SetupAwaited('setup_missing', 'no schema outrider')
   if (missing.length > 0) throw new SetupAwaited('setup_outdated', `that it lacks ${missing.join(', ')}`)
   // A slot's name holds nothing but letters, digits and underscores.
-  const [lineage] = await query(
+  const [lineage] = await granted(query)(
     `select confirmed_lsn is not null as complete from outrider.lineage where slot = '${slot}' and retired_at is null`,
   )
   if (!lineage) throw lineageMissing(slot)
@@ -37,9 +40,26 @@ export async function verifySchema(query: Query, slot: string): Promise<void> {
 
 /** Throws a Halt where a newer version has gone too far; what this version's setup has still to apply, if there is a schema. */
 export async function verifyServed(query: Query): Promise<string[] | undefined> {
-  const applied = await readHistory(query)
+  const applied = await readHistory(granted(query))
   if (!applied) return undefined
   const { foreign, missing } = judgeHistory(applied, KNOWN)
   if (foreign) throw new Halt('schema_foreign', `${describeForeign(foreign)} Nothing is published meanwhile.`)
   return missing
 }
+
+/** Setup makes the schema before it grants, so a relay may come in between; nothing else in these questions can be refused. */
+const granted =
+  (query: Query): Query =>
+  async (sql) => {
+    try {
+      return await query(sql)
+    } catch (error) {
+      if (sqlState(error) !== '42501') throw error
+      const [me] = await query('select current_user as role')
+      throw new SetupAwaited(
+        'setup_privilege',
+        `that role ${me?.role} may not use it (${(error as Error).message})`,
+        `outrider setup --grant-relay ${me?.role}`,
+      )
+    }
+  }

@@ -110,11 +110,16 @@ export class Session {
     if (this.#failure !== undefined && !this.#stopping) throw this.#failure
   }
 
-  /** What ended the session may be an incident: it is counted before the connection goes. */
+  /**
+   * What ended the session may be an incident: it is counted before the connection goes. What an earlier session saw is
+   * told until this one has looked, and not for good where it never gets there.
+   */
   async #leavePostgres(): Promise<void> {
+    const { metrics } = this.#options
+    if (!this.#lineage) metrics.forget()
     if (!this.#postgres) return
     if (this.#failure instanceof Halt && this.#lineage) {
-      await countIncidents(this.#postgres, this.#lineage, this.#options.metrics).catch(() => {})
+      await this.#ledger.inTurn((postgres) => countIncidents(postgres, this.#lineage, metrics)).catch(() => {})
     }
     await endPostgres(this.#postgres)
   }
@@ -206,16 +211,16 @@ export class Session {
 
     const lineage = await currentLineage(postgres, config.slot)
     if (!lineage) throw lineageMissing(config.slot)
-    this.#lineage = lineage
     // Before anything halts: while nothing is read, WAL piles up, and somebody must see it.
     await measureSlot(postgres, lineage, metrics)
+    this.#lineage = lineage
+    this.#ledger = new Ledger(postgres, lineage, this.#id)
     const slot = await verifyIdentity(postgres, lineage, { systemId: String(identity?.systemid), timeline })
     await fixPartitions(postgres, partitionsOf(config.streams))
     const confirmed = parseLsn(lineage.confirmedLsn)
     this.#server = { history, lsn: slot.serverLsn, confirmed }
     this.#taken = confirmed
 
-    this.#ledger = new Ledger(postgres, lineage, this.#id)
     await this.#ledger.begin(VERSION, timeline)
     const partitions = await readPartitions(postgres)
     const connect = (timeout?: number) => connectRedis(config.redis, `outrider ${config.slot}`, timeout)
@@ -226,9 +231,13 @@ export class Session {
       if (this.#receiver) this.#receiver.redisLimit = this.#redisLimit
       for (const [stream, count] of Object.entries(partitions)) await client.set(partitionsKey(stream), String(count))
     })
+    this.#ended.signal.throwIfAborted()
+    // Also while Redis is waited for: WAL piles up, and what is lost meanwhile must be seen. From here on the connection
+    // is shared, and whoever wants it waits for the ledger's turn.
+    this.#timers.push(setInterval(() => void this.#watchCatalog(), CATALOG_EVERY))
     await this.#publisher.start()
     this.#ended.signal.throwIfAborted()
-    await this.#claim(this.#publisher, await loadHeads(postgres, lineage.lineage))
+    await this.#claim(this.#publisher, await this.#ledger.inTurn((client) => loadHeads(client, lineage.lineage)))
     metrics.sessions.inc()
     this.#tell()
     this.#log.info(
@@ -347,7 +356,6 @@ export class Session {
   }
 
   async #claim(publisher: Publisher, saved: Map<string, Head>): Promise<void> {
-    const postgres = this.#postgres as pg.Client
     for (;;) {
       const client = publisher.client
       if (client === undefined) {
@@ -356,7 +364,7 @@ export class Session {
         continue
       }
       try {
-        return await claimHeads(client, postgres, publisher, this.#lineage, saved, this.#server)
+        return await claimHeads(client, this.#ledger, publisher, this.#lineage, saved, this.#server)
       } catch (error) {
         if (error instanceof Halt || (error as { code?: string }).code !== undefined) throw error
         publisher.broken(client, (error as Error).message)
@@ -375,7 +383,6 @@ export class Session {
     })
     every(PROBE_EVERY, () => this.#publisher?.tick(performance.now()))
     every(CONFIRM_EVERY, () => void this.#confirm())
-    every(CATALOG_EVERY, () => void this.#watchCatalog())
   }
 
   #keepalive(walEnd: Lsn, replyRequested: boolean): void {

@@ -153,16 +153,17 @@ describe('metrics', () => {
       'outrider_open_incidents{kind="rejected"}',
       'outrider_durability_level{level="fsync"}',
     ]
-    for (const [role, state] of [
-      ['standby', 'waiting'],
-      ['starting', 'reconnecting'],
-    ] as const) {
+    for (const lose of [
+      () => metrics.setRole('standby', 'waiting'),
+      () => metrics.setRole('starting', 'reconnecting'),
+      () => metrics.forget(),
+    ]) {
       metrics.setRole('active', 'streaming')
       see()
       expect(await known()).toEqual(seen)
       metrics.setRole('halted', 'halted', 'stream_behind')
       expect(await known()).toEqual(seen)
-      metrics.setRole(role, state)
+      lose()
       expect(await known()).toEqual([])
     }
     metrics.slot(undefined)

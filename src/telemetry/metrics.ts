@@ -77,10 +77,15 @@ export function createMetrics() {
     gauge('role', 'The role of this process, as 1', ['role']),
     gauge('state', 'Its state, as 1', ['state']),
   )
-  /** A standby that kept what it saw while it was active would tell yesterday's news, and a 0 would be a lie. */
   const forgetSlot = () => {
     for (const size of [retained, lag, safe]) size.remove()
     setWalStatus(undefined)
+  }
+  /** Who kept what it saw while it was active would tell yesterday's news, and a 0 would be a lie. */
+  const forget = () => {
+    forgetSlot()
+    setDurability(undefined)
+    openIncidents.reset()
   }
   lastConfirmed.remove()
   forgetSlot()
@@ -105,6 +110,8 @@ export function createMetrics() {
     confirmed: (timestamp: number): void => lastConfirmed.set(timestamp),
     setDurability,
     durabilityWait: histogram('durability_wait_seconds', 'Time that the durability barrier took', LATENCY),
+    /** Nothing is known any more of slot, durability and incidents. */
+    forget,
     /** Undefined: there is none. */
     slot(sizes: SlotSizes | undefined): void {
       if (sizes === undefined) {
@@ -136,11 +143,7 @@ export function createMetrics() {
       )
     },
     setRole(role: Role, state: string, reason?: string): void {
-      if (role === 'starting' || role === 'standby') {
-        forgetSlot()
-        setDurability(undefined)
-        openIncidents.reset()
-      }
+      if (role === 'starting' || role === 'standby') forget()
       roles(role, state, reason)
     },
   }

@@ -1,3 +1,4 @@
+import { CONSUMERS } from './alert-consumers.js'
 import {
   AFTER,
   active,
@@ -6,14 +7,11 @@ import {
   GIB,
   gone,
   LATENCY,
+  newcomer,
   ONSET,
-  ORDERS,
-  of,
-  PLACED,
   standby,
   turning,
   UNBOUNDED,
-  worker,
 } from './alert-health.js'
 
 /** What each alert is for: from `ONSET` on something is wrong, and at `END` it fires. */
@@ -52,6 +50,29 @@ export const CASES: AlertCase[] = [
   },
   { alert: 'OutriderStandbyMissing', what: 'the standby is gone', wrong: gone('pod="b"') },
   {
+    alert: 'OutriderStandbyMissing',
+    what: 'a rollout is stuck: two old ones are ready, the new one waits for setup',
+    wrong: { [newcomer('starting')]: turning('_', 1) },
+  },
+  {
+    alert: 'OutriderStandbyMissing',
+    what: 'the standby halts while the other one is active',
+    wrong: {
+      [standby('outrider_role', 'role="standby"')]: turning(1, 0),
+      [standby('outrider_role', 'role="halted"')]: turning('_', 1),
+    },
+  },
+  {
+    alert: 'OutriderNoActiveRelay',
+    what: 'all wait for setup',
+    wrong: {
+      [active('outrider_role', 'role="active"')]: turning(1, 0),
+      [active('outrider_role', 'role="starting"')]: turning(0, 1),
+      [standby('outrider_role', 'role="standby"')]: turning(1, 0),
+      [standby('outrider_role', 'role="starting"')]: turning(0, 1),
+    },
+  },
+  {
     alert: 'OutriderHalted',
     what: 'both are halted, and take turns in looking again',
     wrong: {
@@ -59,6 +80,14 @@ export const CASES: AlertCase[] = [
       [active('outrider_role', 'role="halted"')]: `_x${BEFORE} ${'1 0 '.repeat(AFTER / 2)}`,
     },
     also: ['OutriderNoActiveRelay', 'OutriderStandbyMissing'],
+  },
+  {
+    alert: 'OutriderHalted',
+    what: 'each time that it looks again it is active for a moment',
+    wrong: {
+      [active('outrider_role', 'role="active"')]: `1x${BEFORE - 1} ${'0 1 '.repeat(AFTER / 2)}`,
+      [active('outrider_role', 'role="halted"')]: `_x${BEFORE} ${'1 0 '.repeat(AFTER / 2)}`,
+    },
   },
   {
     alert: 'OutriderIncidentOpen',
@@ -183,66 +212,5 @@ export const CASES: AlertCase[] = [
     what: 'the active relay says nothing of its slot',
     wrong: gone('outrider_slot'),
   },
-  { alert: 'OutriderConsumerGone', what: 'the last worker was removed', wrong: gone('job="billing"') },
-  {
-    alert: 'OutriderConsumerStuck',
-    what: 'entries wait and nothing runs',
-    wrong: {
-      [worker('running')]: turning(2, 0),
-      [worker('processed_total', `${ORDERS},${PLACED},result="done"`)]: turning('0+100', 100 * BEFORE),
-      ...of('retries_total', always(0)),
-    },
-  },
-  {
-    alert: 'OutriderConsumerLag',
-    what: 'more comes in than is done',
-    wrong: { [worker('lag', ORDERS)]: turning(5, '5+50') },
-  },
-  {
-    alert: 'OutriderConsumerLagUnknown',
-    what: 'Redis cannot tell',
-    wrong: { [worker('lag_known', ORDERS)]: turning(1, 0), [worker('lag', ORDERS)]: turning(5, 0) },
-  },
-  {
-    alert: 'OutriderConsumerPendingOld',
-    what: 'an event fails again and again',
-    wrong: { [worker('oldest_pending_seconds', ORDERS)]: turning(2, '2+60') },
-  },
-  {
-    alert: 'OutriderConsumerTrimmed',
-    what: 'the first one is lost',
-    wrong: { [worker('trimmed_total', ORDERS)]: `_x${BEFORE + AFTER - 20} 1x20` },
-  },
-  {
-    alert: 'OutriderConsumerTrimmed',
-    what: 'one more is lost',
-    wrong: { [worker('trimmed_total', ORDERS)]: `1x${BEFORE + AFTER - 20} 2x20` },
-  },
-  {
-    alert: 'OutriderDeadLetters',
-    what: 'the first of its kind',
-    wrong: {
-      [worker('dead_letters_total', `${ORDERS},${PLACED},reason="crashed"`)]: `_x${BEFORE + AFTER - 20} 1x20`,
-    },
-  },
-  {
-    alert: 'OutriderDeadLetters',
-    what: 'one more',
-    wrong: {
-      [worker('dead_letters_total', `${ORDERS},${PLACED},reason="expired"`)]: `4x${BEFORE + AFTER - 20} 5x20`,
-    },
-  },
-  {
-    alert: 'OutriderConsumerRetries',
-    what: 'one attempt of three fails',
-    wrong: { [worker('retries_total', `${PLACED},reason="failed"`)]: turning('0+1', `${BEFORE}+50`) },
-  },
-  {
-    alert: 'OutriderConsumerRetries',
-    what: 'every attempt fails, and always did',
-    wrong: {
-      ...of('processed_total', undefined),
-      [worker('retries_total', `${PLACED},reason="failed"`)]: turning('_', '0+50'),
-    },
-  },
+  ...CONSUMERS,
 ]

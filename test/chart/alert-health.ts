@@ -21,6 +21,8 @@ export const turning = (well: number | string, wrong: number | string) =>
 const pod = (name: string, more = '') => `{namespace="shop",job="shop-outrider",pod="${name}"${more && `,${more}`}}`
 export const active = (metric: string, more?: string) => metric + pod('a', more)
 export const standby = (metric: string, more?: string) => metric + pod('b', more)
+/** A pod that a rollout adds. */
+export const newcomer = (role: string) => `outrider_role${pod('c', `role="${role}"`)}`
 export const worker = (metric: string, more = '') =>
   `outrider_consumer_${metric}{namespace="workers",job="billing",pod="w",group="billing"${more && `,${more}`}}`
 

@@ -1,5 +1,18 @@
 import type { AlertCase } from './alert-cases.js'
-import { active, always, gone, ORDERS, PLACED, standby, turning, UNBOUNDED, worker } from './alert-health.js'
+import {
+  AFTER,
+  active,
+  always,
+  BEFORE,
+  gone,
+  newcomer,
+  ORDERS,
+  PLACED,
+  standby,
+  turning,
+  UNBOUNDED,
+  worker,
+} from './alert-health.js'
 
 /** What is no reason to wake anybody, though it resembles one. */
 export const QUIET: { what: string; wrong: AlertCase['wrong'] }[] = [
@@ -22,8 +35,26 @@ export const QUIET: { what: string; wrong: AlertCase['wrong'] }[] = [
       [standby('outrider_role', 'role="active"')]: turning('_', 1),
       [standby('outrider_slot_retained_wal_bytes')]: turning('_', 1),
       [standby('outrider_slot_lag_bytes')]: turning('_', 1e5),
-      'outrider_role{namespace="shop",job="shop-outrider",pod="c",role="standby"}': turning('_', 1),
+      [newcomer('standby')]: turning('_', 1),
     },
+  },
+  {
+    what: 'the only relay was halted when it was scraped once, and went on',
+    wrong: {
+      [active('outrider_role', 'role="active"')]: `1x${BEFORE - 1} 0 1x${AFTER - 1}`,
+      [active('outrider_role', 'role="halted"')]: `_x${BEFORE} 1 0x${AFTER - 1}`,
+    },
+  },
+  {
+    what: 'a relay halts for minutes while another one is active',
+    wrong: {
+      [standby('outrider_role', 'role="standby"')]: `1x${BEFORE - 1} 0x9 1x${AFTER - 10}`,
+      [standby('outrider_role', 'role="halted"')]: `_x${BEFORE} 1x9 0x${AFTER - 10}`,
+    },
+  },
+  {
+    what: 'a new version waits some minutes for setup, while an old one is active',
+    wrong: { [newcomer('starting')]: `_x${BEFORE} 1x9 0x${AFTER - 10}` },
   },
   {
     what: 'nothing bounds the WAL, and little is held back',

@@ -1,13 +1,17 @@
-import { readFileSync } from 'node:fs'
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { stringify } from 'yaml'
+import { scratch } from '../services/folder.js'
 import { BUILD_TIMEOUT, prepare } from '../services/go.js'
 import { helm, helmPath } from '../services/helm.js'
 import { promtool, promtoolPath } from '../services/promtool.js'
 import { CASES } from './alert-cases.js'
-import { END, HEALTH, ONSET, type Series } from './alert-health.js'
+import { END, gone, HEALTH, newcomer, ONSET, type Series, turning } from './alert-health.js'
 import { QUIET } from './alert-quiet.js'
+import { rollouts, SCRAPES } from './alert-rollout.js'
 import { askedBy } from './promql.js'
-import { refusal } from './render.js'
+import { CHART, refusal } from './render.js'
 import { REQUIRED, renderRules, rulesOf, yamlFile } from './rules.js'
 
 const runbooks = readFileSync(new URL('../../docs/alerts.md', import.meta.url), 'utf8')
@@ -22,6 +26,13 @@ beforeAll(async () => {
 const fires = (minute: number, alerts: string[]) => ({
   expr: 'count by (alertname) (ALERTS{alertstate="firing"})',
   eval_time: `${minute}m`,
+  exp_samples: alerts.map((alertname) => ({ labels: `{alertname="${alertname}"}`, value: 1 })),
+})
+
+/** Whatever fired at any minute from this one to the end. The first half hour is not well: see below. */
+const fired = (since: number, alerts: string[]) => ({
+  ...fires(END, alerts),
+  expr: `count by (alertname) (count_over_time(ALERTS{alertstate="firing"}[${END - since}m]))`,
   exp_samples: alerts.map((alertname) => ({ labels: `{alertname="${alertname}"}`, value: 1 })),
 })
 
@@ -68,7 +79,33 @@ describe('alerts', () => {
   it.for(QUIET)('are silent when $what', async ({ wrong }, context) => {
     const [chart, tool] = [await helm(context), await promtool(context)]
     rules ??= yamlFile('rules.yaml', await renderRules(chart))
-    await tool.run('test', 'rules', tests(rules, { ...HEALTH, ...wrong }, [fires(ONSET + 10, []), fires(END, [])]))
+    await tool.run('test', 'rules', tests(rules, { ...HEALTH, ...wrong }, [fired(35, [])]))
+  })
+
+  it('take no rollout, nor its rollback, for a connection that breaks', async (context) => {
+    const [chart, tool] = [await helm(context), await promtool(context)]
+    const file = yamlFile('tests.yaml', {
+      rule_files: [yamlFile('rules.yaml', await renderRules(chart))],
+      evaluation_interval: '15s',
+      tests: SCRAPES.map((seconds) => ({
+        interval: `${seconds}s`,
+        input_series: Object.entries(rollouts(seconds)).map(([series, values]) => ({ series, values })),
+        promql_expr_test: [
+          {
+            expr: 'count(count_over_time(ALERTS{alertname="OutriderReconnecting",alertstate="firing"}[2h])) or vector(0)',
+            eval_time: '90m',
+            exp_samples: [{ labels: '{}', value: 0 }],
+          },
+          {
+            // That there was something to take for it.
+            expr: 'count(count_over_time(ALERTS{alertname="OutriderReconnecting",alertstate="pending"}[2h])) or vector(0)',
+            eval_time: '90m',
+            exp_samples: [{ labels: '{}', value: 1 }],
+          },
+        ],
+      })),
+    })
+    await tool.run('test', 'rules', file)
   })
 
   it('are each tried, and each have a section in docs/alerts.md', async (context) => {
@@ -146,16 +183,60 @@ describe('alerts', () => {
     const alone = rulesOf(await renderRules(chart, { consumers: { enabled: false } }))
     expect(alone.filter(({ expr }) => expr.includes('consumer'))).toEqual([])
     const metrics = { prometheusRule: { enabled: true, exclude: ['OutriderReconecting'] } }
-    expect(await refusal(chart, { values: { ...REQUIRED, metrics } })).toContain('found OutriderReconecting')
+    // Also where the cluster does not know the kind, so that a pipeline without a cluster finds it.
+    for (const apiVersions of [undefined, []]) {
+      const refused = await refusal(chart, { values: { ...REQUIRED, metrics }, ...(apiVersions && { apiVersions }) })
+      expect(refused).toContain('found OutriderReconecting')
+    }
   })
 
-  it('miss a standby only where there is to be one', async (context) => {
-    const chart = await helm(context)
-    for (const values of [{ replicaCount: 1 }, { deployment: { enabled: false } }]) {
-      const names = rulesOf(await renderRules(chart, {}, { values })).map(({ alert }) => alert)
-      expect(names).not.toContain('OutriderStandbyMissing')
-      expect(names).toContain('OutriderNoActiveRelay')
+  it.for([
+    { form: 'one replica', values: { replicaCount: 1 } },
+    { form: 'the sidecar form', values: { deployment: { enabled: false } } },
+  ])('miss no standby with $form, only what runs and is not ready', async ({ values }, context) => {
+    const [chart, tool] = [await helm(context), await promtool(context)]
+    const rules = yamlFile('rules.yaml', await renderRules(chart, {}, { values }))
+    const alone = { ...HEALTH, ...gone('pod="b"') }
+    await tool.run('test', 'rules', tests(rules, alone, [fired(35, [])]))
+    const stuck = { ...alone, [newcomer('halted')]: turning('_', 1) }
+    await tool.run('test', 'rules', tests(rules, stuck, [fires(END, ['OutriderStandbyMissing'])]))
+  })
+
+  it.for([
+    ...[{ for: '5mins' }, { for: '' }, { for: '5 m' }, { for: '1.5h' }, { for: '1m1h' }, { for: 5 }],
+    ...[{ window: '1day' }, { window: '0' }, { window: '0s' }, { window: '' }],
+  ])('are refused with %j, which Prometheus cannot read', async (threshold, context) => {
+    const prometheusRule = { thresholds: { OutriderDurabilityLowered: threshold } }
+    const [key] = Object.keys(threshold)
+    expect(await refusal(await helm(context), { values: { ...REQUIRED, metrics: { prometheusRule } } })).toMatch(
+      new RegExp(`thresholds[./]OutriderDurabilityLowered[./]${key}`),
+    )
+  })
+
+  it('take every duration that Prometheus can read', async (context) => {
+    const [chart, tool] = [await helm(context), await promtool(context)]
+    for (const duration of ['1h30m', '90s', '500ms', '1y2w3d4h5m6s7ms', '10m']) {
+      const threshold = { for: duration, window: duration }
+      const rules = await renderRules(chart, { thresholds: { OutriderDurabilityLowered: threshold } })
+      await tool.run('check', 'rules', yamlFile('rules.yaml', rules))
     }
+    await renderRules(chart, { thresholds: { OutriderBlocked: { for: '0' } } })
+  })
+
+  it('have a threshold whose name begins another', async (context) => {
+    const chart = join(scratch('chart'), 'outrider')
+    cpSync(CHART, chart, { recursive: true })
+    rmSync(join(chart, 'values.schema.json'))
+    const ours = {
+      alert: 'OutriderBlocked',
+      summary: 'after $lag',
+      expr: '$lag < $lagBytes and $relayed{$relay} > $lags',
+    }
+    writeFileSync(join(chart, 'files/alerts/relay.yaml'), stringify([ours]))
+    const thresholds = { OutriderBlocked: { lag: 5, lagBytes: 1024 } }
+    const [rule] = rulesOf(await renderRules(await helm(context), { matchers: 'a="$b"', thresholds }, { chart }))
+    expect(rule?.expr).toBe('5 < 1024 and $relayed{a="$b"} > $lags')
+    expect(rule?.annotations.summary).toBe('after 5')
   })
 
   it('miss a consumer group that never was there, where it is named', async (context) => {

@@ -134,7 +134,7 @@ test('owner and relay each get their own credentials, and the relay never those 
     relay: 'shop-relay',
     check: 'shop-relay',
     setup: 'shop-owner',
-    ping: 'shop-owner',
+    ping: 'shop-app',
     teardown: 'shop-owner',
   })
   const deployment = podTemplates(objects).find(({ name }) => name.startsWith('Deployment'))

@@ -65,6 +65,38 @@ describe('the dashboard', () => {
     expect(await tool.run('check', 'rules', file)).toContain(`${rules.length} rules found`)
   })
 
+  it('counts once what two halted relays both tell', async (context) => {
+    const [chart, tool] = [await helm(context), await promtool(context)]
+    const { panels } = await dashboardOf(chart)
+    const asked = (title: string) =>
+      (panels.find((panel) => panel.title === title)?.targets?.[0]?.expr ?? `no panel ${title}`)
+        .replaceAll('$__rate_interval', '5m')
+        .replaceAll(/\$(namespace|job)/g, 'shop')
+    const series = (name: string, more: string, values: string) =>
+      ['a', 'b'].map((pod) => ({ series: `${name}{namespace="shop",job="shop",pod="${pod}",${more}}`, values }))
+    const file = yamlFile('tests.yaml', {
+      tests: [
+        {
+          interval: '30s',
+          input_series: [
+            ...series('outrider_open_incidents', 'kind="gap"', '1x20'),
+            ...series('outrider_open_incidents', 'kind="rejected"', '3x20'),
+            ...series('outrider_blocked_seconds_total', 'reason="postgres_unreachable"', '0+30x20'),
+          ],
+          promql_expr_test: [
+            { expr: asked('Open incidents'), eval_time: '10m', exp_samples: [{ labels: '{}', value: 4 }] },
+            {
+              expr: asked('Blocked, by reason'),
+              eval_time: '10m',
+              exp_samples: [{ labels: '{reason="postgres_unreachable"}', value: 1 }],
+            },
+          ],
+        },
+      ],
+    })
+    await tool.run('test', 'rules', file)
+  })
+
   it('lets somebody choose the Prometheus, the relay and the groups, and every panel follows', async (context) => {
     const dashboard = await dashboardOf(await helm(context))
     expect(dashboard.templating.list.map(({ name }) => name)).toEqual(['datasource', 'namespace', 'job', 'group'])

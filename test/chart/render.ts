@@ -27,6 +27,7 @@ export interface Rendering {
   release?: string
   kubeVersion?: string
   apiVersions?: readonly string[]
+  /** False for an install, which has no teardown. */
   isUpgrade?: boolean
 }
 
@@ -61,7 +62,7 @@ export function parseObjects(text: string): KubernetesObject[] {
 }
 
 function argumentsOf(rendering: Rendering): string[] {
-  const { chart = CHART, files = [], values, release = 'shop', isUpgrade = false } = rendering
+  const { chart = CHART, files = [], values, release = 'shop', isUpgrade = true } = rendering
   const { kubeVersion = KUBERNETES_VERSIONS.at(-1), apiVersions = OPERATORS } = rendering
   return [
     ...['template', release, chart, '--namespace', 'shop', '--kube-version', `${kubeVersion}`],

@@ -7,6 +7,7 @@ import { chartSchema } from '../../scripts/chart-schema.js'
 import { BUILD_TIMEOUT, prepare } from '../services/go.js'
 import { helm, helmPath } from '../services/helm.js'
 import { CHART, refusal, render, VALUES } from './render.js'
+import type { KubernetesObject } from './schemas.js'
 
 beforeAll(() => prepare(helmPath), BUILD_TIMEOUT)
 
@@ -18,6 +19,31 @@ const RIGHT = {
 
 /** What is laid over the right values, and what Helm says to that. */
 const REFUSED: [what: string, values: object, expected: string | RegExp][] = [
+  [
+    'less time to drain than it may take',
+    { config: { drainTimeout: '40s' } },
+    'terminationGracePeriodSeconds: expected more than config.drainTimeout (40 s)',
+  ],
+  [
+    'a port that its policy keeps closed',
+    { networkPolicy: { enabled: true }, redis: { url: 'rediss://redis:6380/0' } },
+    'networkPolicy.redis.ports: expected 6380, as redis.url has it',
+  ],
+  [
+    'a password with a slash',
+    url('postgres', 'postgres://me:hunter/2@db/shop'),
+    'postgres.url: expected a URL without',
+  ],
+  [
+    'a password of the tester',
+    { test: url('postgres', 'postgres://me:hunter2@db/shop') },
+    'test.postgres.url: expected a URL without',
+  ],
+  [
+    'a variable that moves the port',
+    { extraEnv: [{ name: 'OUTRIDER_HTTP_PORT', value: '1' }] },
+    'extraEnv: expected no OUTRIDER_HTTP_PORT',
+  ],
   ['no image', { image: { repository: '' } }, 'image.repository: expected the name under which you pushed the image'],
   ['an image that is another one tomorrow', { image: { tag: 'latest' } }, 'image.tag: expected the tag of one version'],
   ['a tag in the name', { image: { repository: 'registry.example.com/outrider:latest' } }, /image[./]repository/],
@@ -191,10 +217,20 @@ test('monitors are left out where the cluster does not know them, unless they mu
   }
 })
 
-test('whether it is an install or an upgrade makes no difference', async (context) => {
+test('an install is what an upgrade is, but for the teardown: one that fails must not take a slot with it', async (context) => {
   const tool = await helm(context)
   const files = [VALUES.get('everything')!]
-  expect(await render(tool, { files, isUpgrade: true })).toEqual(await render(tool, { files }))
+  const upgrade = await render(tool, { files })
+  const install = await render(tool, { files, isUpgrade: false })
+  const isTeardown = ({ metadata }: KubernetesObject) => metadata.name.endsWith('-teardown')
+  expect(upgrade.filter(isTeardown)).not.toEqual([])
+  expect(install).toEqual(upgrade.filter((object) => !isTeardown(object)))
+})
+
+test('a table of the team’s own has no test, for nobody here knows what its rows must hold', async (context) => {
+  const config = { outbox: { table: 'public.outboxevent', stream: '{topic}', columns: { id: 'id', type: 'type' } } }
+  const objects = await render(await helm(context), values({ ...RIGHT, config }))
+  expect(objects.filter(({ metadata }) => metadata.name.endsWith('-test'))).toEqual([])
 })
 
 // biome-ignore lint/suspicious/noExplicitAny: a schema.

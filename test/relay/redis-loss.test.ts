@@ -1,7 +1,7 @@
 import type { ChainableCommander } from 'ioredis'
 import { describe, expect } from 'vitest'
 import { closeIncident, type Incident, listIncidents } from '../../src/postgres/incidents.js'
-import { needsProcess, startRedis, until } from '../services/index.js'
+import { needsProcess, startPostgres, startRedis, until } from '../services/index.js'
 import { test } from './fixture.js'
 import type { RelayProcess } from './relay-process.js'
 import type { Scenario } from './scenario.js'
@@ -173,4 +173,32 @@ test.concurrent('FLUSHALL before anything was confirmed loses nothing: the slot 
   expect(await s.ids(STREAM)).toEqual(ids)
   expect(await relay.metric('outrider_sessions_total')).toBe(2)
   expect(await listIncidents(s.postgres)).toEqual([])
+})
+
+test('while the next session counts what Redis lost, its looks at the slot wait, and the gap is what it says', async ({
+  scenario,
+  skip,
+  onTestFinished,
+}) => {
+  needsProcess({ skip })
+  // Its own: the lock is an open transaction, which holds up every new slot of the server.
+  const server = await startPostgres()
+  onTestFinished(() => server.remove())
+  const database = await server.createDatabase()
+  const s = await scenario({ database })
+  const first = await s.relay()
+  await first.streaming()
+  await saved(s, 1, await s.insert(STREAM))
+  await first.stop()
+  await s.redis.flushall()
+
+  // The count gives up after 5 s, and leaves a transaction that takes nothing but its rollback.
+  const locker = await database.connect()
+  onTestFinished(() => locker.end())
+  await locker.query('begin; lock table outrider.outbox in access exclusive mode')
+  const relay = await s.relay()
+  await relay.is({ role: 'halted' }, 30_000)
+  expect(relay.logs.flatMap(({ role, reason }) => (role === 'halted' ? [reason] : []))).toEqual(['stream_behind'])
+  await locker.query('rollback')
+  expect(await halted(s, relay)).toHaveLength(1)
 })

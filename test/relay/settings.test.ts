@@ -1,13 +1,14 @@
 import pg from 'pg'
 import { expect } from 'vitest'
-import { setUp } from '../../src/postgres/setup.js'
+import { type SetupOptions, setUp } from '../../src/postgres/setup.js'
 import { needsProcess, startPostgres, until } from '../services/index.js'
 import { test } from './fixture.js'
 import type { RelayProcess } from './relay-process.js'
 import type { Scenario } from './scenario.js'
 
-const setUpAgain = (s: Scenario) =>
+const setUpAgain = (s: Scenario, more: Pick<SetupOptions, 'grants' | 'lockTimeout'> = {}) =>
   setUp(s.postgres, {
+    ...more,
     slot: s.slot,
     publication: 'outrider',
     source: undefined,
@@ -68,16 +69,49 @@ test.concurrent('without the attribute REPLICATION the relay says so, stays aliv
   await expectFlow(s)
 })
 
-test.concurrent('without the role outrider_relay it says so, stays alive, and goes on once it has it', async ({
+test.concurrent('without the role outrider_relay it waits for the grant, says so, and goes on once it has it', async ({
   scenario,
 }) => {
   const s = await scenario()
   await s.postgres.query(`revoke outrider_relay from ${role(s)}`)
   const relay = await s.relay()
-  await expectWaiting(relay, 'postgres_privilege', /permission denied/)
+  const says = new RegExp(`permission denied.*Run \`outrider setup --grant-relay relay_${s.database.name}\``)
+  await expectWaiting(relay, 'setup_privilege', says)
+  await relay.is({ role: 'starting', state: 'waiting' })
   await s.postgres.query(`grant outrider_relay to ${role(s)}`)
   await relay.streaming()
   await expectFlow(s)
+  expect(relay.logs.filter(({ role }) => role === 'halted')).toEqual([])
+})
+
+test.concurrent('started before a setup that waits long for the slot, the relay waits for it and is never halted', async ({
+  scenario,
+  skip,
+  onTestFinished,
+}) => {
+  needsProcess({ skip })
+  // Its own: an open transaction holds up every slot of the server.
+  const server = await startPostgres()
+  onTestFinished(() => server.remove())
+  const database = await server.createDatabase()
+  const s = await scenario({ database })
+  await s.postgres.query('drop schema outrider cascade')
+  await s.postgres.query('drop publication outrider')
+  await s.postgres.query('select pg_drop_replication_slot($1)', [s.slot])
+  await s.postgres.query(`revoke outrider_relay from ${role(s)}`)
+  const relay = await s.relay()
+  await expectWaiting(relay, 'setup_missing', /no schema outrider/)
+
+  const writer = await database.connect()
+  onTestFinished(() => writer.end())
+  await writer.query('begin; select pg_current_xact_id()')
+  const made = setUpAgain(s, { grants: { outrider_relay: [`relay_${database.name}`] }, lockTimeout: 60_000 })
+  await relay.is({ role: 'starting', state: 'waiting', reason: 'setup_interrupted' })
+  await writer.query('rollback')
+  expect((await made).grants).toEqual([{ role: 'outrider_relay', to: `relay_${database.name}`, state: 'granted' }])
+  await relay.streaming()
+  await expectFlow(s)
+  expect(relay.logs.filter(({ role }) => role === 'halted')).toEqual([])
 })
 
 test.concurrent('started before setup, or after an interrupted one, the relay says so, stays alive, and goes on after it', async ({

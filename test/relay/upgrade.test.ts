@@ -260,3 +260,24 @@ test('a standby looks again when it has the lock: setup may have gone on meanwhi
   await standby.is({ role: 'halted', reason: 'schema_foreign' })
   expect((await s.postgres.query('select from outrider.session')).rowCount).toBe(1)
 })
+
+test('a relay that is halted before it may look at the slot tells no figures of an earlier look', async ({
+  scenario,
+}) => {
+  const s = await scenario()
+  const relay = await s.relay()
+  await relay.streaming()
+  const names = ['outrider_slot_retained_wal_bytes', 'outrider_slot_lag_bytes', 'outrider_open_incidents']
+  const figures = () => Promise.all(names.map((name) => relay.metric(name)))
+  await until(async () => (await figures()).every((figure) => figure !== undefined))
+  await s.postgres.query(
+    "insert into outrider.migration (version, name, checksum, serves) values (999, '999-later', '', 999)",
+  )
+  await relay.is({ role: 'halted', reason: 'schema_foreign' })
+  await until(async () => (await figures()).every((figure) => figure === undefined), {
+    message: 'what the slot was like to be forgotten',
+  })
+  await s.postgres.query('delete from outrider.migration where version = 999')
+  await relay.streaming()
+  await until(async () => (await figures()).every((figure) => figure !== undefined))
+})

@@ -1,8 +1,12 @@
 import { execFile } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { appendFileSync } from 'node:fs'
+import type { Readable } from 'node:stream'
+import { finished } from 'node:stream/promises'
 import { promisify } from 'node:util'
 import { serviceAccount } from './account.js'
 import { type Host, type Launch, type Running, tail } from './process.js'
+import { until } from './until.js'
 
 /** Whether a Docker daemon answers. */
 export async function hasDocker(): Promise<boolean> {
@@ -33,15 +37,16 @@ class ContainerHost implements Host {
 
   async run(launch: Launch): Promise<void> {
     const { Wait } = await import('testcontainers')
-    const container = await this.#container(launch)
+    const { container } = await this.#container(launch)
     const done = await container.withWaitStrategy(Wait.forOneShotStartup()).start()
     await done.stop()
   }
 
   async launch(launch: Launch): Promise<Running> {
     const { getContainerRuntimeClient } = await import('testcontainers')
-    const container = await this.#container(launch)
-    const started = await container.start().catch((cause: Error) => {
+    const { container, logged } = await this.#container(launch)
+    const started = await container.start().catch(async (cause: Error) => {
+      await logged()
       const what = `Expected ${launch.program} to start in a container of ${this.image}: ${cause.message}`
       throw new Error(`${what}\n${tail(launch.log)}`, { cause })
     })
@@ -50,6 +55,7 @@ class ContainerHost implements Host {
     let alive = true
     const ended = docker.wait().then(async (end: { StatusCode: number }) => {
       alive = false
+      await logged()
       await docker.remove()
       return `exit code ${end.StatusCode}`
     })
@@ -62,7 +68,10 @@ class ContainerHost implements Host {
           if (alive && (await docker.inspect()).State.Running) throw error
         })
       },
-      freeze: () => docker.pause(),
+      // On a busy machine runc gives up at times (cgroups of version 1), and may be asked again.
+      freeze: async () => {
+        await until(() => docker.pause().then(() => true), { message: 'a container to be paused' })
+      },
       thaw: async () => {
         if (alive && (await docker.inspect()).State.Paused) await docker.unpause()
       },
@@ -73,16 +82,35 @@ class ContainerHost implements Host {
     const { GenericContainer, Wait } = await import('testcontainers')
     const own = { uid: process.getuid?.(), gid: process.getgid?.() }
     const { uid, gid } = (launch.kind === 'postgres' && serviceAccount()) || own
+    const name = `outrider-test-${randomUUID()}`
+    let output: Readable | undefined
     const container = new GenericContainer(this.image)
+      .withName(name)
       .withEntrypoint([launch.program])
       .withCommand(launch.args)
       .withEnvironment(launch.env ?? {})
       .withBindMounts([{ source: launch.folder, target: launch.folder }])
       .withExtraHosts([{ host: this.peer, ipAddress: 'host-gateway' }])
       .withUser(`${uid}:${gid}`)
-      .withLogConsumer((stream) => stream.on('data', (line) => appendFileSync(launch.log, line)))
+      .withLogConsumer((stream) => {
+        output = stream.on('data', (line) => appendFileSync(launch.log, line))
+      })
       // The service itself asks whether it serves; here it is enough that the container was started.
       .withWaitStrategy(Wait.forSuccessfulCommand('true'))
-    return launch.port ? container.withExposedPorts({ container: launch.port, host: launch.port }) : container
+    if (launch.port) container.withExposedPorts({ container: launch.port, host: launch.port })
+    // The last words come a moment after the end is known; where that came at once, nobody has listened yet.
+    const logged = async () => {
+      if (output) await finished(output, { signal: AbortSignal.timeout(5_000) }).catch(() => {})
+      else appendFileSync(launch.log, await lastWords(name))
+    }
+    return { container, logged }
   }
+}
+
+/** What a container said that ended before its ports were bound. Testcontainers leaves such a one behind. */
+async function lastWords(name: string): Promise<string> {
+  const docker = (...args: string[]) => promisify(execFile)('docker', args)
+  const { stdout, stderr } = await docker('logs', name).catch((error: Error) => ({ stdout: '', stderr: error.message }))
+  await docker('rm', '--force', name).catch(() => {})
+  return `${stdout}${stderr}`
 }

@@ -20,7 +20,7 @@ export interface Launch {
   /** The port that it serves on 127.0.0.1, if any. */
   port?: number
   /** Postgres must not be root, and clears its shared memory only when it may shut down. */
-  kind: 'postgres' | 'redis'
+  kind: 'postgres' | 'redis' | 'kubernetes'
 }
 
 /** A server under control, whether a process of this machine or a container. */

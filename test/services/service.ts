@@ -17,7 +17,7 @@ export abstract class Service {
   #frozen = false
 
   protected constructor(
-    kind: 'postgres' | 'redis',
+    kind: 'postgres' | 'redis' | 'kubernetes',
     protected readonly host: Host,
     readonly port: number,
   ) {

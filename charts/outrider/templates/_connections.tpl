@@ -1,30 +1,25 @@
 {{/*
-How the relay reaches Postgres, or, as `owner`, how setup and teardown do: url, secret, passwordKey, urlKey, certSecret.
-Takes a list: the root context, `relay` or `owner`. Returns JSON.
+How somebody reaches Postgres: url, secret, passwordKey, urlKey, and the client certificate (certSecret, certKey, keyKey). Takes a list:
+the root context, then `relay`, `owner` (setup and teardown; where nothing is said, as CloudNativePG's owner, else as the
+relay) or `test` (where nothing is said, as the owner). Returns JSON.
 */}}
 {{- define "outrider.postgres" -}}
 {{- $root := index . 0 }}
-{{- $given := $root.Values.postgres }}
-{{- $cluster := $given.cloudNativePG.cluster }}
-{{- $app := dict "url" "" "secret" (printf "%s-app" $cluster) "passwordKey" "password" "urlKey" "uri" "certSecret" "" }}
-{{- $relay := dict "url" $given.url "secret" $given.existingSecret "passwordKey" $given.secretKeys.password "urlKey" $given.secretKeys.url "certSecret" $given.tls.certSecret }}
-{{- if not (or $given.url $given.existingSecret) }}
-{{- if not $cluster }}
-{{- fail "postgres: expected postgres.url (without a password), postgres.existingSecret with a whole URL, or postgres.cloudNativePG.cluster, found none of them." }}
-{{- end }}
-{{- $relay = $app }}
-{{- end }}
-{{- if eq (index . 1) "relay" }}
-{{- toJson $relay }}
-{{- else }}
-{{- $owner := $root.Values.setup.postgres }}
-{{- if or $owner.url $owner.existingSecret }}
-{{- toJson (dict "url" $owner.url "secret" $owner.existingSecret "passwordKey" $owner.secretKeys.password "urlKey" $owner.secretKeys.url "certSecret" "") }}
+{{- $kind := index . 1 }}
+{{- $sections := dict "relay" $root.Values.postgres "owner" $root.Values.setup.postgres "test" $root.Values.test.postgres }}
+{{- $given := get $sections $kind }}
+{{- $cluster := $root.Values.postgres.cloudNativePG.cluster }}
+{{- if or $given.url $given.existingSecret }}
+{{- $tls := default dict $given.tls }}
+{{- toJson (dict "url" $given.url "secret" $given.existingSecret "passwordKey" $given.secretKeys.password "urlKey" $given.secretKeys.url "certSecret" (default "" $tls.certSecret) "certKey" $tls.certKey "keyKey" $tls.keyKey) }}
+{{- else if eq $kind "test" }}
+{{- include "outrider.postgres" (list $root "owner") }}
 {{- else if $cluster }}
-{{- toJson $app }}
+{{- toJson (dict "url" "" "secret" (printf "%s-app" $cluster) "passwordKey" "password" "urlKey" "uri" "certSecret" "") }}
+{{- else if eq $kind "owner" }}
+{{- include "outrider.postgres" (list $root "relay") }}
 {{- else }}
-{{- toJson $relay }}
-{{- end }}
+{{- fail "postgres: expected postgres.url (without a password), postgres.existingSecret with a whole URL, or postgres.cloudNativePG.cluster, found none of them." }}
 {{- end }}
 {{- end }}
 
@@ -36,9 +31,30 @@ Takes a list: the root context, `relay` or `owner`. Returns JSON.
 
 {{/* Takes a list: the path of a value, a URL. A password there would be in the release, and in every `helm get values`. */}}
 {{- define "outrider.withoutPassword" -}}
-{{- if or (regexMatch "^[^/]*//[^/@]*:[^/]*@" (index . 1)) (regexMatch "(?i)[?&][^=&]*pass[^=&]*=" (index . 1)) }}
+{{- if or (regexMatch "^[^/]*//[^/?#@:]*:[^@]*@" (index . 1)) (regexMatch "(?i)[?&][^=&]*pass[^=&]*=" (index . 1)) }}
 {{- fail (printf "%s: expected a URL without a password, found one with it. Put the password, or the whole URL, into a Secret and name that in existingSecret." (index . 0)) }}
 {{- end }}
+{{- end }}
+
+{{/* Takes a list: the path of ports, the path of a URL, the URL, the ports. A port that is closed shows as a time-out alone. */}}
+{{- define "outrider.portOpen" -}}
+{{- $open := list }}
+{{- range index . 3 }}
+{{- $open = append $open (toString .) }}
+{{- end }}
+{{- range regexFindAll ":[0-9]+([/?&,]|$)" (index . 2) -1 }}
+{{- $port := regexFind "[0-9]+" . }}
+{{- if not (has $port $open) }}
+{{- fail (printf "%s: expected %s, as %s has it, found %s." (index $ 0) $port (index $ 1) (join ", " $open)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Of a duration as the relay reads it; a bare number is milliseconds. */}}
+{{- define "outrider.seconds" -}}
+{{- $text := toString . }}
+{{- $units := dict "" 0.001 "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 "d" 86400.0 }}
+{{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[a-z]*$" $text) | default 0.0) }}
 {{- end }}
 
 {{/* What only several values together, or a part of one, can tell. */}}
@@ -52,7 +68,17 @@ Takes a list: the root context, `relay` or `owner`. Returns JSON.
 {{- end }}
 {{- include "outrider.withoutPassword" (list "postgres.url" .Values.postgres.url) }}
 {{- include "outrider.withoutPassword" (list "setup.postgres.url" .Values.setup.postgres.url) }}
+{{- include "outrider.withoutPassword" (list "test.postgres.url" .Values.test.postgres.url) }}
 {{- include "outrider.withoutPassword" (list "redis.url" .Values.redis.url) }}
+{{- if .Values.networkPolicy.enabled }}
+{{- include "outrider.portOpen" (list "networkPolicy.postgres.port" "postgres.url" .Values.postgres.url (list .Values.networkPolicy.postgres.port)) }}
+{{- include "outrider.portOpen" (list "networkPolicy.postgres.port" "setup.postgres.url" .Values.setup.postgres.url (list .Values.networkPolicy.postgres.port)) }}
+{{- include "outrider.portOpen" (list "networkPolicy.redis.ports" "redis.url" .Values.redis.url .Values.networkPolicy.redis.ports) }}
+{{- end }}
+{{- $drain := include "outrider.seconds" (dig "drainTimeout" "20s" .Values.config) | float64 }}
+{{- if gt $drain (float64 .Values.terminationGracePeriodSeconds) }}
+{{- fail (printf "terminationGracePeriodSeconds: expected more than config.drainTimeout (%g s), found %v. The relay would be killed while it drains." $drain .Values.terminationGracePeriodSeconds) }}
+{{- end }}
 {{- if not (or .Values.redis.url .Values.redis.existingSecret) }}
 {{- fail "redis: expected redis.url (without a password) or redis.existingSecret with a whole URL, found neither." }}
 {{- end }}
@@ -131,7 +157,7 @@ Takes a list: the root context, `relay` or `owner`. Returns JSON.
   value: {{ . | quote }}
 {{- end }}
 {{- range $root.Values.extraEnv }}
-{{- if regexMatch "^(OUTRIDER_(CONFIG|POSTGRES_.*|REDIS_.*)|DATABASE_URL|REDIS_URL)$" .name }}
+{{- if regexMatch "^(OUTRIDER_.*|DATABASE_URL|REDIS_URL)$" .name }}
 {{- fail (printf "extraEnv: expected no %s, which would win over what postgres, redis and config say. Say it there; secrets belong into a Secret that existingSecret names." .name) }}
 {{- end }}
 {{- end }}
@@ -159,8 +185,8 @@ The Secrets of a container, each mounted as a folder, so that a rotated one is f
 {{- $secrets = append $secrets (dict "volume" "outrider-postgres-ca" "path" "postgres-ca" "secret" . "keys" (dict "ca.crt" $root.Values.postgres.tls.caKey)) }}
 {{- end }}
 {{- with $postgres.certSecret }}
-{{- $tls := $root.Values.postgres.tls }}
-{{- $secrets = append $secrets (dict "volume" "outrider-postgres-cert" "path" "postgres-cert" "secret" . "keys" (dict "tls.crt" $tls.certKey "tls.key" $tls.keyKey)) }}
+{{- $volume := ternary "outrider-postgres-cert" "outrider-owner-cert" (eq $kind "relay") }}
+{{- $secrets = append $secrets (dict "volume" $volume "path" "postgres-cert" "secret" . "keys" (dict "tls.crt" $postgres.certKey "tls.key" $postgres.keyKey)) }}
 {{- end }}
 {{- with $redis.existingSecret }}
 {{- $keys := ternary (dict "password" $redis.secretKeys.password) (dict "url" $redis.secretKeys.url) (ne $redis.url "") }}

@@ -66,3 +66,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- $port }}
 {{- end }}
+
+{{- define "outrider.ownOutbox" -}}
+{{- eq (dig "outbox" "table" "outrider.outbox" .Values.config) "outrider.outbox" }}
+{{- end }}

@@ -77,12 +77,21 @@ spec:
 {{- end }}
 
 {{/*
-Whether a look at the servers comes first: before the first start, and not later, when an upgrade may be what mends a server that
-is away. The ConfigMap of the release comes after a hook has passed. A plain Job runs anew only where something changed.
+Whether a look at the servers comes first: before the first start, and before that on other servers or another slot; not at every
+upgrade, which may be what mends a server that is away. The ConfigMap of the release comes after a hook has passed, and says on
+what. A plain Job runs anew only where something changed.
 */}}
 {{- define "outrider.checksFirst" -}}
 {{- if .Values.setup.check.enabled }}
-{{- if or (not .Values.setup.hook) (not (lookup "v1" "ConfigMap" .Release.Namespace (include "outrider.fullname" .))) }}true{{ end }}
+{{- $passed := lookup "v1" "ConfigMap" .Release.Namespace (include "outrider.fullname" .) | dig "metadata" "annotations" "checksum/servers" "" }}
+{{- if or (not .Values.setup.hook) (ne $passed (include "outrider.servers" .)) }}true{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* Which servers, and which slot. */}}
+{{- define "outrider.servers" -}}
+{{- with .Values }}
+{{- list .postgres.url .postgres.existingSecret .postgres.cloudNativePG.cluster .redis.url .redis.existingSecret (dig "slot" "" .config) | toJson | sha256sum }}
 {{- end }}
 {{- end }}
 
@@ -91,6 +100,21 @@ is away. The ConfigMap of the release comes after a hook has passed. A plain Job
 {{- $checksFirst := eq (include "outrider.checksFirst" .) "true" -}}
 backoffLimit: {{ $setup.backoffLimit }}
 activeDeadlineSeconds: {{ $setup.activeDeadlineSeconds }}
+# What another try cannot mend is said at once: a wrong configuration (2), a blocker (4).
+podFailurePolicy:
+  rules:
+    {{- if $checksFirst }}
+    - action: FailJob
+      onExitCodes:
+        containerName: check
+        operator: In
+        values: [2, 4]
+    {{- end }}
+    - action: FailJob
+      onExitCodes:
+        containerName: setup
+        operator: In
+        values: [2]
 {{- if not $setup.hook }}
 ttlSecondsAfterFinished: {{ $setup.ttlSecondsAfterFinished }}
 {{- end }}

@@ -64,36 +64,32 @@ metricRelabelings:
 
 {{/*
 The rules of one file of alerts, as YAML. Takes a list: the root context, the file's name. The files are plain PromQL:
-$name stands for a number of the alert's thresholds, $relay and $consumers for matchers.
+$name stands for a number of the alert's thresholds, $relay and $consumers for matchers. A name is replaced as a whole
+word, so that one may begin with another.
 */}}
 {{- define "outrider.monitoring.rules" -}}
 {{- $root := index . 0 }}
 {{- $rule := $root.Values.metrics.prometheusRule }}
 {{- $expected := list }}
 {{- range $rule.consumers.groups }}
-{{- $expected = append $expected (printf " or absent(outrider_consumer_running{group=%q,$consumers})" .) }}
+{{- $expected = append $expected (printf " or absent(outrider_consumer_running{group=%q,%s})" . $rule.consumers.matchers) }}
 {{- end }}
-{{- $words := dict "$expected" (join "" $expected) "$relay" (include "outrider.monitoring.matchers" $root) "$consumers" $rule.consumers.matchers "$replicas" (toString $root.Values.replicaCount) }}
-{{- $exclude := $rule.exclude }}
-{{- if or (not $root.Values.deployment.enabled) (lt (int $root.Values.replicaCount) 2) }}
-{{- $exclude = append $exclude "OutriderStandbyMissing" }}
-{{- end }}
+{{- /* How many sidecars there are is not ours to know; one, at least. */}}
+{{- $replicas := ternary $root.Values.replicaCount 1 $root.Values.deployment.enabled }}
+{{- $words := dict "expected" (join "" $expected) "relay" (include "outrider.monitoring.matchers" $root) "consumers" $rule.consumers.matchers "replicas" (toString $replicas) }}
 {{- $rules := list }}
 {{- range $alert := fromYamlArray ($root.Files.Get (printf "files/alerts/%s.yaml" (index . 1))) }}
-{{- if not (has $alert.alert $exclude) }}
+{{- if not (has $alert.alert $rule.exclude) }}
 {{- $thresholds := index $rule.thresholds $alert.alert }}
 {{- $expr := $alert.expr }}
 {{- $summary := $alert.summary }}
-{{- range $name, $value := $thresholds }}
+{{- range $name, $value := merge (dict) $words $thresholds }}
 {{- if not (kindIs "string" $value) }}
 {{- $value = ternary (printf "%d" (int64 $value)) (toString $value) (eq (float64 $value) (floor $value)) }}
 {{- end }}
-{{- $expr = replace (printf "$%s" $name) $value $expr }}
-{{- $summary = replace (printf "$%s" $name) $value $summary }}
-{{- end }}
-{{- range $word := list "$expected" "$relay" "$consumers" "$replicas" }}
-{{- $expr = replace $word (index $words $word) $expr }}
-{{- $summary = replace $word (index $words $word) $summary }}
+{{- $word := printf `\$%s\b` $name }}
+{{- $expr = regexReplaceAllLiteral $word $expr $value }}
+{{- $summary = regexReplaceAllLiteral $word $summary $value }}
 {{- end }}
 {{- $annotations := dict "summary" $summary "description" $alert.description }}
 {{- with $rule.runbookUrl }}

@@ -1,0 +1,34 @@
+import { expect } from 'vitest'
+import { needsProcess, startRedis, until } from '../services/index.js'
+import { test } from './fixture.js'
+
+test('a relay that starts while Redis is down tells of the WAL that piles up meanwhile, and goes on when it is there', async ({
+  scenario,
+  skip,
+}) => {
+  needsProcess({ skip }, ['redis'])
+  const redis = await startRedis()
+  const s = await scenario({ redis })
+  await redis.stop()
+  const relay = await s.relay()
+  await until(async () => (await relay.metric('outrider_slot_lag_bytes')) !== undefined, { timeout: 20_000 })
+  const before = (await relay.metric('outrider_slot_lag_bytes')) as number
+  await s.insert('orders', 'x'.repeat(1_000_000))
+  // Stored compressed: what counts is that it is seen to grow.
+  await until(async () => ((await relay.metric('outrider_slot_lag_bytes')) as number) > before, { timeout: 20_000 })
+  await redis.start()
+  await relay.streaming(30_000)
+  await until(async () => (await s.ids('orders')).length === 1, { timeout: 20_000 })
+})
+
+test('a publication that is dropped while a relay waits for Redis is a gap at once', async ({ scenario, skip }) => {
+  needsProcess({ skip }, ['redis'])
+  const redis = await startRedis()
+  const s = await scenario({ redis })
+  await redis.stop()
+  const relay = await s.relay()
+  await relay.is({ role: 'active', state: 'blocked' }, 20_000)
+  await s.postgres.query('drop publication outrider')
+  await relay.is({ role: 'halted', reason: 'publication_missing' }, 20_000)
+  expect(await relay.stop()).toBe(0)
+})
