@@ -104,7 +104,7 @@ test('an uninstall right after teardown.enabled was set drops the slot', async (
   await until(async () => (await objectsOf(one)).length === 0, { timeout: 40_000 })
 })
 
-test('an atomic install that fails leaves the slot that was there before, whatever teardown.enabled says', async (context) => {
+test('an install that fails and is uninstalled, as --atomic does, leaves the slot that was there before, whatever teardown.enabled says', async (context) => {
   const one = await Installation.prepare(context, await site(context))
   expectDone(await one.install())
   expectDone(await one.run('uninstall', '--no-hooks', '--wait', '--timeout', '60s'))
