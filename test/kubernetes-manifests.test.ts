@@ -14,7 +14,10 @@ import { freePort, needsProcess, startRedis } from './services/index.js'
 
 // The YAML of examples/kubernetes. test/kubernetes-example.test.ts runs the worker with what worker.yaml gives it.
 
-const WORKER = ['worker.yaml', 'pod-monitor.yaml', 'hpa.yaml', 'keda-prometheus.yaml', 'keda-redis.yaml']
+const WORKER = [
+  ...['worker.yaml', 'inbox-setup.yaml', 'network-policy.yaml', 'pod-monitor.yaml'],
+  ...['hpa.yaml', 'keda-prometheus.yaml', 'keda-redis.yaml'],
+]
 const SIDECAR = ['sidecar-setup.yaml', 'sidecar.yaml']
 const OPERATOR = ['operator.yaml']
 
@@ -36,7 +39,7 @@ describe('every manifest', () => {
 
   it('names images by their version, and no namespace: that is said to kubectl', () => {
     const images = pods.flatMap(({ spec }) => containersOf(spec).map(({ image }) => image))
-    expect(images).toHaveLength(6)
+    expect(images).toHaveLength(7)
     for (const image of images) expect(image).toMatch(/^registry\.example\.com\/[a-z/]+:\d+\.\d+\.\d+$/)
     for (const object of objects) expect(object.metadata.namespace).toBeUndefined()
   })
@@ -44,6 +47,7 @@ describe('every manifest', () => {
   it('runs under restricted Pod Security, with a read-only root, bounded memory and no token', () => {
     expect(pods.map(({ name }) => name)).toEqual([
       'Deployment invoices',
+      'Job invoices-setup',
       'Job outrider-setup',
       'Deployment web',
       'Pod outrider-operator',
@@ -160,6 +164,44 @@ describe('autoscaling', () => {
       admin.disconnect()
       await server.remove()
     }
+  })
+})
+
+describe('what a person brings', () => {
+  const [setUpInbox] = containersIn(manifestOf('inbox-setup.yaml', 'Job')) as [Container]
+  const [sleeper] = containersOf(manifestOf('operator.yaml', 'Pod').spec) as [Container]
+
+  it('is configured with what Outrider knows, and reads the URLs that are mounted', () => {
+    const owner = 'postgres://shop_owner@db.example.com/shop'
+    const files = {
+      '/etc/outrider/config/outrider.yaml': manifestOf('sidecar-setup.yaml', 'ConfigMap').data['outrider.yaml'],
+      '/etc/outrider/owner/url': owner,
+      '/etc/outrider/redis/url': 'redis://operator@redis.example.com',
+    }
+    for (const container of [setUpInbox, sleeper]) {
+      expect(loadConfig({ env: environmentOf(container, files) }).postgres.url).toBe(owner)
+    }
+    const [command, ...flags] = setUpInbox.args as string[]
+    expect([command, flags[1]]).toEqual(['setup', 'inbox'])
+    for (const flag of flags.filter((arg) => arg.startsWith('--'))) {
+      expect(Object.keys(setup.options)).toContain(flag.slice(2))
+    }
+    // Sleeps, for whoever execs into it, and not for ever.
+    expect(sleeper.command).toEqual(['tini', '-s', '--', 'sleep', 'infinity'])
+    expect(manifestOf('operator.yaml', 'Pod').spec.activeDeadlineSeconds).toBeGreaterThan(0)
+  })
+
+  it('is let through by the policy, as the worker is', () => {
+    const { podSelector } = manifestOf('network-policy.yaml', 'NetworkPolicy').spec
+    const names = ['worker.yaml', 'inbox-setup.yaml'].map((file) => podTemplates(manifestsOf(file))[0]?.metadata.labels)
+    names.push(manifestOf('operator.yaml', 'Pod').metadata.labels)
+    expect(podSelector.matchExpressions).toEqual([
+      {
+        key: 'app.kubernetes.io/name',
+        operator: 'In',
+        values: names.map((labels) => labels['app.kubernetes.io/name']),
+      },
+    ])
   })
 })
 

@@ -1,5 +1,5 @@
--- Once, by the owner of the workers' database, after invoices_worker was created and `outrider setup --only inbox --grant-consumer
--- invoices_worker` has given it the inbox. This is its own table, and it may do nothing else.
+-- Once, by the owner of the workers' database, before `outrider setup --only inbox --grant-consumer invoices_worker`, which gives the
+-- role its inbox.
 
 create table invoice (
   id bigint generated always as identity primary key,
@@ -7,4 +7,6 @@ create table invoice (
   total numeric not null
 );
 
+-- The worker's role: its own table and, granted by setup, the inbox. Give it a password: alter role invoices_worker password '…'.
+create role invoices_worker login;
 grant insert on invoice to invoices_worker;
