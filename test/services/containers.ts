@@ -73,7 +73,11 @@ class ContainerHost implements Host {
         await until(() => docker.pause().then(() => true), { message: 'a container to be paused' })
       },
       thaw: async () => {
-        if (alive && (await docker.inspect()).State.Paused) await docker.unpause()
+        if (!alive || !(await docker.inspect()).State.Paused) return
+        // Killed while it was frozen, it has stopped before the engine says so.
+        await docker.unpause().catch((error: Error) => {
+          if (!error.message.includes('stopped container')) throw error
+        })
       },
     }
   }
