@@ -1,8 +1,8 @@
-import { crc32 } from 'node:zlib'
 import pg from 'pg'
 import { type Config, OWN_OUTBOX } from '../config/schema.js'
 import { parseDuration } from '../config/units.js'
 import { partitionsKey, STREAM_NAME, streamKey } from '../event/names.js'
+import { partitionOf } from '../event/partition.js'
 import { ExitCode, Failure } from '../failure.js'
 import { newId } from '../outbox/id.js'
 import { findObstacles, type Obstacles, visiblePartitions } from '../postgres/obstacles.js'
@@ -109,10 +109,10 @@ function requireOwnOutbox({ outbox }: Config): void {
   )
 }
 
-/** Where the relay puts a row without a subject: see route.ts. */
+/** Where the relay puts a row without a subject. */
 async function keyOf(redis: RedisClient, stream: string, id: string, known: number | undefined): Promise<string> {
   const count = known ?? Number((await redis.get(partitionsKey(stream))) ?? 0)
-  return count > 0 ? streamKey(stream, crc32(id) % count) : stream
+  return count > 0 ? streamKey(stream, partitionOf(id, count)) : stream
 }
 
 const insert = (database: pg.Client, id: string, stream: string): Promise<void> =>

@@ -50,5 +50,5 @@ export const deadKey = (streamKey: string, group: string): string => `outrider:{
 /** The hash of a group's failed attempts, by entry: only entries that failed and are still pending have a field. */
 export const retriesKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:retries:${group}`
 
-/** The string that holds the highest epoch that an ordered group's stream was leased with: see sql/004-ordered-inbox.sql. */
+/** The string that holds the highest epoch that an ordered group's stream was leased with: see sql/004-inbox.sql. */
 export const fenceKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:fence:${group}`

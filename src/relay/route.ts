@@ -1,7 +1,7 @@
-import { crc32 } from 'node:zlib'
 import type { OutboxMapping } from '../config/schema.js'
 import { COLUMN_COUNT, Column, type RowValues } from '../event/envelope.js'
 import { STREAM_NAME, streamKey } from '../event/names.js'
+import { partitionOf } from '../event/partition.js'
 import { type Relation, readInsert } from '../postgres/pgoutput.js'
 
 /** The table lacks a column that the mapping names. Nothing is skipped: the relay halts until it is mended. */
@@ -79,7 +79,7 @@ export class Router {
     if (stream === undefined || !STREAM_NAME.test(stream)) return undefined
     const count = this.#partitions.get(stream)
     if (count === undefined) return stream
-    return streamKey(stream, crc32(this.values[Column.subject] ?? this.values[Column.id] ?? '') % count)
+    return streamKey(stream, partitionOf(this.values[Column.subject] ?? this.values[Column.id] ?? '', count))
   }
 
   /** The stream that the row in `values` names; undefined when a column of the template is null. */
