@@ -14,7 +14,7 @@ import { defineEvent } from '../src/index.js'
 import { newId } from '../src/outbox/id.js'
 import { migrate } from '../src/postgres/migrate.js'
 import { entryOf } from '../test/consumer/entries.js'
-import { type Redis, startPostgres, startRedis, until } from '../test/services/index.js'
+import { type Redis, startPostgres, startRedis, until } from '../testkit/services/index.js'
 
 // As it is published: tsx names every closure of the sources, each time that it is made.
 const { createConsumer }: typeof consumer = await import(new URL('../dist/consumer/index.js', import.meta.url).href)

@@ -7,7 +7,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { createScenario } from '../test/relay/scenario.js'
-import { startRedis, until } from '../test/services/index.js'
+import { startRedis, until } from '../testkit/services/index.js'
 
 const [events = 300_000, perTransaction = 10] = process.argv.slice(2).map(Number)
 const STREAMS = 4

@@ -4,9 +4,16 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { Redis as RedisClient } from 'ioredis'
 import type pg from 'pg'
-import { RelayProcess } from '../test/relay/relay-process.js'
-import { scratch } from '../test/services/folder.js'
-import { type Database, type Postgres, type Redis, startPostgres, startRedis, until } from '../test/services/index.js'
+import { RelayProcess } from '../testkit/relay-process.js'
+import { scratch } from '../testkit/services/folder.js'
+import {
+  type Database,
+  type Postgres,
+  type Redis,
+  startPostgres,
+  startRedis,
+  until,
+} from '../testkit/services/index.js'
 import type { Account } from './account.js'
 import { WorkerProcess } from './worker-process.js'
 

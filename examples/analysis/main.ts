@@ -1,6 +1,6 @@
 import { truncate } from 'node:fs/promises'
 import { join } from 'node:path'
-import { until } from '../../test/services/until.js'
+import { until } from '../../testkit/services/until.js'
 import type { Account } from '../account.js'
 import type { Stage } from '../stage.js'
 import type { WorkerProcess } from '../worker-process.js'

@@ -1,6 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import { RelayProcess } from '../../test/relay/relay-process.js'
-import { until } from '../../test/services/until.js'
+import { RelayProcess } from '../../testkit/relay-process.js'
+import { until } from '../../testkit/services/until.js'
 
 /** Often enough to time a takeover, seldom enough to leave the processor to those who work. */
 const ASK_EVERY = 25

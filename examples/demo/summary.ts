@@ -1,5 +1,5 @@
 import { paint } from '../../src/cli/output.js'
-import type { Seen, Verdict } from '../../test/oracle/verdict.js'
+import type { Seen, Verdict } from '../../testkit/oracle/verdict.js'
 import type { Effects } from './effects.js'
 import { format, formatSeconds } from './progress.js'
 import type { Tally } from './writer.js'

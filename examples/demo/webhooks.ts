@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module'
 import { defineEvent } from 'outrider'
 import { z } from 'zod'
-import { shaOf } from '../../test/oracle/truth.js'
+import { shaOf } from '../../testkit/oracle/truth.js'
 
 /** What GitHub sends to webhooks, as real applications of GitHub pass it on: nested, up to 27 KB. */
 const Payload = z.looseObject({

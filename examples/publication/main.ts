@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { until } from '../../test/services/until.js'
+import { until } from '../../testkit/services/until.js'
 import type { Account } from '../account.js'
 import type { Stage } from '../stage.js'
 import { submit } from './editor.js'

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { anyText } from '../../test/any-text.js'
+import { anyText } from '../../test/support/any-text.js'
 import { newId } from '../outbox/id.js'
 import { bornAt, MalformedError, noEvent, readEvent, streamOf } from './event.js'
 

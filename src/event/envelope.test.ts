@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { anyText } from '../../test/any-text.js'
+import { anyText } from '../../test/support/any-text.js'
 import { COLUMN_COUNT, Column, Envelope, eventTime, type RowValues } from './envelope.js'
 import { ATTRIBUTES } from './names.js'
 import { positionOf, positionPrefix } from './position.js'

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { anyText } from '../../test/any-text.js'
+import { anyText } from '../../test/support/any-text.js'
 import { positionOf, positionPrefix, ZERO_POSITION } from '../event/position.js'
 import { EVENTS_AT } from '../redis/append.js'
 import { type Batch, countEvent, Lane, type TakenEvent, takeEvent } from './lane.js'

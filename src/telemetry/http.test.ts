@@ -3,7 +3,7 @@ import { connect } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { pino } from 'pino'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { freePort } from '../../test/services/index.js'
+import { freePort } from '../../testkit/services/index.js'
 import { type HttpOptions, type Status, startHttp } from './http.js'
 import { createMetrics } from './metrics.js'
 

@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, it } from 'vitest'
-import { BUILD_TIMEOUT, prepare } from '../services/go.js'
-import { type Helm, helm, helmPath } from '../services/helm.js'
+import { BUILD_TIMEOUT, prepare } from '../support/go.js'
+import { type Helm, helm, helmPath } from '../support/helm.js'
 import { refusal, render } from './render.js'
 import { REQUIRED } from './rules.js'
 

@@ -1,7 +1,7 @@
 import { beforeAll, describe, expect, it } from 'vitest'
-import { BUILD_TIMEOUT, prepare } from '../services/go.js'
-import { type Helm, helm, helmPath } from '../services/helm.js'
-import { promtool, promtoolPath } from '../services/promtool.js'
+import { BUILD_TIMEOUT, prepare } from '../support/go.js'
+import { type Helm, helm, helmPath } from '../support/helm.js'
+import { promtool, promtoolPath } from '../support/promtool.js'
 import { render } from './render.js'
 import { REQUIRED, yamlFile } from './rules.js'
 

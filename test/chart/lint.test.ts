@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from 'vitest'
-import { BUILD_TIMEOUT, prepare } from '../services/go.js'
-import { helm, helmPath } from '../services/helm.js'
+import { BUILD_TIMEOUT, prepare } from '../support/go.js'
+import { helm, helmPath } from '../support/helm.js'
 import { CHART, VALUES } from './render.js'
 
 beforeAll(() => prepare(helmPath), BUILD_TIMEOUT)

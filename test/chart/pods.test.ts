@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, test } from 'vitest'
-import { BUILD_TIMEOUT, prepare } from '../services/go.js'
-import { helm, helmPath } from '../services/helm.js'
+import { BUILD_TIMEOUT, prepare } from '../support/go.js'
+import { helm, helmPath } from '../support/helm.js'
 import { containersOf, ours, podTemplates, violations } from './pods.js'
 import { parseObjects, render, VALUES } from './render.js'
 

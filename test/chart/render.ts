@@ -2,8 +2,8 @@ import { readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseAllDocuments } from 'yaml'
-import { scratch } from '../services/folder.js'
-import type { Helm } from '../services/helm.js'
+import { scratch } from '../../testkit/services/folder.js'
+import type { Helm } from '../support/helm.js'
 import { KUBERNETES_VERSIONS, type KubernetesObject } from './schemas.js'
 
 export const CHART = fileURLToPath(new URL('../../charts/outrider', import.meta.url))

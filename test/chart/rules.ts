@@ -1,8 +1,8 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stringify } from 'yaml'
-import { scratch } from '../services/folder.js'
-import type { Helm } from '../services/helm.js'
+import { scratch } from '../../testkit/services/folder.js'
+import type { Helm } from '../support/helm.js'
 import { type Rendering, render } from './render.js'
 
 export interface Rule {

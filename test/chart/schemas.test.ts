@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, test } from 'vitest'
-import { BUILD_TIMEOUT, prepare } from '../services/go.js'
+import { BUILD_TIMEOUT, prepare } from '../support/go.js'
 import { parseObjects } from './render.js'
 import { KUBERNETES_VERSIONS, loadSchemas, schemasOf } from './schemas.js'
 

@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { Ajv } from 'ajv'
 import { parse } from 'yaml'
-import { cached } from '../services/folder.js'
-import { orSkip, requireModule } from '../services/go.js'
+import { cached } from '../../testkit/services/folder.js'
+import { orSkip, requireModule } from '../support/go.js'
 
 /** The oldest version that the chart takes, and the newest. */
 export const KUBERNETES_VERSIONS = ['1.29.6', '1.37.2'] as const

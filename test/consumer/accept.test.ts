@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { accept, createConsumer } from '../../src/consumer/index.js'
 import { type Transaction, TransactionError } from '../../src/index.js'
 import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database } from '../services/index.js'
+import { createDatabase, type Database } from '../../testkit/services/index.js'
 import { Happened } from './fixture.js'
 
 let database: Database

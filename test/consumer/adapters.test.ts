@@ -6,7 +6,7 @@ import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type Consumer, type ConsumerEvent, type ConsumerOptions, createConsumer } from '../../src/consumer/index.js'
 import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database, freshRedis, until } from '../services/index.js'
+import { createDatabase, type Database, freshRedis, until } from '../../testkit/services/index.js'
 import { entryOf, Happened } from './fixture.js'
 
 type Thing = ConsumerEvent<{ n: number }>

@@ -2,7 +2,7 @@ import type pg from 'pg'
 import { expect } from 'vitest'
 import { z } from 'zod'
 import { defineEvent } from '../../src/index.js'
-import { startProxy, until } from '../services/index.js'
+import { startProxy, until } from '../../testkit/services/index.js'
 import { effect, GROUP, Happened, test } from './fixture.js'
 import { Gate, leaveBehind, metricOf, pendingOf } from './watch.js'
 

@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { expect } from 'vitest'
 import type { ConsumerEvent } from '../../src/consumer/index.js'
-import { until } from '../services/index.js'
+import { until } from '../../testkit/services/index.js'
 import { Happened, test } from './fixture.js'
 import { metricOf } from './watch.js'
 

@@ -1,6 +1,6 @@
 import { expect, onTestFinished } from 'vitest'
 import { DeadLetter } from '../../src/consumer/index.js'
-import { freePort, needsProcess, type Redis, startRedis, until } from '../services/index.js'
+import { freePort, needsProcess, type Redis, startRedis, until } from '../../testkit/services/index.js'
 import { type EntryInput, effect, entryOf, fieldsOf, GROUP, Happened, type Stage, test } from './fixture.js'
 import { Gate, leaveBehind, pendingOf } from './watch.js'
 

@@ -2,7 +2,7 @@ import pg from 'pg'
 import { expect, onTestFinished } from 'vitest'
 import { z } from 'zod'
 import { defineEvent } from '../../src/index.js'
-import { startProxy, type TcpProxy, until } from '../services/index.js'
+import { startProxy, type TcpProxy, until } from '../../testkit/services/index.js'
 import { effect, GROUP, Happened, type Stage, test } from './fixture.js'
 import { Gate, metricOf, pendingOf } from './watch.js'
 

@@ -5,7 +5,7 @@ import { test as base } from 'vitest'
 import type { Consumer } from '../../src/consumer/consumer.js'
 import { type ConsumerOptions, createConsumer } from '../../src/consumer/index.js'
 import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database, type FreshRedis, freshRedis, until } from '../services/index.js'
+import { createDatabase, type Database, type FreshRedis, freshRedis, until } from '../../testkit/services/index.js'
 import { type EntryInput, entryOf, fieldsOf, GROUP } from './entries.js'
 
 export { type EntryInput, entryOf, fieldsOf, GROUP, Happened } from './entries.js'

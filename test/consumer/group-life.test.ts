@@ -3,7 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { isMissingGroup } from '../../src/consumer/link.js'
 import { deadKey, retriesKey } from '../../src/event/names.js'
 import { Group } from '../../src/redis/group.js'
-import { type FreshRedis, freshRedis } from '../services/index.js'
+import { type FreshRedis, freshRedis } from '../../testkit/services/index.js'
 
 const GROUP = 'billing'
 

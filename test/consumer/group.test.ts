@@ -2,7 +2,7 @@ import type { Redis as Client } from 'ioredis'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { retriesKey } from '../../src/event/names.js'
 import { Group } from '../../src/redis/group.js'
-import { type FreshRedis, freshRedis } from '../services/index.js'
+import { type FreshRedis, freshRedis } from '../../testkit/services/index.js'
 
 const GROUP = 'billing'
 

@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database, until } from '../services/index.js'
+import { createDatabase, type Database, until } from '../../testkit/services/index.js'
 
 let database: Database
 let owner: pg.Client

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test
 import { databaseOf } from '../../src/consumer/database.js'
 import { acceptance, isDone, prune, subscribe, subscriptions } from '../../src/consumer/inbox.js'
 import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database } from '../services/index.js'
+import { createDatabase, type Database } from '../../testkit/services/index.js'
 
 const DAY = 86_400_000
 

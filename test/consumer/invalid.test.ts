@@ -1,7 +1,7 @@
 import { expect } from 'vitest'
 import { z } from 'zod'
 import { defineEvent } from '../../src/index.js'
-import { until } from '../services/index.js'
+import { until } from '../../testkit/services/index.js'
 import { effect, Happened, type Stage, test } from './fixture.js'
 import { metricOf, pendingOf } from './watch.js'
 

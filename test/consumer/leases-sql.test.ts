@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import type pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database, until } from '../services/index.js'
+import { createDatabase, type Database, until } from '../../testkit/services/index.js'
 
 /** A stream's partitions of one group, and the workers that share them. */
 interface World {

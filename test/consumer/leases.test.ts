@@ -1,7 +1,7 @@
 import pg from 'pg'
 import { expect } from 'vitest'
 import { Retry } from '../../src/consumer/index.js'
-import { startProxy, until } from '../services/index.js'
+import { startProxy, until } from '../../testkit/services/index.js'
 import { effect, GROUP, Happened, type Stage, test } from './fixture.js'
 import { Gate } from './gate.js'
 

@@ -2,8 +2,8 @@ import type { Redis as Client } from 'ioredis'
 import { beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { isMissingGroup, Link, StoppedError } from '../../src/consumer/link.js'
 import { connectRedis } from '../../src/redis/connect.js'
-import { freePort, needsProcess, type Redis, startRedis, until } from '../services/index.js'
-import { own } from '../services/own.js'
+import { freePort, needsProcess, type Redis, startRedis, until } from '../../testkit/services/index.js'
+import { own } from '../support/own.js'
 
 interface Line {
   level: string

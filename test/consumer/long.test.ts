@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { until } from '../services/index.js'
+import { until } from '../../testkit/services/index.js'
 import { effect, Happened, test } from './fixture.js'
 import { Gate, metricOf } from './watch.js'
 

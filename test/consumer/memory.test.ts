@@ -3,8 +3,8 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { expect } from 'vitest'
-import { unwatch, watch } from '../services/guard.js'
-import { until } from '../services/index.js'
+import { unwatch, watch } from '../../testkit/services/guard.js'
+import { until } from '../../testkit/services/index.js'
 import { GROUP, test } from './fixture.js'
 
 const program = fileURLToPath(new URL('backlog-worker.ts', import.meta.url))

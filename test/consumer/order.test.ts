@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
-import { seeded } from '../oracle/writer.js'
-import { until } from '../services/index.js'
+import { seeded } from '../../testkit/oracle/writer.js'
+import { until } from '../../testkit/services/index.js'
 import { backlog } from './backlog.js'
 import { GROUP, type Stage, test } from './fixture.js'
 import { Subjects } from './subjects.js'

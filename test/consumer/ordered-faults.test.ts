@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as wait } from 'node:timers/promises'
 import { expect, onTestFinished } from 'vitest'
 import { defineEvent } from '../../src/index.js'
-import { startProxy, until } from '../services/index.js'
+import { startProxy, until } from '../../testkit/services/index.js'
 import { effect, GROUP, Happened, type Stage, test } from './fixture.js'
 import { Gate, leaveBehind, metricOf } from './watch.js'
 

@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
 import { Group } from '../../src/redis/group.js'
-import { startProxy, until } from '../services/index.js'
+import { startProxy, until } from '../../testkit/services/index.js'
 import { effect, GROUP, Happened, test } from './fixture.js'
 import { Gate, leaveBehind, metricOf, pendingOf } from './watch.js'
 

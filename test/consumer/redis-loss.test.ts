@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { needsProcess, type Redis, until } from '../services/index.js'
+import { needsProcess, type Redis, until } from '../../testkit/services/index.js'
 import { effect, GROUP, Happened, test } from './fixture.js'
 import { Gate, metricOf } from './watch.js'
 

@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { needsProcess, until } from '../services/index.js'
+import { needsProcess, until } from '../../testkit/services/index.js'
 import { effect, Happened, test } from './fixture.js'
 
 // A server that refuses at once would otherwise be asked thousands of times a second, or connected to hundreds of times.

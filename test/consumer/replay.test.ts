@@ -2,7 +2,7 @@ import { expect } from 'vitest'
 import { DeadLetter } from '../../src/consumer/index.js'
 import { deadKey } from '../../src/event/names.js'
 import { findDeadStreams, replayDeadLetters } from '../../src/redis/dead-letters.js'
-import { until } from '../services/index.js'
+import { until } from '../../testkit/services/index.js'
 import { effect, GROUP, Happened, test } from './fixture.js'
 import { metricOf } from './watch.js'
 

@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
 import { DeadLetter, Retry } from '../../src/consumer/index.js'
-import { until } from '../services/index.js'
+import { until } from '../../testkit/services/index.js'
 import { effect, Happened, test } from './fixture.js'
 import { metricOf, pendingOf } from './watch.js'
 

@@ -1,7 +1,7 @@
 import pg from 'pg'
 import { expect, onTestFinished } from 'vitest'
 import { defineEvent } from '../../src/index.js'
-import { startProxy, until } from '../services/index.js'
+import { startProxy, until } from '../../testkit/services/index.js'
 import { effect, GROUP, Happened, type Stage, test } from './fixture.js'
 
 /** How many connections Redis has, this test's own not counted. */

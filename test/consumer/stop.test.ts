@@ -1,7 +1,7 @@
 import pg from 'pg'
 import { expect } from 'vitest'
 import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, freePort, until } from '../services/index.js'
+import { createDatabase, freePort, until } from '../../testkit/services/index.js'
 import { effect, Happened, test } from './fixture.js'
 import { Gate, pendingOf } from './watch.js'
 

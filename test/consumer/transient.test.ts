@@ -2,7 +2,7 @@ import pg from 'pg'
 import { expect } from 'vitest'
 import type { Consumer } from '../../src/consumer/consumer.js'
 import { migrate } from '../../src/postgres/migrate.js'
-import { needsProcess, startPostgres, until } from '../services/index.js'
+import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
 import { effect, Happened, type Stage, test } from './fixture.js'
 import { Gate, metricOf } from './watch.js'
 

@@ -3,8 +3,8 @@ import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import type pg from 'pg'
-import { unwatch, watch } from '../services/guard.js'
-import { until } from '../services/until.js'
+import { unwatch, watch } from '../../testkit/services/guard.js'
+import { until } from '../../testkit/services/until.js'
 import type { LogLine } from './fixture.js'
 
 const program = fileURLToPath(new URL('worker.ts', import.meta.url))

@@ -13,9 +13,9 @@ import {
 import { mkdtemp } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { unpackRoot } from '../services/debian-root.js'
-import type { Engine } from '../services/engine.js'
-import { cached, runFolder } from '../services/folder.js'
+import { unpackRoot } from '../../testkit/services/debian-root.js'
+import { cached, runFolder } from '../../testkit/services/folder.js'
+import type { Engine } from '../support/engine.js'
 
 const run = promisify(execFile)
 const release = 'trixie'

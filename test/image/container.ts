@@ -1,6 +1,6 @@
 import { onTestFinished } from 'vitest'
-import type { Engine } from '../services/engine.js'
-import { freePort } from '../services/index.js'
+import { freePort } from '../../testkit/services/index.js'
+import type { Engine } from '../support/engine.js'
 
 /** The names of the images that these tests build. */
 export const image = 'outrider-test/outrider'

@@ -4,10 +4,10 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, it } from 'vitest'
-import { type Engine, NoEngine, startEngine } from '../services/engine.js'
-import { copyTree, runFolder } from '../services/folder.js'
-import { postgresHost } from '../services/postgres-binaries.js'
-import { LocalHost } from '../services/process.js'
+import { copyTree, runFolder } from '../../testkit/services/folder.js'
+import { postgresHost } from '../../testkit/services/postgres-binaries.js'
+import { LocalHost } from '../../testkit/services/process.js'
+import { type Engine, NoEngine, startEngine } from '../support/engine.js'
 import { debianRoot, importRoots, needsDebian } from './base.js'
 
 const vitest = fileURLToPath(new URL('../../node_modules/vitest/vitest.mjs', import.meta.url))
@@ -30,7 +30,7 @@ describe('test services in containers', () => {
     if (engine instanceof NoEngine) return context.skip(engine.message)
     try {
       await makeServers(engine)
-      const files = ['test/services/postgres.test.ts', 'test/services/redis.test.ts']
+      const files = ['test/support/postgres.test.ts', 'test/support/redis.test.ts']
       const [program = '', ...args] = engine.inside(
         process.execPath,
         vitest,

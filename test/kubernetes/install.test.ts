@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
-import type { Ended } from '../services/helm.js'
-import { until } from '../services/index.js'
-import type { KubernetesObject } from '../services/kubernetes-client.js'
+import { until } from '../../testkit/services/index.js'
+import type { Ended } from '../support/helm.js'
+import type { KubernetesObject } from '../support/kubernetes-client.js'
 import { Installation } from './installation.js'
 import { useSite } from './site.js'
 

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { scratch } from '../services/folder.js'
-import type { KubernetesClient } from '../services/kubernetes-client.js'
+import { scratch } from '../../testkit/services/folder.js'
+import type { KubernetesClient } from '../support/kubernetes-client.js'
 import type { Pod } from './pod.js'
 import { type Image, PodRun } from './pod-run.js'
 

@@ -1,8 +1,8 @@
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
-import { type KubernetesClient, Refusal } from '../services/kubernetes-client.js'
-import { LocalHost, type Running } from '../services/process.js'
-import { until } from '../services/until.js'
+import { LocalHost, type Running } from '../../testkit/services/process.js'
+import { until } from '../../testkit/services/until.js'
+import { type KubernetesClient, Refusal } from '../support/kubernetes-client.js'
 import type { Container, ContainerStatus, Phase, Pod } from './pod.js'
 import { locate, mountVolumes } from './volumes.js'
 

@@ -1,4 +1,4 @@
-import type { KubernetesObject } from '../services/kubernetes-client.js'
+import type { KubernetesObject } from '../support/kubernetes-client.js'
 
 /** A pod as far as the kubelet of these tests understands it. */
 export interface Pod extends KubernetesObject {

@@ -1,8 +1,8 @@
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
-import { until } from '../services/index.js'
-import { type KubernetesClient, type KubernetesObject, Refusal } from '../services/kubernetes-client.js'
+import { until } from '../../testkit/services/index.js'
+import { type KubernetesClient, type KubernetesObject, Refusal } from '../support/kubernetes-client.js'
 import { chart, Installation } from './installation.js'
 import { useSite } from './site.js'
 

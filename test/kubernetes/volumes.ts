@@ -1,6 +1,6 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { KubernetesClient, KubernetesObject } from '../services/kubernetes-client.js'
+import type { KubernetesClient, KubernetesObject } from '../support/kubernetes-client.js'
 import type { Container, Item, Volume } from './pod.js'
 
 interface Data extends KubernetesObject {

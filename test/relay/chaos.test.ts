@@ -1,11 +1,11 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
-import { createTruth, readTruth } from '../oracle/truth.js'
-import { countVerdict, judge, readStreams } from '../oracle/verdict.js'
-import { createSubjects, seeded, write } from '../oracle/writer.js'
-import { startRedis, until } from '../services/index.js'
+import { createTruth, readTruth } from '../../testkit/oracle/truth.js'
+import { countVerdict, judge, readStreams } from '../../testkit/oracle/verdict.js'
+import { createSubjects, seeded, write } from '../../testkit/oracle/writer.js'
+import type { RelayProcess } from '../../testkit/relay-process.js'
+import { startRedis, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
-import type { RelayProcess } from './relay-process.js'
 
 const EVENTS = 50_000
 const WRITERS = 8

@@ -1,8 +1,8 @@
 import { expect } from 'vitest'
 import { headKey } from '../../src/event/names.js'
-import { needsProcess, type Postgres, startPostgres, until } from '../services/index.js'
+import { RelayProcess } from '../../testkit/relay-process.js'
+import { needsProcess, type Postgres, startPostgres, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
-import { RelayProcess } from './relay-process.js'
 import type { Scenario } from './scenario.js'
 
 interface World {

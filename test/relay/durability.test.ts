@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { redisVersion, startRedis, until } from '../services/index.js'
+import { redisVersion, startRedis, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 import { Traffic } from './traffic.js'
 

@@ -1,8 +1,8 @@
 import { expect } from 'vitest'
-import { needsProcess, startPostgres, startProxy, until } from '../services/index.js'
-import { Database, PostgresServer } from '../services/postgres-server.js'
-import { tail } from '../services/process.js'
-import { TcpProxy } from '../services/proxy.js'
+import { needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
+import { Database, PostgresServer } from '../../testkit/services/postgres-server.js'
+import { tail } from '../../testkit/services/process.js'
+import { TcpProxy } from '../../testkit/services/proxy.js'
 import { test } from './fixture.js'
 import { expectComplete, Load } from './load.js'
 

@@ -3,9 +3,9 @@ import { adopt, planAdoption } from '../../src/postgres/adoption.js'
 import { closeIncident } from '../../src/postgres/incidents.js'
 import { storedLineage } from '../../src/postgres/lineage.js'
 import { setUp } from '../../src/postgres/setup.js'
-import { needsProcess, startPostgres, startRedis, until } from '../services/index.js'
+import type { RelayProcess } from '../../testkit/relay-process.js'
+import { needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
-import type { RelayProcess } from './relay-process.js'
 import type { Scenario } from './scenario.js'
 
 /** A relay that has published one event, whose head is confirmed. */

@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { type Database, needsProcess, startPostgres, until } from '../services/index.js'
+import { type Database, needsProcess, startPostgres, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 import type { Scenario } from './scenario.js'
 

@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
-import type { Database } from '../services/index.js'
-import { until } from '../services/index.js'
+import type { Database } from '../../testkit/services/index.js'
+import { until } from '../../testkit/services/index.js'
 import type { Scenario } from './scenario.js'
 
 /**

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { expect } from 'vitest'
-import { until } from '../services/index.js'
+import type { RelayProcess } from '../../testkit/relay-process.js'
+import { until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 import { committed, expectComplete } from './load.js'
-import type { RelayProcess } from './relay-process.js'
 
 const ROWS = 300_000
 const MEBIBYTE = 1024

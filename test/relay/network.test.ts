@@ -1,5 +1,5 @@
 import { expect, type TestContext } from 'vitest'
-import { freshRedis, startProxy, until } from '../services/index.js'
+import { freshRedis, startProxy, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 import type { createScenario } from './scenario.js'
 import { Traffic } from './traffic.js'

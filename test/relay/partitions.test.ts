@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
-import { fieldsOf } from '../oracle/verdict.js'
-import { until } from '../services/index.js'
+import { fieldsOf } from '../../testkit/oracle/verdict.js'
+import { until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 
 test('a partitioned stream: each subject in one partition, in order, and its number of partitions in Redis', async ({

@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { needsProcess, startPostgres, startRedis, until } from '../services/index.js'
+import { needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 import { expectComplete, Load } from './load.js'
 

@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { needsProcess, startRedis, until } from '../services/index.js'
+import { needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 
 test('a relay that starts while Redis is down tells of the WAL that piles up meanwhile, and goes on when it is there', async ({

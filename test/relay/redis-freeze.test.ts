@@ -1,6 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
-import { needsProcess, startRedis } from '../services/index.js'
+import { needsProcess, startRedis } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 import type { Scenario } from './scenario.js'
 import { Traffic } from './traffic.js'

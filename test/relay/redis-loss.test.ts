@@ -1,9 +1,9 @@
 import type { ChainableCommander } from 'ioredis'
 import { describe, expect } from 'vitest'
 import { closeIncident, type Incident, listIncidents } from '../../src/postgres/incidents.js'
-import { needsProcess, startPostgres, startRedis, until } from '../services/index.js'
+import type { RelayProcess } from '../../testkit/relay-process.js'
+import { needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
-import type { RelayProcess } from './relay-process.js'
 import type { Scenario } from './scenario.js'
 import { Traffic } from './traffic.js'
 

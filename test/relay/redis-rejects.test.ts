@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
 import { listIncidents } from '../../src/postgres/incidents.js'
-import { needsProcess, startRedis, until } from '../services/index.js'
+import { needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 
 test('a stream whose key holds another type: its rows become incidents, everything else flows, and so does it once the key is gone', async ({

@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { startRedis, until } from '../services/index.js'
+import { startRedis, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 
 test('an event that was committed appears in its stream, as a CloudEvent with its payload byte for byte', async ({

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { unwatch, watch } from '../services/guard.js'
-import { until } from '../services/until.js'
+import { unwatch, watch } from '../../testkit/services/guard.js'
+import { until } from '../../testkit/services/until.js'
 import type { ReleaseWorkerConfig } from './release-worker.js'
 
 const workerProgram = fileURLToPath(new URL('release-worker.ts', import.meta.url))

@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
-import { fieldsOf } from '../oracle/verdict.js'
-import { freshRedis, needsProcess, startPostgres, startProxy, until } from '../services/index.js'
+import { fieldsOf } from '../../testkit/oracle/verdict.js'
+import { freshRedis, needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 import type { Scenario } from './scenario.js'
 

@@ -1,8 +1,8 @@
 import type { Redis as Client } from 'ioredis'
 import pg from 'pg'
 import { setUp } from '../../src/postgres/setup.js'
-import { createDatabase, type Database, type FreshRedis, freshRedis, until } from '../services/index.js'
-import { RelayProcess } from './relay-process.js'
+import { RelayProcess } from '../../testkit/relay-process.js'
+import { createDatabase, type Database, type FreshRedis, freshRedis, until } from '../../testkit/services/index.js'
 
 /** A database that is set up, a Redis, and relays between them that run as nothing more than `outrider_relay`. */
 export interface Scenario {

@@ -1,9 +1,9 @@
 import pg from 'pg'
 import { expect } from 'vitest'
 import { type SetupOptions, setUp } from '../../src/postgres/setup.js'
-import { needsProcess, startPostgres, until } from '../services/index.js'
+import type { RelayProcess } from '../../testkit/relay-process.js'
+import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
-import type { RelayProcess } from './relay-process.js'
 import type { Scenario } from './scenario.js'
 
 const setUpAgain = (s: Scenario, more: Pick<SetupOptions, 'grants' | 'lockTimeout'> = {}) =>

@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { daDK, freePort, needsProcess, startRedis, until } from '../services/index.js'
+import { daDK, freePort, needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 import { expectComplete, Load } from './load.js'
 import { Traffic } from './traffic.js'

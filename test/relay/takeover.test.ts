@@ -1,8 +1,8 @@
 import { expect } from 'vitest'
-import { startRedis, until } from '../services/index.js'
+import type { RelayProcess } from '../../testkit/relay-process.js'
+import { startRedis, until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 import { expectComplete, Load } from './load.js'
-import type { RelayProcess } from './relay-process.js'
 import type { Scenario } from './scenario.js'
 
 /** One active relay and one that waits. */

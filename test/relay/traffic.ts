@@ -1,10 +1,10 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
-import { findEarlyConfirms, type Sample, sampleConfirmed } from '../oracle/early-confirm.js'
-import { createTruth, readTruth, type Truth } from '../oracle/truth.js'
-import { countVerdict, judge, readStreams } from '../oracle/verdict.js'
-import { createSubjects, seeded, write } from '../oracle/writer.js'
-import { until } from '../services/index.js'
+import { findEarlyConfirms, type Sample, sampleConfirmed } from '../../testkit/oracle/early-confirm.js'
+import { createTruth, readTruth, type Truth } from '../../testkit/oracle/truth.js'
+import { countVerdict, judge, readStreams } from '../../testkit/oracle/verdict.js'
+import { createSubjects, seeded, write } from '../../testkit/oracle/writer.js'
+import { until } from '../../testkit/services/index.js'
 import type { Scenario } from './scenario.js'
 
 export interface TrafficOptions {

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import type { Redis as Client } from 'ioredis'
 import { expect, onTestFinished } from 'vitest'
-import { type Redis, type RedisVersion, redisVersion, startRedis } from '../services/index.js'
+import { type Redis, type RedisVersion, redisVersion, startRedis } from '../../testkit/services/index.js'
 
 /** The lines of docs/redis-acl.md, and what can be seen of what a user did under one. */
 

@@ -1,8 +1,8 @@
 import { expect } from 'vitest'
 import { DeadLetter } from '../../src/consumer/index.js'
+import { until } from '../../testkit/services/index.js'
 import { Happened, test as staged } from '../consumer/fixture.js'
 import { test } from '../relay/fixture.js'
-import { until } from '../services/index.js'
 
 // Logs are read by more people than events are: what an event holds is not in them, at any level.
 

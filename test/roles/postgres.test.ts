@@ -1,8 +1,8 @@
 import pg from 'pg'
 import { afterAll, test as base, beforeAll, describe, expect } from 'vitest'
 import { setUp } from '../../src/postgres/setup.js'
+import { createDatabase, type Database, until } from '../../testkit/services/index.js'
 import { effect, GROUP, Happened, test as staged } from '../consumer/fixture.js'
-import { createDatabase, type Database, until } from '../services/index.js'
 
 // What the relay does as `outrider_relay` is what all of test/relay does: its relays log in as nothing more.
 

@@ -3,8 +3,8 @@ import { describe, expect, vi } from 'vitest'
 import { z } from 'zod'
 import { DeadLetter } from '../../src/consumer/index.js'
 import { defineEvent } from '../../src/index.js'
+import { freePort, type RedisVersion, until } from '../../testkit/services/index.js'
 import { effect, entryOf, type Stage, test } from '../consumer/fixture.js'
-import { freePort, type RedisVersion, until } from '../services/index.js'
 import { expectRefused, expectRefusedInScript, type Guarded, granted, startGuarded, VERSIONS } from './acl.js'
 
 // Servers of three versions may have to be fetched first.

@@ -1,9 +1,9 @@
 import { describe, expect, test, vi } from 'vitest'
 import { deadLetters } from '../../src/cli/dead-letters.js'
 import { deadKey } from '../../src/event/names.js'
-import { runCommand } from '../command.js'
+import type { RedisVersion } from '../../testkit/services/index.js'
 import { entryOf } from '../consumer/entries.js'
-import type { RedisVersion } from '../services/index.js'
+import { runCommand } from '../support/command.js'
 import { expectRefused, expectRefusedInScript, type Guarded, granted, startGuarded, VERSIONS } from './acl.js'
 
 // Servers of three versions may have to be fetched first.

@@ -1,8 +1,8 @@
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { ping } from '../../src/cli/ping.js'
 import { endOf } from '../../src/redis/arrival.js'
-import { runCommand } from '../command.js'
 import { createScenario } from '../relay/scenario.js'
+import { runCommand } from '../support/command.js'
 import { expectRefused, granted, startGuarded, VERSIONS } from './acl.js'
 
 // Servers of three versions may have to be fetched first.

@@ -1,8 +1,8 @@
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { LEVELS } from '../../src/redis/durability.js'
-import { runCheck } from '../check-run.js'
+import { type RedisVersion, startRedis, until } from '../../testkit/services/index.js'
+import { runCheck } from '../check/run.js'
 import { createScenario, type Scenario } from '../relay/scenario.js'
-import { type RedisVersion, startRedis, until } from '../services/index.js'
 import {
   expectRefused,
   expectRefusedInScript,

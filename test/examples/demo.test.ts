@@ -1,0 +1,180 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import pg from 'pg'
+import { expect, it, onTestFinished } from 'vitest'
+import { createEffects, readEffects } from '../../examples/demo/effects.js'
+import { describe, type GroupOutcome, latenciesOf, type Outcome, passed } from '../../examples/demo/summary.js'
+import { Tally } from '../../examples/demo/writer.js'
+import { createTruth, shaOf, type Truth } from '../../testkit/oracle/truth.js'
+import { judge, readStreams } from '../../testkit/oracle/verdict.js'
+import { createDatabase, freshRedis, needsProcess, redisClient, until } from '../../testkit/services/index.js'
+
+const main = fileURLToPath(new URL('../../examples/demo/main.ts', import.meta.url))
+
+/** Ended with the test, also where that fails before. */
+function demo(...args: string[]) {
+  const child = spawn(process.execPath, ['--import', 'tsx', main, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+  onTestFinished(() => void child.kill())
+  return child
+}
+
+it('carries real payloads to effects through kills of the relay and of workers, and finds nothing wrong', {
+  timeout: 120_000,
+}, async (context) => {
+  needsProcess(context)
+  const child = demo('--events', '1000', '--kills', '2', '--worker-kills', '3')
+  const [output, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')])
+  expect(code, output).toBe(0)
+  expect(output).toMatch(/^ +committed +1,000 /m)
+  expect(output).toMatch(/^ +rolled back +[1-9]\d* /m)
+  expect(output).toMatch(/^ +published +1,000 /m)
+  for (const check of ['lost', 'duplicated', 'out of order', 'phantom', 'altered']) {
+    expect(output).toMatch(new RegExp(`✔ ${check} +0 `))
+  }
+  for (const group of ['billing', 'search']) {
+    expect(output).toMatch(
+      new RegExp(`✔ ${group} +1,000 +effects of 1,000 events: lost 0, doubled 0\n +duplicates +\\d+ `),
+    )
+  }
+  const workerKills = [...output.matchAll(/worker kills +(\d+) /g)].map(([, count]) => Number(count))
+  expect(workerKills.reduce((sum, count) => sum + count, 0)).toBe(3)
+  expect(output).toMatch(/latency p50 +[\d,]+ ms/)
+  expect(output).toMatch(/latency p99 +[\d,]+ ms/)
+  expect(output).toMatch(/throughput +[\d,]+\/s/)
+  expect(output).toMatch(/relay kills +2 /)
+  expect(output).not.toContain('\x1b')
+})
+
+it('leaves everything running with --keep, as it says, until it is interrupted', {
+  timeout: 120_000,
+}, async (context) => {
+  needsProcess(context)
+  const child = demo('--events', '100', '--kills', '0', '--worker-kills', '0', '--keep')
+  let output = ''
+  child.stdout.on('data', (chunk) => {
+    output += chunk
+  })
+  const find = (pattern: RegExp) =>
+    until(() => pattern.exec(output)?.[1], { timeout: 60_000, message: () => `${pattern} in\n${output}` })
+  await find(/(left running until Ctrl-C)/)
+  const [url, ready] = [await find(/Redis +(redis:\S+)/), await find(/(http:\S+\/readyz).* active/)]
+  await find(/(dead-letters)\n/)
+  const worker = Number(await find(/billing: processes (\d+)/))
+  const client = redisClient(url)
+  expect(await client.ping()).toBe('PONG')
+  expect(await (await fetch(ready)).json()).toMatchObject({ role: 'active', state: 'streaming' })
+
+  const statements = [...output.matchAll(/-c "(.+)"/g)].map(([, sql]) => sql as string)
+  const [commit, see, refused] = statements as [string, string, string]
+  const owner = new pg.Client(await find(/Postgres +(postgres:\S+)/))
+  await owner.connect()
+  await owner.query(commit)
+  const groups = async () => (await owner.query(see)).rows.map(({ consumer_group }) => consumer_group).sort()
+  await until(async () => (await groups()).length === 2, { timeout: 30_000, message: 'an effect of each group' })
+  expect(await groups()).toEqual(['billing', 'search'])
+  await owner.query(refused)
+  for (const group of ['billing', 'search']) {
+    const dead = `outrider:{github.code}:dead:${group}`
+    await until(async () => (await client.xlen(dead)) === 1, { timeout: 30_000, message: `a dead letter of ${group}` })
+  }
+  await owner.end()
+  client.disconnect()
+
+  const ended = once(child, 'exit')
+  child.kill('SIGINT')
+  expect(await ended).toEqual([0, null])
+  await expect(fetch(ready)).rejects.toThrow()
+  expect(() => process.kill(worker, 0)).toThrow('ESRCH')
+  const late = redisClient(url)
+  await expect(late.ping()).rejects.toThrow()
+  late.disconnect()
+})
+
+it('fails when an entry is missing from a stream', async () => {
+  const redis = await freshRedis()
+  const client = redis.client()
+  const truth: Truth[] = []
+  const entries: string[] = []
+  for (let n = 1; n <= 3; n++) {
+    const [id, data] = [`id-${n}`, `{"n":${n}}`]
+    truth.push({ id, writer: 1, counter: n, stream: 'demo', subject: 'one', subjectSeq: n, sha: shaOf(data) })
+    const fields = { id, subject: 'one', data, sequence: String(n) }
+    entries.push((await client.xadd('demo', '*', ...Object.entries(fields).flat())) as string)
+  }
+  const outcome = async (): Promise<Outcome> => {
+    const seen = await readStreams(client, ['demo'])
+    const latencies = latenciesOf(seen, new Map([['id-1', Number.parseInt(entries[0] as string, 10) - 7]]))
+    return { ...outcomeOf(truth, allDone(truth)), verdict: judge(truth, seen), latencies }
+  }
+  const whole = await outcome()
+  expect(passed(whole)).toBe(true)
+  expect(describe(whole)).toMatch(/latency p99 +7 ms/)
+
+  await client.xdel('demo', entries[2] as string)
+  const less = await outcome()
+  expect(passed(less)).toBe(false)
+  expect(describe(less)).toMatch(/✘ lost +1 .*\n +id-3 in demo/)
+  expect(describe(less)).toContain('A check failed: the streams')
+  client.disconnect()
+  await redis.remove()
+})
+
+it('fails when an event has no effect and another two, though their number is right', async () => {
+  const database = await createDatabase()
+  const client = await database.connect()
+  await createTruth(client)
+  await createEffects(client)
+  const truth = [1, 2, 3].map((n): Truth => {
+    const id = `00000000-0000-0000-0000-00000000000${n}`
+    return { id, writer: 1, counter: n, stream: 'demo', subject: 'one', subjectSeq: n, sha: '' }
+  })
+  const [one, two, three] = truth.map(({ id }) => id)
+  await client.query(`insert into truth select id, 1, 1, 'demo', 'one', 1, '' from unnest($1::uuid[]) as id`, [
+    [one, two, three],
+  ])
+  const add = 'insert into effect select $1, id from unnest($2::uuid[]) as id'
+  await client.query(add, ['billing', [one, two, three]])
+  const done = { name: 'billing', effects: await readEffects(client, 'billing'), pending: 0, duplicates: 5, kills: 1 }
+  expect(passed(outcomeOf(truth, done))).toBe(true)
+  expect(describe(outcomeOf(truth, done))).toMatch(/duplicates +5 .*\n +worker kills +1 /)
+
+  await client.query(add, ['search', [one, two, two]])
+  const effects = await readEffects(client, 'search')
+  expect(effects).toEqual({ count: 3, lost: [three], doubled: [two], phantom: [] })
+  const wrong = outcomeOf(truth, done, { ...done, name: 'search', effects })
+  expect(passed(wrong)).toBe(false)
+  expect(describe(wrong)).toMatch(/✔ billing +3 .*: lost 0, doubled 0\n/)
+  expect(describe(wrong)).toMatch(new RegExp(`✘ search +3 .*: lost 1, doubled 1\n +${three} lost\n +${two} doubled`))
+  expect(describe(wrong)).toContain('A check failed: the effects')
+
+  expect(passed(outcomeOf(truth, { ...done, pending: 1 }))).toBe(false)
+  await client.query(add, ['billing', ['00000000-0000-0000-0000-000000000009']])
+  expect(passed(outcomeOf(truth, { ...done, effects: await readEffects(client, 'billing') }))).toBe(false)
+  await client.end()
+  await database.drop()
+})
+
+it('says what is wrong with an option, and does not begin', async () => {
+  const child = spawn(process.execPath, ['--import', 'tsx', main, '--events', 'many'], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  const [output, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')])
+  expect(code).toBe(2)
+  expect(output).toContain('--events: expected a whole number from 100 to 1000000, found "many".')
+})
+
+/** Where the streams hold what was committed. */
+function outcomeOf(truth: Truth[], ...groups: GroupOutcome[]): Outcome {
+  const seen = truth.map((event, n) => ({ ...event, entry: `${n}-1`, sequence: String(n) }))
+  return { verdict: judge(truth, seen), groups, tally: new Tally(), latencies: [], seconds: 1, takeovers: [] }
+}
+
+const allDone = (truth: Truth[]): GroupOutcome => ({
+  name: 'billing',
+  effects: { count: truth.length, lost: [], doubled: [], phantom: [] },
+  pending: 0,
+  duplicates: 0,
+  kills: 0,
+})

@@ -1,0 +1,199 @@
+import type { Redis as Client } from 'ioredis'
+import { afterEach, beforeEach, expect, it } from 'vitest'
+import { positionOf, positionPrefix, ZERO_POSITION } from '../../src/event/position.js'
+import { connectRedis, type RedisClient } from '../../src/redis/connect.js'
+import type { Loss } from '../../src/relay/loss.js'
+import { Publisher, type PublisherOptions } from '../../src/relay/publisher.js'
+import { type FreshRedis, freshRedis, until } from '../../testkit/services/index.js'
+import { at, call, events, idsIn, LINEAGE } from '../support/events.js'
+
+const KEY = 'orders'
+const BYTES = 100
+
+let redis: FreshRedis
+/** What the publisher publishes to, seen by somebody else. */
+let admin: Client
+let stage: Stage
+
+beforeEach(async () => {
+  redis = await freshRedis()
+  admin = redis.client()
+  stage = new Stage()
+})
+
+afterEach(async () => {
+  stage.publisher.close()
+  admin.disconnect()
+  await redis.remove()
+})
+
+/** A publisher of session `new` between a real Redis and functions that note what they are called with. */
+class Stage {
+  readonly publisher: Publisher
+  /** How many events of a transaction are done. */
+  readonly done = new Map<number, number>()
+  readonly rejected: [reason: string, ids: string[]][] = []
+  readonly lost: Loss[] = []
+  readonly failed: unknown[] = []
+  epochs = 0
+  owns: PublisherOptions['owns'] = async (session) => session === 'old'
+  prepare: PublisherOptions['prepare'] = async () => {}
+
+  constructor() {
+    this.publisher = new Publisher({
+      lineage: LINEAGE,
+      session: 'new',
+      limits: { batchEvents: 3, batchBytes: 1_000_000 },
+      connect: () => connectRedis({ url: redis.url, connectTimeout: 5_000 }, 'publisher'),
+      prepare: (client) => this.prepare(client),
+      owns: (session) => this.owns(session),
+      chain: (_, saved) => saved,
+      done: (transaction, count) => this.done.set(transaction, (this.done.get(transaction) ?? 0) + count),
+      reject: async (_, taken, reason) => {
+        this.rejected.push([reason, taken.map(({ id }) => id)])
+      },
+      failed: (error) => this.failed.push(error),
+      lost: (loss) => this.lost.push(loss),
+      drained: () => {},
+      observe: {
+        appended: () => {},
+        blocked: (reason) => {
+          if (reason === undefined) this.epochs += 1
+        },
+      },
+    })
+  }
+
+  /** Event n is the only one of transaction n. */
+  add(from: number, to: number): void {
+    const lane = this.publisher.lane(KEY)
+    for (const { position, id } of events(from, to)) {
+      const batch = this.publisher.batch(lane, BYTES)
+      batch.args.push(position, id, 'id<id')
+      this.publisher.added(lane, batch, Number.parseInt(id.slice(1), 10), position, BYTES, 0)
+    }
+  }
+
+  /** Until nothing waits any more: then each of the events 1 to n is in the stream once and counted once. */
+  async expectOnce(n: number): Promise<void> {
+    await this.settled()
+    expect(await idsIn(admin, KEY)).toEqual(events(1, n).map(({ id }) => id))
+    expect([...this.done]).toEqual(events(1, n).map((_, i) => [i + 1, 1]))
+  }
+
+  async settled(): Promise<void> {
+    await until(() => this.publisher.events === 0 || this.lost.length + this.failed.length > 0)
+    expect({ lost: this.lost.map(({ message }) => message), failed: this.failed }).toEqual({ lost: [], failed: [] })
+    expect(this.publisher).toMatchObject({ events: 0, bytes: 0 })
+  }
+}
+
+/** Breaks the connection of the running epoch, and waits for the next one. */
+async function breakEpoch(how: (client: RedisClient) => unknown): Promise<void> {
+  const client = stage.publisher.client as RedisClient
+  await how(client)
+  await until(() => stage.publisher.client !== undefined && stage.publisher.client !== client)
+}
+
+const breaks: [string, (client: RedisClient) => unknown][] = [
+  ['its own side closes', (client) => client.disconnect()],
+  ['Redis kills', async (client) => admin.client('KILL', 'ID', (await (client as Client).client('ID')) as number)],
+]
+
+it.each([
+  ['at once', async () => {}],
+  ['after the replay', () => stage.settled()],
+  [
+    'in the next epoch',
+    async () => {
+      await stage.settled()
+      await breakEpoch((client) => client.disconnect())
+    },
+  ],
+])('a chain that begins at the head takes a replay from below it, and what is new %s', async (_, between) => {
+  await stage.publisher.start()
+  const old = { key: KEY, session: 'new', previous: ZERO_POSITION, events: events(1, 9) }
+  const { head } = await call(stage.publisher.client as RedisClient, old)
+  stage.publisher.open(stage.publisher.lane(KEY), head, head.position)
+  stage.add(1, 5)
+  await new Promise((resolve) => setImmediate(resolve))
+  await between()
+  stage.add(10, 12)
+  await stage.settled()
+  expect(await idsIn(admin, KEY)).toEqual(events(1, 12).map(({ id }) => id))
+  expect([...stage.done]).toEqual([1, 2, 3, 4, 5, 10, 11, 12].map((n) => [n, 1]))
+})
+
+it('the same with a phantom: a head of an older timeline, from beyond where it was left', async () => {
+  await stage.publisher.start()
+  const phantom = { position: at(9), id: 'phantom', fields: ['id', 'phantom'] }
+  const old = { key: KEY, session: 'new', previous: ZERO_POSITION, events: [...events(1, 3), phantom] }
+  const { head } = await call(stage.publisher.client as RedisClient, old)
+  const lane = stage.publisher.lane(KEY)
+  stage.publisher.open(lane, head, head.position)
+  stage.add(1, 3)
+  await stage.settled()
+  const batch = stage.publisher.batch(lane, BYTES)
+  const position = positionOf(positionPrefix(2, 4n), 0)
+  batch.args.push(position, 'e4', 'id<id')
+  stage.publisher.added(lane, batch, 4, position, BYTES, 0)
+  await stage.settled()
+  expect(await idsIn(admin, KEY)).toEqual(['e1', 'e2', 'e3', 'phantom', 'e4'])
+  expect([...stage.done]).toEqual([1, 2, 3, 4].map((n) => [n, 1]))
+})
+
+it.each(breaks)(
+  'an opening that outlives the connection that %s leaves the lane of the next epoch alone',
+  async (_, cut) => {
+    await stage.publisher.start()
+    const old = { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 4) }
+    await call(stage.publisher.client as RedisClient, old)
+    const gates: (() => void)[] = []
+    stage.owns = (session) => new Promise((resolve) => gates.push(() => resolve(session === 'old')))
+    stage.add(1, 7)
+    await until(() => gates.length === 1, { message: 'the first opening to ask whose session it is' })
+    await breakEpoch(cut)
+    await until(() => gates.length === 2, { message: 'the second opening to ask' })
+    gates[1]?.()
+    await until(() => stage.publisher.lane(KEY).state === 'open')
+    stage.add(8, 40)
+    gates[0]?.()
+    for (let n = 41; n <= 60; n++) {
+      stage.add(n, n)
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    await stage.expectOnce(60)
+    stage.add(61, 70)
+    await stage.expectOnce(70)
+    expect(stage.epochs).toBe(2)
+  },
+)
+
+it('a stream whose ids are exhausted in the middle of a batch: what is in it is done, only the rest is rejected', async () => {
+  const last = '18446744073709551615'
+  await admin.xadd(KEY, `${last}-18446744073709551613`, 'id', 'foreign')
+  await stage.publisher.start()
+  stage.add(1, 5)
+  await stage.settled()
+  expect(await idsIn(admin, KEY)).toEqual(['foreign', 'e1', 'e2'])
+  expect([...stage.done]).toEqual([
+    [1, 1],
+    [2, 1],
+  ])
+  expect(stage.rejected).toEqual([
+    ['stream_exhausted', ['e3']],
+    ['stream_exhausted', ['e4', 'e5']],
+  ])
+})
+
+it('preparing an epoch that fails again and again leaves no connection behind', async () => {
+  let attempts = 0
+  stage.prepare = async () => {
+    attempts += 1
+    if (attempts < 6) throw new Error('OOM command not allowed')
+  }
+  await stage.publisher.start()
+  expect(attempts).toBe(6)
+  const open = async () => String(await admin.client('LIST')).match(/name=publisher\b/g)?.length
+  await until(async () => (await open()) === 1, { message: 'one connection, that of the epoch' })
+})

@@ -1,6 +1,0 @@
-import { offerPostgres } from './shared.js'
-
-/** Vitest calls this once before all tests, and what it returns once after them. */
-export default function setup(): Promise<() => Promise<void>> {
-  return offerPostgres()
-}

@@ -1,0 +1,214 @@
+import type pg from 'pg'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { adopt } from '../../src/cli/adopt.js'
+import { setup } from '../../src/cli/setup.js'
+import { OWN_OUTBOX } from '../../src/config/schema.js'
+import { openIncident } from '../../src/postgres/incidents.js'
+import { currentLineage, type Lineage } from '../../src/postgres/lineage.js'
+import { createDatabase, type Database, until } from '../../testkit/services/index.js'
+import { type CommandRun, runCommand } from '../support/command.js'
+
+let database: Database
+let client: pg.Client
+let slot: string
+let old: Lineage
+
+beforeEach(async () => {
+  database = await createDatabase()
+  client = await database.connect()
+  slot = `outrider_${database.name}`
+  await runCommand(setup, database.url)
+  old = (await currentLineage(client, slot))!
+})
+
+afterEach(async () => {
+  await client.end()
+  await database.drop()
+})
+
+const run = (options?: CommandRun) => runCommand(adopt, database.url, options)
+const publish = (count: number) =>
+  client.query("select outrider.publish('orders', 'x') from generate_series(1, $1::int)", [count])
+const checkpoint = () =>
+  client.query(
+    `insert into outrider.checkpoint (lineage, lsn, snapshot) select $1, pg_current_wal_insert_lsn(), pg_current_snapshot()`,
+    [old.lineage],
+  )
+const retired = async () =>
+  (
+    await client.query('select retired_at is not null as retired from outrider.lineage where lineage = $1', [
+      old.lineage,
+    ])
+  ).rows[0].retired
+
+test('starts a new lineage with a slot of its own, and retires the old one', async () => {
+  await client.query('select pg_drop_replication_slot($1)', [slot])
+  const { code, text } = await run({ answer: true })
+  expect(code).toBe(0)
+  const lineage = (await currentLineage(client, slot))!
+  expect(lineage).toMatchObject({
+    slot,
+    source: old.source,
+    publication: old.publication,
+    outboxTable: old.outboxTable,
+  })
+  expect(lineage.lineage).not.toBe(old.lineage)
+  expect(await retired()).toBe(true)
+  expect(text).toContain('slot       missing')
+  expect(text).toContain(`Lineage ${lineage.lineage} begins at ${lineage.confirmedLsn}`)
+  expect((await runCommand(setup, database.url)).code).toBe(0)
+})
+
+test('shows first, and changes nothing when the answer is no', async () => {
+  const { code, text } = await run({ answer: false })
+  expect(code).toBe(1)
+  expect(text).toContain(`Lineage ${old.lineage}, slot ${slot}`)
+  expect(text).toContain('Nothing was changed.')
+  expect(await currentLineage(client, slot)).toEqual(old)
+})
+
+test('says which events the new lineage leaves out: those that no checkpoint covers', async () => {
+  await publish(3)
+  const late = await database.connect()
+  await late.query('begin')
+  await late.query("select outrider.publish('orders', 'begun before the checkpoint, committed after it')")
+  await checkpoint()
+  await late.query('commit')
+  await late.end()
+  await publish(2)
+  const { text } = await run({ answer: false })
+  expect(text).toMatch(
+    /NOT published by the new lineage: 3 rows in outrider\.outbox, created \d{4}-.*not known to have been published/,
+  )
+})
+
+test('says when none is left out', async () => {
+  expect((await run({ answer: false })).text).toContain('outrider.outbox is empty: no event is left out.')
+  await publish(3)
+  await checkpoint()
+  expect((await run({ answer: false })).text).toMatch(
+    /Every row in outrider\.outbox was published by .*: none is left out\./,
+  )
+})
+
+test('trusts no checkpoint from another server, and shows what differs', async () => {
+  await publish(3)
+  await checkpoint()
+  await client.query("update outrider.lineage set system_id = '4711', timeline = 9")
+  const { text } = await run({ answer: true })
+  expect(text).toMatch(/system id {2}stored 4711, found \d+ {3}<- not the same/)
+  expect(text).toMatch(/timeline {3}stored 9, found 1 {3}<- not the same/)
+  expect(text).toContain('NOT published by the new lineage: all 3 rows in outrider.outbox')
+  expect(await currentLineage(client, slot)).toMatchObject({ systemId: old.systemId, timeline: 1 })
+})
+
+test('trusts no checkpoint from the future of a restored server', async () => {
+  await publish(1)
+  await client.query(
+    `insert into outrider.checkpoint (lineage, lsn, snapshot)
+     select $1, 'FFFF/0', (x || ':' || x || ':')::pg_snapshot
+     from (select (pg_current_xact_id()::text::bigint + 1000000)::text as x) as future`,
+    [old.lineage],
+  )
+  expect((await run({ answer: false })).text).toContain('NOT published by the new lineage: all 1 rows')
+})
+
+test('closes the gaps and foreign incidents of the old lineage, and leaves the others', async () => {
+  const { lineage } = old
+  await openIncident(client, { lineage, kind: 'gap', reason: 'slot_missing' })
+  await openIncident(client, { lineage, kind: 'foreign', reason: 'system_id' })
+  await openIncident(client, { lineage, kind: 'rejected', reason: 'too_large', position: 'p' })
+  const { text } = await run({ answer: true })
+  expect(text).toContain('incidents  2 open, will be closed as adopted')
+  expect(text).toContain('Closed incidents: 1, 2.')
+  const { rows } = await client.query('select kind, resolution from outrider.incident order by id')
+  expect(rows).toEqual([
+    { kind: 'gap', resolution: 'adopted' },
+    { kind: 'foreign', resolution: 'adopted' },
+    { kind: 'rejected', resolution: null },
+  ])
+})
+
+test('a relay that still runs keeps its slot', async () => {
+  const walsender = await startReading()
+  await expect(run({ answer: true })).rejects.toThrow(/is in use by process \d+ of the server\. Stop the relay first\./)
+  expect(await retired()).toBe(false)
+  await walsender.end()
+})
+
+test("another database's slot is left alone", async () => {
+  await client.query('select pg_drop_replication_slot($1)', [slot])
+  await database.server.query("select pg_create_logical_replication_slot($1, 'pgoutput')", [slot])
+  try {
+    await expect(run({ answer: true })).rejects.toThrow(`Slot ${slot} belongs to database postgres, not to this one`)
+    expect(await retired()).toBe(false)
+  } finally {
+    await database.server.query('select pg_drop_replication_slot($1)', [slot])
+  }
+})
+
+describe('interrupted', () => {
+  test('before the new slot: setup goes on', async () => {
+    const writer = await database.connect()
+    await writer.query('begin; select pg_current_xact_id()')
+    await expect(run({ answer: true, flags: { 'lock-timeout': '200ms' } })).rejects.toThrow('within 200 ms')
+    await writer.end()
+    expect((await runCommand(setup, database.url)).code).toBe(0)
+    expect((await currentLineage(client, slot))?.lineage).not.toBe(old.lineage)
+  })
+
+  test('after the old slot was dropped: setup refuses, adopt goes on', async () => {
+    await client.query('select pg_drop_replication_slot($1)', [slot])
+    await expect(runCommand(setup, database.url)).rejects.toThrow('outrider adopt')
+    expect((await run({ answer: true })).code).toBe(0)
+  })
+})
+
+test('without a lineage there is nothing to adopt', async () => {
+  await expect(run({ config: { slot: 'another' } })).rejects.toThrow(
+    'Expected a lineage for slot another in this database',
+  )
+})
+
+test('prints JSON when asked', async () => {
+  await publish(1)
+  const { text } = await run({ answer: true, json: true })
+  expect(JSON.parse(text)).toMatchObject({
+    previous: old.lineage,
+    lineage: { slot },
+    closedIncidents: [],
+    leftOut: { rows: 1, provenUntil: null },
+  })
+})
+
+test("of a team's own table it only knows how many rows there are", async () => {
+  await client.query('create table events (id uuid primary key default gen_random_uuid(), type text)')
+  await client.query('insert into events default values')
+  const config = { slot: `${slot}_mapped`, publication: 'mapped', outbox: { ...OWN_OUTBOX, table: 'public.events' } }
+  await runCommand(setup, database.url, { config })
+  expect((await run({ config, answer: false })).text).toContain('all 1 rows in public.events')
+})
+
+/** A walsender that streams from the slot, as a relay's does. */
+async function startReading(): Promise<{ end(): Promise<void> }> {
+  const { default: pg } = await import('pg')
+  const reader = new pg.Client({ connectionString: database.url, replication: 'database' } as pg.ClientConfig)
+  await reader.connect()
+  const streaming = reader
+    .query(`START_REPLICATION SLOT "${slot}" LOGICAL 0/0 (proto_version '1', publication_names 'outrider')`)
+    .catch(() => undefined)
+  reader.on('error', () => undefined)
+  await until(async () => {
+    const { rows } = await client.query('select active from pg_replication_slots where slot_name = $1', [slot])
+    return rows[0]?.active
+  })
+  return {
+    async end() {
+      await client.query('select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1', [
+        slot,
+      ])
+      await streaming
+      await reader.end().catch(() => undefined)
+    },
+  }
+}
