@@ -38,7 +38,7 @@ export async function postgresHost(version: PostgresVersion): Promise<Host> {
 async function postgresBinaries(version: PostgresVersion): Promise<string> {
   const release = pinned[version]
   const source = release ? await downloaded(release) : installed()
-  const label = JSON.parse(readFileSync(join(source, '../../test', 'package.json'), 'utf8')).version
+  const label = JSON.parse(readFileSync(join(source, '..', 'package.json'), 'utf8')).version
   const folder = await cached(`postgres-${label}-${platform}`, async (target) => {
     for (const part of ['bin', 'lib', 'share']) {
       cpSync(join(source, part), join(target, part), { recursive: true, verbatimSymlinks: true, filter: isNeeded })
@@ -53,7 +53,7 @@ async function postgresBinaries(version: PostgresVersion): Promise<string> {
 
 function installed(): string {
   try {
-    return join(dirname(createRequire(import.meta.url).resolve(packageName)), '../../test', 'native')
+    return join(dirname(createRequire(import.meta.url).resolve(packageName)), '..', 'native')
   } catch (cause) {
     throw new Error(
       `Expected the Postgres binaries in the npm package ${packageName}, found none. Run npm ci with optional ` +
