@@ -171,7 +171,7 @@ test('the tables of one cluster put into another are taken for a foreign databas
   await until(async () => (await original.ids('orders')).length === 1)
   await relay.stop()
 
-  const server = await startPostgres()
+  const server = await startPostgres({ ownIdentifier: true })
   onTestFinished(() => server.remove())
   const restored = await scenario({ database: await server.createDatabase(original.database.name) })
   for (const table of ['lineage', 'session', 'head']) {

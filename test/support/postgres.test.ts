@@ -58,9 +58,12 @@ describe('Postgres', () => {
     expect(await numbers(postgres)).toEqual([1])
   })
 
-  it('has a system identifier of its own', async (context) => {
+  it('has a system identifier of its own where the test asks for it', async (context) => {
     needsProcess(context, ['postgres'])
-    const [one, other] = await Promise.all([startPostgres().then(own), startPostgres().then(own)])
+    const [one, other] = await Promise.all([
+      startPostgres().then(own),
+      startPostgres({ ownIdentifier: true }).then(own),
+    ])
     const identifier = 'select system_identifier::text from pg_control_system()'
     expect(await one.query(identifier)).not.toEqual(await other.query(identifier))
   })

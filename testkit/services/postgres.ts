@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import pg from 'pg'
 import { serviceAccount } from './account.js'
-import { copyTree } from './folder.js'
+import { copyTree, scratch } from './folder.js'
 import { freePort } from './port.js'
 import { chosenVersion, type PostgresVersion, postgresHost } from './postgres-binaries.js'
 import { type Credentials, type Database, type DatabaseOptions, PostgresServer } from './postgres-server.js'
@@ -23,6 +23,8 @@ export interface PostgresOptions {
   hba?: string[]
   /** Starts from a copy of these data, as given by `cloneData()`: the same system identifier, slots and all. */
   dataFrom?: string
+  /** Runs initdb for this server alone. Otherwise the servers of a process share one system identifier, as clones do. */
+  ownIdentifier?: boolean
   /** Starts as a physical standby of this one, on its data; `promote()` ends that. */
   standbyOf?: Postgres
   port?: number
@@ -45,6 +47,9 @@ const defaults: Record<string, string> = {
   log_line_prefix: '%m [%p] ',
   log_checkpoints: 'off',
 }
+
+/** Of each version, the data of a server that was never started. */
+const emptyData = new Map<PostgresVersion, Promise<string>>()
 
 /** Starts a Postgres of its own. Call `remove()` when done. */
 export async function startPostgres(options: PostgresOptions = {}): Promise<Postgres> {
@@ -82,10 +87,9 @@ export class Postgres extends Service {
 
   /** Makes the data folder; called once, before the first start. */
   async initialize(): Promise<void> {
-    const { dataFrom, standbyOf, auth = 'trust', hba = [] } = this.#options
-    const source = dataFrom ?? (await standbyOf?.cloneData())
-    if (source) await copyTree(source, this.dataDir)
-    else await this.#initdb()
+    const { dataFrom, standbyOf, ownIdentifier, auth = 'trust', hba = [] } = this.#options
+    if (ownIdentifier) await initdb(this.host, this.folder)
+    else await copyTree(dataFrom ?? (await standbyOf?.cloneData()) ?? (await this.#emptyData()), this.dataDir)
     if (standbyOf) {
       this.#settings.primary_conninfo = `host=${this.host.peer} port=${standbyOf.port} user=${superuser.user} password=${superuser.password}`
       this.#write('standby.signal', '')
@@ -186,26 +190,12 @@ export class Postgres extends Service {
     }
   }
 
-  async #initdb(): Promise<void> {
-    const passwords = join(this.folder, 'password')
-    writeFileSync(passwords, superuser.password)
-    const { user } = superuser
-    // C, so that no locale of the machine matters; see DatabaseOptions for a database that is not C.
-    const args = [
-      '-D',
-      this.dataDir,
-      '-U',
-      user,
-      '--pwfile',
-      passwords,
-      '-A',
-      'trust',
-      '-E',
-      'UTF8',
-      '--locale=C',
-      '-N',
-    ]
-    await this.host.run({ program: 'initdb', args, folder: this.folder, log: this.log, kind: 'postgres' })
+  /** What initdb makes, made once: that takes longer than all else that a start does. */
+  #emptyData(): Promise<string> {
+    const version = this.#options.version ?? chosenVersion()
+    const made = emptyData.get(version) ?? initdb(this.host, scratch('initdb'))
+    emptyData.set(version, made)
+    return made
   }
 
   #write(name: string, text: string): void {
@@ -223,4 +213,16 @@ export class Postgres extends Service {
     rmSync(file)
     if (segment) await promisify(execFile)('ipcrm', ['-m', segment]).catch(() => {})
   }
+}
+
+/** Makes the folder `data` in this one. */
+async function initdb(host: Host, folder: string): Promise<string> {
+  const data = join(folder, 'data')
+  const passwords = join(folder, 'password')
+  writeFileSync(passwords, superuser.password)
+  // C, so that no locale of the machine matters; see DatabaseOptions for a database that is not C.
+  const account = ['-U', superuser.user, '--pwfile', passwords, '-A', 'trust']
+  const args = ['-D', data, ...account, '-E', 'UTF8', '--locale=C', '-N']
+  await host.run({ program: 'initdb', args, folder, log: join(folder, 'log'), kind: 'postgres' })
+  return data
 }

@@ -40,7 +40,8 @@ async function findPostgres(): Promise<PostgresServer> {
 }
 
 function ownPostgres(): Promise<Postgres> {
-  own ??= startPostgres()
+  // Nobody stops it, so it need not sync: a test that kills its server starts one, with the defaults of Postgres.
+  own ??= startPostgres({ settings: { fsync: 'off' } })
   return own
 }
 
