@@ -15,7 +15,8 @@ type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>
  */
 export async function until<T>(condition: () => T | Promise<T>, options: UntilOptions = {}): Promise<Truthy<T>> {
   const { timeout = 10_000, message } = options
-  const deadline = performance.now() + timeout
+  const began = performance.now()
+  const deadline = began + timeout
   const late = Symbol('late')
   let cause: unknown
   for (;;) {
@@ -34,6 +35,7 @@ export async function until<T>(condition: () => T | Promise<T>, options: UntilOp
       const what = (typeof message === 'function' ? message() : message) ?? condition.toString()
       throw new Error(`Expected within ${timeout} ms: ${what}`, { cause })
     }
-    await pause(10)
+    // The longer it takes, the less a moment more matters, and asking costs the servers what others wait for.
+    await pause(Math.min(50, Math.max(10, (performance.now() - began) / 20)))
   }
 }
