@@ -62,10 +62,17 @@ export function readRelation(message: Buffer): Relation {
 }
 
 /**
- * Reads the new tuple of an Insert into `into`. `slots[i]` says where column i goes, -1 that nobody wants it.
- * Slots that no column fills are left as they were.
+ * Reads the new tuple of an Insert into `into`. `slots[i]` says where column i goes, -1 that it is not read.
+ * Slots that no column fills are left as they were. A column of more than `maxBytes` does not become a string, which may
+ * be longer than any string can be: its slot becomes null, and `omitted` is told its size.
  */
-export function readInsert(message: Buffer, slots: Int8Array, into: (string | null)[]): void {
+export function readInsert(
+  message: Buffer,
+  slots: Int8Array,
+  into: (string | null)[],
+  maxBytes = Number.POSITIVE_INFINITY,
+  omitted: (slot: number, bytes: number) => void = () => {},
+): void {
   // 'I', oid, 'N', count of columns, columns.
   const count = message.readUInt16BE(6)
   if (count !== slots.length) {
@@ -79,7 +86,11 @@ export function readInsert(message: Buffer, slots: Int8Array, into: (string | nu
     if (kind === COLUMN_TEXT) {
       const end = at + 4 + message.readUInt32BE(at)
       if (end > message.length) throw new RangeError(`Expected column ${i} to end within its row, found it cut off.`)
-      if (slot >= 0) into[slot] = message.toString('utf8', at + 4, end)
+      const bytes = end - at - 4
+      if (slot >= 0 && bytes > maxBytes) {
+        into[slot] = null
+        omitted(slot, bytes)
+      } else if (slot >= 0) into[slot] = message.toString('utf8', at + 4, end)
       at = end
     } else if (kind === COLUMN_NULL) {
       if (slot >= 0) into[slot] = null

@@ -8,9 +8,10 @@ import { type Head, saveProgress } from '../postgres/heads.js'
 import { openIncidents } from '../postgres/incidents.js'
 import type { Lineage } from '../postgres/lineage.js'
 import type { Lsn } from '../postgres/lsn.js'
+import type { KeptRow } from './kept-row.js'
 
 /** A row that cannot be published, as an incident keeps it. */
-export interface Rejection {
+export interface Rejection extends KeptRow {
   /** Short and stable: a label of metrics. */
   reason: string
   /** What was expected and what was found in this row. */
@@ -18,7 +19,6 @@ export interface Rejection {
   stream: string | undefined
   eventId: string | undefined
   position: Position
-  row: Record<string, string | null>
 }
 
 /** How often a checkpoint is taken, in milliseconds, while events flow. */
@@ -97,9 +97,12 @@ export class Ledger {
   }
 
   reject(rejections: Rejection[]): Promise<void> {
-    const incidents = rejections.map(({ stream, eventId, message, ...rest }) => ({
+    const incidents = rejections.map(({ stream, eventId, message, omitted, ...rest }) => ({
       ...rest,
-      ...(message === undefined ? {} : { detail: { message } }),
+      detail: {
+        ...(message === undefined ? {} : { message }),
+        ...(Object.keys(omitted).length === 0 ? {} : { omitted }),
+      },
       ...(stream === undefined ? {} : { stream }),
       ...(eventId === undefined ? {} : { eventId }),
     }))

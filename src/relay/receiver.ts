@@ -2,6 +2,7 @@ import { Column, type Envelope } from '../event/envelope.js'
 import { type Position, positionOf, positionPrefix } from '../event/position.js'
 import { beginLsn, beginTime, commitEndLsn, insertOid, MessageType, readRelation } from '../postgres/pgoutput.js'
 import { type TimelineHistory, timelineOf } from '../postgres/timeline.js'
+import { MAX_SMALL_COLUMN_BYTES, MAX_WHOLE_ROW_BYTES } from './kept-row.js'
 import type { Rejection } from './ledger.js'
 import type { Progress } from './progress.js'
 import type { Publisher } from './publisher.js'
@@ -65,21 +66,25 @@ export class Receiver {
 
   #insert(data: Buffer): void {
     const { router, envelope, publisher, progress, maxEventBytes } = this.#options
-    if (!router.read(data, insertOid(data))) return
+    const most = Math.min(maxEventBytes, this.redisLimit)
+    // Looked at before the row becomes strings: one row of a few hundred megabytes has no room as a string.
+    const large = data.length > most
+    const unread = large && data.length > MAX_WHOLE_ROW_BYTES
+    if (!router.read(data, insertOid(data), unread ? MAX_SMALL_COLUMN_BYTES : undefined)) return
     const position = positionOf(this.#prefix, this.#index++)
     const bytes = data.length + OVERHEAD
     progress.row()
     this.#options.received()
 
     const key = router.key()
-    if (key === undefined || data.length > maxEventBytes || data.length > this.redisLimit) {
-      const large = data.length > maxEventBytes ? 'too_large' : 'too_large_for_redis'
-      const most = Math.min(maxEventBytes, this.redisLimit)
-      const wrong =
-        key === undefined
-          ? `expected the name of a stream, found ${JSON.stringify(router.stream() ?? null)}`
-          : `expected at most ${most} bytes, found ${data.length}`
-      this.#reject(position, key === undefined ? 'bad_stream' : large, bytes, key, wrong)
+    if (key === undefined) {
+      const wrong = `expected the name of a stream, found ${JSON.stringify(router.stream() ?? null)}`
+      this.#reject(position, 'bad_stream', bytes, key, wrong)
+      return
+    }
+    if (large) {
+      const reason = data.length > maxEventBytes ? 'too_large' : 'too_large_for_redis'
+      this.#reject(position, reason, bytes, key, `expected at most ${most} bytes, found ${data.length}`)
       return
     }
     const lane = publisher.lane(key)
@@ -96,9 +101,8 @@ export class Receiver {
   #reject(position: Position, reason: string, bytes: number, stream?: string, message?: string): void {
     const { router } = this.#options
     const eventId = router.values[Column.id] ?? undefined
-    const row = router.content()
     this.#options.reject(
-      { reason, message, stream: stream ?? router.stream(), eventId, position, row },
+      { reason, message, stream: stream ?? router.stream(), eventId, position, ...router.content() },
       this.#transaction,
       bytes,
     )

@@ -76,7 +76,7 @@ describe('the columns of a row', () => {
           const known = each.aggregatetype !== null && each.version !== null
           expect(router.stream()).toBe(known ? `shop.${each.aggregatetype}.v${each.version}` : undefined)
           const { unmapped: _, ...kept } = each
-          expect(router.content()).toEqual(kept)
+          expect(router.content()).toEqual({ row: kept, omitted: {} })
         }
       }),
     )
@@ -87,7 +87,22 @@ describe('the columns of a row', () => {
     read(router, { id: 'e1', type: 't1', subject: 's1', data: 'd1', stream: 'orders' })
     announce(router, OWN, ['stream', 'added', 'data', 'subject', 'type', 'id'])
     read(router, { stream: 'bills', added: 'x', data: 'd2', subject: null, type: 't2', id: 'e2' })
-    expect(router.content()).toEqual({ id: 'e2', type: 't2', subject: null, data: 'd2', stream: 'bills' })
+    const row = { id: 'e2', type: 't2', subject: null, data: 'd2', stream: 'bills' }
+    expect(router.content()).toEqual({ row, omitted: {} })
+  })
+
+  it('that are larger than asked for are not read: null in every attribute they serve, and known by their size', () => {
+    const router = routerFor(DEBEZIUM, ['id', 'type', 'aggregateid', 'payload', 'aggregatetype', 'version'])
+    const row = { id: 'e1', type: 't', aggregateid: 'ΩΩΩ', payload: 'Ωx', aggregatetype: 'order', version: '1' }
+    router.read(insertMessage(OID, Object.values(row)), OID, 5)
+    expect(router.values[Column.subject]).toBeNull()
+    expect(router.values[Column.correlationId]).toBeNull()
+    expect(router.values[Column.data]).toBe('Ωx')
+    expect(router.stream()).toBe('shop.order.v1')
+    const { aggregateid: _, ...small } = row
+    expect(router.content()).toEqual({ row: small, omitted: { aggregateid: 6 } })
+    read(router, row)
+    expect(router.content()).toEqual({ row, omitted: {} })
   })
 
   it('must all be there: what is missing is said by name, with what to do', () => {

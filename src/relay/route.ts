@@ -3,6 +3,9 @@ import { COLUMN_COUNT, Column, type RowValues } from '../event/envelope.js'
 import { STREAM_NAME, streamKey } from '../event/names.js'
 import { partitionOf } from '../event/partition.js'
 import { type Relation, readInsert } from '../postgres/pgoutput.js'
+import { type KeptRow, keepRow } from './kept-row.js'
+
+const NONE_OMITTED: Record<string, number> = {}
 
 /** The table lacks a column that the mapping names. Nothing is skipped: the relay halts until it is mended. */
 export class ColumnMissing extends Error {
@@ -22,6 +25,8 @@ export class Router {
   readonly #partitions: ReadonlyMap<string, number>
   /** By the oid of each relation that the stream has named: where its columns go; null for a table that is not ours. */
   readonly #slots = new Map<number, Int8Array | null>()
+  /** Sizes of the columns of the row in `values` that were too large to be read, by column. */
+  #omitted: Record<string, number> = {}
 
   /** `partitions`: the count for each stream that has any. */
   constructor(mapping: OutboxMapping, partitions: Readonly<Record<string, number>>) {
@@ -63,12 +68,23 @@ export class Router {
     )
   }
 
-  /** Reads an inserted row into `values`; false when its table is not the outbox. */
-  read(message: Buffer, oid: number): boolean {
+  /**
+   * Reads an inserted row into `values`; false when its table is not the outbox. With `maxColumnBytes`, larger columns
+   * are null in `values`, and `omitted` has their sizes.
+   */
+  read(message: Buffer, oid: number, maxColumnBytes?: number): boolean {
     const slots = this.#slots.get(oid)
     if (slots === null) return false
     if (slots === undefined) throw new Error(`Expected a Relation message before the rows of table ${oid}, found none.`)
-    readInsert(message, slots, this.values)
+    this.#omitted = NONE_OMITTED
+    if (maxColumnBytes === undefined) readInsert(message, slots, this.values)
+    else {
+      const omitted: Record<string, number> = {}
+      readInsert(message, slots, this.values, maxColumnBytes, (slot, bytes) => {
+        omitted[this.#columns[slot] as string] = bytes
+      })
+      this.#omitted = omitted
+    }
     for (const [from, to] of this.#copies) this.values[to] = this.values[from] ?? null
     return true
   }
@@ -93,12 +109,12 @@ export class Router {
     return name
   }
 
-  /** The row in `values` by the table's column names: what an incident keeps of it. */
-  content(): Record<string, string | null> {
-    const content: Record<string, string | null> = {}
+  /** The row in `values` by the table's column names, without the columns that were not read: for its incident. */
+  content(): KeptRow {
+    const row: Record<string, string | null> = {}
     this.#columns.forEach((column, i) => {
-      if (column !== '') content[column] ??= this.values[i] ?? null
+      if (column !== '' && !(column in this.#omitted)) row[column] ??= this.values[i] ?? null
     })
-    return content
+    return keepRow(row, this.#omitted)
   }
 }

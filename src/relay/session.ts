@@ -24,6 +24,7 @@ import { chainStart, claimHeads, type ServerWal } from './claim.js'
 import { Confirmer, type Pending } from './confirm.js'
 import { Halt } from './halt.js'
 import { verifyIdentity } from './identity.js'
+import { keepRow } from './kept-row.js'
 import { connectLedger, Ledger, type Rejection } from './ledger.js'
 import { type Query, readWalSenderTimeout, waitForLock } from './lock.js'
 import { judgeLoss, type Loss } from './loss.js'
@@ -285,7 +286,14 @@ export class Session {
       done: (transaction, count) => this.#progress.done(transaction, count),
       reject: (lane, events, reason) =>
         this.#reject(
-          events.map(({ position, id, fields }) => ({ reason, stream: lane.key, eventId: id, position, row: fields })),
+          events.map(({ position, id, fields }) => ({
+            reason,
+            message: undefined,
+            stream: lane.key,
+            eventId: id,
+            position,
+            ...keepRow(fields),
+          })),
           events.map(({ transaction }) => transaction),
           0,
         ),

@@ -1,17 +1,10 @@
-import { readFileSync } from 'node:fs'
 import { expect } from 'vitest'
-import type { RelayProcess } from '../../testkit/relay-process.js'
+import { peakMemoryMiB } from '../../testkit/peak-memory.js'
 import { until } from '../../testkit/services/index.js'
 import { test } from './fixture.js'
 import { committed, expectComplete } from './load.js'
 
 const ROWS = 300_000
-const MEBIBYTE = 1024
-
-/** The most memory that the process ever had resident, in KiB, as the kernel remembers it. */
-function peakMemory(relay: RelayProcess): number {
-  return Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${relay.pid}/status`, 'utf8'))?.[1])
-}
 
 test.runIf(process.platform === 'linux')(
   `${ROWS} rows in one transaction: memory stays bounded, all arrive in order, once, also when the relay is killed in the middle`,
@@ -29,7 +22,7 @@ test.runIf(process.platform === 'linux')(
       [ROWS],
     )
     await until(async () => (await s.redis.xlen('orders')) > ROWS / 3, { timeout: 60_000 })
-    const peak = peakMemory(first)
+    const peak = peakMemoryMiB(first.pid)
     await first.kill()
     const published = await s.redis.xlen('orders')
     expect(published).toBeLessThan(ROWS)
@@ -40,7 +33,7 @@ test.runIf(process.platform === 'linux')(
     await until(async () => (await s.ids('payments')).length === 1, { timeout: 20_000 })
     expect(await s.ids('payments')).toEqual([after])
     expect(await second.metric('outrider_events_skipped_total')).toBeGreaterThanOrEqual(published)
-    expect(Math.max(peak, peakMemory(second))).toBeLessThan(200 * MEBIBYTE)
+    expect(Math.max(peak, peakMemoryMiB(second.pid))).toBeLessThan(200)
     expect(await committed(s.database, 'orders')).toHaveLength(ROWS)
     await expectComplete(s, 'orders')
   },

@@ -117,6 +117,45 @@ test('a row over the size limit becomes an incident with its whole content, its 
   expect(await rejected(s)).toHaveLength(1)
 })
 
+test('of a row over 8 MiB the incident keeps the small columns and the size of the others', async ({
+  scenario,
+  configFile,
+}) => {
+  const s = await scenario({
+    outbox: {
+      table: 'public.events',
+      create: 'create table events (id text, type text, subject text, payload json)',
+    },
+  })
+  const file = await configFile(`
+outbox:
+  table: public.events
+  stream: events
+  columns: { id: id, type: type, subject: subject, data: payload }
+`)
+  const relay = await s.relay({ OUTRIDER_CONFIG: file })
+  await relay.streaming()
+  const insert = `insert into events
+    select $1, 'test.happened', $2, json_build_object('text', repeat('x', $3::int))`
+  const small = 's'.repeat(1000)
+  await s.postgres.query(insert, ['large', small, 9_000_000])
+  await s.postgres.query(insert, ['after', small, 10])
+  expect(await upTo(s, 'events', 'after')).toEqual(['after'])
+  const { rows } = await s.postgres.query('select event_id, reason, detail, "row" from outrider.incident')
+  expect(rows).toEqual([
+    {
+      event_id: 'large',
+      reason: 'too_large',
+      detail: {
+        message: expect.stringMatching(/at most 1048576 bytes, found 90010\d\d/),
+        omitted: { payload: 9_000_013 },
+      },
+      row: { id: 'large', type: 'test.happened', subject: small },
+    },
+  ])
+  expect(await relay.metric('outrider_sessions_total')).toBe(1)
+})
+
 test('columns added, renamed and dropped, between inserts and within a transaction: the rows are read by name', async ({
   scenario,
 }) => {

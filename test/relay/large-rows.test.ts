@@ -1,0 +1,80 @@
+import { expect } from 'vitest'
+import { listIncidents } from '../../src/postgres/incidents.js'
+import { peakMemoryMiB } from '../../testkit/peak-memory.js'
+import { until } from '../../testkit/services/index.js'
+import { test } from './fixture.js'
+
+/** A team's table: Outrider's own refuses such rows where they are inserted. */
+const OUTBOX = {
+  table: 'public.events',
+  create: 'create table events (id text primary key, type text, payload json)',
+}
+const MAPPING = `
+outbox:
+  table: public.events
+  stream: events
+  columns: { id: id, type: type, data: payload }
+`
+/** The limit of the Helm chart's relay container. */
+const CHART_MEMORY_MIB = 256
+/** Longer than the longest string of Node.js, 2^29 - 24 characters. */
+const BEYOND_STRINGS = 540_000_000
+
+const insert = `insert into events select $1, 'test.happened', json_build_object('text', repeat('x', $2::int))`
+
+test.runIf(process.platform === 'linux')(
+  'rows of 60 MB become incidents without their payload, within the memory of the chart, and their neighbours are published',
+  async ({ scenario, configFile }) => {
+    const s = await scenario({ outbox: OUTBOX })
+    const relay = await s.relay({ OUTRIDER_CONFIG: await configFile(MAPPING) })
+    await relay.streaming()
+    const inserted = [10, 60_000_000, 10, 60_000_000, 10]
+    for (const [n, bytes] of inserted.entries()) await s.postgres.query(insert, [`e${n}`, bytes])
+    await until(async () => (await s.ids('events')).length === 3, {
+      timeout: 40_000,
+      message: () => `the neighbours to arrive\n${relay.tail(10)}`,
+    })
+    expect(await s.ids('events')).toEqual(['e0', 'e2', 'e4'])
+    const incidents = await until(async () => {
+      const found = await listIncidents(s.postgres)
+      return found.length === 2 && found.reverse()
+    })
+    expect(incidents).toMatchObject(
+      ['e1', 'e3'].map((eventId) => ({
+        kind: 'rejected',
+        reason: 'too_large',
+        stream: 'events',
+        eventId,
+        row: { id: eventId, type: 'test.happened' },
+        detail: { omitted: { payload: 60_000_013 } },
+      })),
+    )
+    expect(incidents[0]?.row).not.toHaveProperty('payload')
+    expect(relay.isRunning).toBe(true)
+    expect(await relay.metric('outrider_sessions_total')).toBe(1)
+    expect(peakMemoryMiB(relay.pid)).toBeLessThan(CHART_MEMORY_MIB)
+  },
+)
+
+test('a row that is longer than any string of Node.js becomes an incident, and the session continues', {
+  timeout: 180_000,
+}, async ({ scenario, configFile }) => {
+  const s = await scenario({ outbox: OUTBOX })
+  const relay = await s.relay({ OUTRIDER_CONFIG: await configFile(MAPPING) })
+  await relay.streaming()
+  await s.postgres.query(insert, ['large', BEYOND_STRINGS])
+  await s.postgres.query(insert, ['after', 10])
+  await until(async () => (await s.ids('events')).includes('after'), {
+    timeout: 120_000,
+    message: () => `the row behind the large one to arrive\n${relay.tail(10)}`,
+  })
+  const incidents = await until(async () => {
+    const found = await listIncidents(s.postgres)
+    return found.length > 0 && found
+  })
+  expect(incidents).toMatchObject([
+    { kind: 'rejected', reason: 'too_large', eventId: 'large', detail: { omitted: { payload: BEYOND_STRINGS + 13 } } },
+  ])
+  expect(await relay.status()).toMatchObject({ code: 200, state: 'streaming' })
+  expect(await relay.metric('outrider_sessions_total')).toBe(1)
+})
