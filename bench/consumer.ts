@@ -12,8 +12,8 @@ import { z } from 'zod'
 import type * as consumer from '../src/consumer/index.js'
 import { defineEvent } from '../src/index.js'
 import { newId } from '../src/outbox/id.js'
-import { migrate } from '../src/postgres/migrate.js'
-import { entryOf } from '../test/consumer/entries.js'
+import { entryOf } from '../testkit/entry.js'
+import { outrider } from '../testkit/outrider.js'
 import { type Redis, startPostgres, startRedis, until } from '../testkit/services/index.js'
 
 // As it is published: tsx names every closure of the sources, each time that it is made.
@@ -110,7 +110,7 @@ const redis = await startRedis()
 try {
   const database = await postgres.createDatabase('bench')
   const owner = await database.connect()
-  await migrate(owner, { only: 'inbox' })
+  await outrider(['setup', '--only', 'inbox'], { OUTRIDER_POSTGRES_URL: database.url, OUTRIDER_REDIS_URL: redis.url })
   await owner.query('create table effect (run text, event text, n int)')
   await owner.end()
   const pool = new pg.Pool({ connectionString: database.url, max: concurrency })

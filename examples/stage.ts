@@ -1,9 +1,7 @@
-import { execFile } from 'node:child_process'
 import { readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
 import type { Redis as RedisClient } from 'ioredis'
 import type pg from 'pg'
+import { outrider } from '../testkit/outrider.js'
 import { RelayProcess } from '../testkit/relay-process.js'
 import { scratch } from '../testkit/services/folder.js'
 import {
@@ -17,7 +15,6 @@ import {
 import type { Account } from './account.js'
 import { WorkerProcess } from './worker-process.js'
 
-const MAIN = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
 const PATIENCE = 30_000
 
 /** A Postgres, a Redis, a database that is set up for Outrider, a relay between them, and workers. */
@@ -65,20 +62,12 @@ export class Stage {
     this.#account.say('Postgres, Redis and a relay run; outrider setup is done.')
   }
 
-  /** A command of Outrider; what it prints. Exit code 4, findings, is no failure. */
-  async outrider(...args: string[]): Promise<string> {
-    const env = {
-      ...process.env,
+  /** Runs a command of Outrider as the owner of the database; what it prints. */
+  outrider(...args: string[]): Promise<string> {
+    return outrider(args, {
       OUTRIDER_POSTGRES_URL: (this.#database as Database).url,
       OUTRIDER_REDIS_URL: (this.#redisServer as Redis).url,
-    }
-    try {
-      return (await promisify(execFile)(process.execPath, [MAIN, ...args], { env })).stdout
-    } catch (error) {
-      const { code, stdout, stderr } = error as { code?: number; stdout: string; stderr: string }
-      if (code === 4) return stdout
-      throw new Error(`Expected \`outrider ${args.join(' ')}\` to succeed, it said:\n${stderr}`, { cause: error })
-    }
+    })
   }
 
   /** An empty folder, which goes when the example ends, however it ends. */

@@ -1,12 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
+import { MAIN } from './outrider.js'
 import { unwatch, watch } from './services/guard.js'
 import { freePort } from './services/index.js'
 import { until } from './services/until.js'
-
-const built = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
 
 export interface LogLine {
   level: string
@@ -40,7 +38,7 @@ export class RelayProcess {
   }
 
   /** `main`: the command, where it is not this tree's. */
-  static async start(env: Record<string, string>, main = built): Promise<RelayProcess> {
+  static async start(env: Record<string, string>, main = MAIN): Promise<RelayProcess> {
     const port = await freePort()
     const { PATH = '', HOME = '' } = process.env
     const child = spawn(process.execPath, ['--enable-source-maps', main, 'relay'], {

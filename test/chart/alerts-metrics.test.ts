@@ -8,9 +8,10 @@ import type { IncidentKind } from '../../src/postgres/incidents.js'
 import { LEVELS } from '../../src/redis/durability.js'
 import type { Role } from '../../src/telemetry/metrics.js'
 import { until } from '../../testkit/services/index.js'
-import { test as consumerTest, effect, GROUP, Happened } from '../consumer/fixture.js'
+import { consumerTest, effect } from '../consumer/consumer-env.js'
+import { GROUP, Happened } from '../consumer/happened.js'
 import { leaveBehind, metricOf } from '../consumer/watch.js'
-import { test as relayTest } from '../relay/fixture.js'
+import { relayTest } from '../relay/relay-env.js'
 import { type Emitted, emittedBy, emittedIn } from './emitted.js'
 import { askedBy, TARGET_LABELS } from './promql.js'
 import { CHART } from './render.js'
@@ -74,15 +75,13 @@ function expectAnswers(questions: Question[], emitted: Map<string, Emitted>, own
 }
 
 describe('what alerts and dashboard ask for', () => {
-  relayTest('of a relay, a relay tells', { timeout: 60_000 }, async ({ scenario }) => {
-    const s = await scenario()
-    await s.redis.set('taken', 'a string')
-    const relay = await s.relay()
-    await relay.streaming()
-    await s.postgres.query('select pg_terminate_backend($1)', [await s.walsender()])
+  relayTest('of a relay, a relay tells', { timeout: 60_000 }, async ({ env }) => {
+    await env.redis.set('taken', 'a string')
+    const relay = await env.streamingRelay()
+    await env.postgres.query('select pg_terminate_backend($1)', [await env.walsender()])
     await until(async () => (await relay.metric('outrider_sessions_total')) === 2)
-    await s.insert('orders')
-    await s.insert('taken')
+    await env.insert('orders')
+    await env.insert('taken')
     await until(
       async () =>
         (await relay.metric('outrider_open_incidents{kind="rejected"}')) === 1 &&
@@ -96,26 +95,25 @@ describe('what alerts and dashboard ask for', () => {
     expectAnswers(panels, emitted, own)
   })
 
-  relayTest('of the slot, a relay tells also while it is halted', { timeout: 60_000 }, async ({ scenario }) => {
-    const s = await scenario()
-    await s.postgres.query("alter publication outrider set (publish = 'insert, delete')")
-    const relay = await s.relay()
+  relayTest('of the slot, a relay tells also while it is halted', { timeout: 60_000 }, async ({ env }) => {
+    await env.postgres.query("alter publication outrider set (publish = 'insert, delete')")
+    const relay = await env.relay()
     await relay.is({ role: 'halted', reason: 'publication_changed' })
     const retained = () => relay.metric('outrider_slot_retained_wal_bytes')
     const before = await until(retained)
-    await s.postgres.query('create table filler as select generate_series(1, 100000)')
+    await env.postgres.query('create table filler as select generate_series(1, 100000)')
     await until(async () => ((await retained()) ?? 0) > before + 1e6, { message: 'the WAL that piles up to be told' })
     expect(await relay.metric('outrider_open_incidents{kind="gap"}')).toBe(1)
     expect(await relay.metric('outrider_slot_wal_status')).toBe(1)
   })
 
-  consumerTest('of a consumer, a consumer tells', { timeout: 60_000 }, async ({ stage }) => {
-    const lost = await leaveBehind(stage.redis, 'things', [{ n: 0 }])
-    await stage.redis.xdel('things', ...lost)
-    const [once] = await stage.append('things', [{ n: 1 }, { n: 2 }, { n: 3 }])
-    await stage.append('things', [{ n: 1 }], { id: once as string })
+  consumerTest('of a consumer, a consumer tells', { timeout: 60_000 }, async ({ env }) => {
+    const lost = await leaveBehind(env.redis, 'things', [{ n: 0 }])
+    await env.redis.xdel('things', ...lost)
+    const [once] = await env.append('things', [{ n: 1 }, { n: 2 }, { n: 3 }])
+    await env.append('things', [{ n: 1 }], { id: once as string })
     let failed = false
-    const consumer = stage.consumer({ claimAfter: '200ms' }).on(Happened, async (event, context) => {
+    const consumer = env.consumer({ claimAfter: '200ms' }).on(Happened, async (event, context) => {
       if (event.data.n === 2 && !failed) {
         failed = true
         throw new Error('the first attempt')

@@ -6,7 +6,7 @@ import { accept, createConsumer } from '../../src/consumer/index.js'
 import { type Transaction, TransactionError } from '../../src/index.js'
 import { migrate } from '../../src/postgres/migrate.js'
 import { createDatabase, type Database } from '../../testkit/services/index.js'
-import { Happened } from './fixture.js'
+import { Happened } from './happened.js'
 
 let database: Database
 let pool: pg.Pool

@@ -6,8 +6,9 @@ import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type Consumer, type ConsumerEvent, type ConsumerOptions, createConsumer } from '../../src/consumer/index.js'
 import { migrate } from '../../src/postgres/migrate.js'
+import { entryOf } from '../../testkit/entry.js'
 import { createDatabase, type Database, freshRedis, until } from '../../testkit/services/index.js'
-import { entryOf, Happened } from './fixture.js'
+import { Happened } from './happened.js'
 
 type Thing = ConsumerEvent<{ n: number }>
 type Options = Partial<Omit<ConsumerOptions, 'db' | 'wrap'>>

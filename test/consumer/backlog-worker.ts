@@ -1,7 +1,7 @@
 import pg from 'pg'
 import pino from 'pino'
 import { createConsumer } from '../../src/consumer/index.js'
-import { GROUP, Happened } from './entries.js'
+import { GROUP, Happened } from './happened.js'
 
 // The program of memory.test.ts: works off a backlog in batches. Its arguments: the URLs of Postgres and Redis.
 

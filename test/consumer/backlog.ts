@@ -1,7 +1,11 @@
-import { GROUP, type Stage } from './fixture.js'
+import type { ConsumerEnv } from './consumer-env.js'
+import { GROUP } from './happened.js'
 
 /** How many entries of these streams the group has still to acknowledge, and how many of them it was given. */
-export async function backlog({ redis }: Stage, keys: readonly string[]): Promise<{ left: number; pending: number }> {
+export async function backlog(
+  { redis }: ConsumerEnv,
+  keys: readonly string[],
+): Promise<{ left: number; pending: number }> {
   const found = { left: 0, pending: 0 }
   for (const key of keys) {
     const groups = (await redis.xinfo('GROUPS', key)) as unknown[][]

@@ -2,7 +2,8 @@ import type pg from 'pg'
 import { expect } from 'vitest'
 import type { ConsumerEvent } from '../../src/consumer/index.js'
 import { until } from '../../testkit/services/index.js'
-import { Happened, test } from './fixture.js'
+import { consumerTest as test } from './consumer-env.js'
+import { Happened } from './happened.js'
 import { metricOf } from './watch.js'
 
 const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, n) => ({ n: from + n }))
@@ -16,11 +17,11 @@ const effects = async (events: readonly Event[], tx: pg.PoolClient): Promise<voi
   ])
 }
 
-test('many events are done in one transaction', async ({ stage }) => {
+test('many events are done in one transaction', async ({ env }) => {
   const sizes: number[] = []
   const transactions = new Set<string>()
-  const ids = await stage.append('things', numbers(1_000))
-  const consumer = stage.consumer().onBatch(
+  const ids = await env.append('things', numbers(1_000))
+  const consumer = env.consumer().onBatch(
     Happened,
     async (events, { tx }) => {
       sizes.push(events.length)
@@ -31,27 +32,25 @@ test('many events are done in one transaction', async ({ stage }) => {
     { size: 50 },
   )
   await consumer.start()
-  await stage.drained('things', 1_000)
-  expect((await stage.effects()).map(({ event }) => event).sort()).toEqual(ids.sort())
+  await env.drained('things', 1_000)
+  expect((await env.effects()).map(({ event }) => event).sort()).toEqual(ids.sort())
   expect(Math.max(...sizes)).toBe(50)
   expect(sizes.length).toBeLessThan(100)
   expect(transactions.size).toBe(sizes.length)
 })
 
-test('of a batch that fails each event is tried alone, and only the one to blame is dead-lettered', async ({
-  stage,
-}) => {
+test('of a batch that fails each event is tried alone, and only the one to blame is dead-lettered', async ({ env }) => {
   const calls: { ns: number[]; attempt: number }[] = []
-  const ids = await stage.append('things', numbers(20))
-  const consumer = stage.consumer({ maxAttempts: 3, concurrency: 1 }).onBatch(Happened, async (events, context) => {
+  const ids = await env.append('things', numbers(20))
+  const consumer = env.consumer({ maxAttempts: 3, concurrency: 1 }).onBatch(Happened, async (events, context) => {
     calls.push({ ns: events.map(({ data }) => data.n), attempt: context.attempt })
     await effects(events, context.tx)
     if (events.some(({ data }) => data.n === 7)) throw new Error('seven')
   })
   await consumer.start()
-  await stage.drained('things', 19)
-  expect((await stage.effects()).map(({ event }) => event).sort()).toEqual(ids.filter((_, n) => n !== 7).sort())
-  expect(await stage.dead('things')).toMatchObject([
+  await env.drained('things', 19)
+  expect((await env.effects()).map(({ event }) => event).sort()).toEqual(ids.filter((_, n) => n !== 7).sort())
+  expect(await env.dead('things')).toMatchObject([
     { id: ids[7], deadreason: 'attempts_exhausted', deadattempts: '3', deaderror: 'Error: seven' },
   ])
   // The batch itself was an attempt of nobody.
@@ -64,44 +63,44 @@ test('of a batch that fails each event is tried alone, and only the one to blame
   expect(calls.filter(({ ns }) => ns.length === 1 && ns[0] !== 7)).toHaveLength(19)
 })
 
-test('a batch gets only what its group has not done, and each event once', async ({ stage }) => {
-  await stage.append('things', numbers(1), { id: 'done' })
-  const before = stage.consumer().onBatch(Happened, (events, { tx }) => effects(events, tx))
+test('a batch gets only what its group has not done, and each event once', async ({ env }) => {
+  await env.append('things', numbers(1), { id: 'done' })
+  const before = env.consumer().onBatch(Happened, (events, { tx }) => effects(events, tx))
   await before.start()
-  await stage.drained('things', 1)
+  await env.drained('things', 1)
   await before.stop()
 
   const batches: string[][] = []
-  await stage.append('things', numbers(1), { id: 'done' })
-  await stage.append('things', [{ n: 1 }, { n: 1 }, { n: 1 }], { id: 'thrice' })
-  await stage.append('things', numbers(1, 2), { id: 'once' })
-  const consumer = stage.consumer({ concurrency: 1 }).onBatch(Happened, async (events, { tx }) => {
+  await env.append('things', numbers(1), { id: 'done' })
+  await env.append('things', [{ n: 1 }, { n: 1 }, { n: 1 }], { id: 'thrice' })
+  await env.append('things', numbers(1, 2), { id: 'once' })
+  const consumer = env.consumer({ concurrency: 1 }).onBatch(Happened, async (events, { tx }) => {
     batches.push(events.map(({ id }) => id))
     await effects(events, tx)
   })
   await consumer.start()
-  await stage.drained('things', 3)
+  await env.drained('things', 3)
   expect(batches).toEqual([['thrice', 'once']])
   expect(await metricOf(consumer, 'duplicates_total')).toBe(3)
 })
 
-test('a batch whose events are all done is not handed to anybody', async ({ stage }) => {
-  await stage.pool.query("insert into outrider.inbox (consumer_group, source, id) values ('billing', '/shop', 'done')")
-  await stage.append('things', [{ n: 1 }, { n: 1 }], { id: 'done' })
+test('a batch whose events are all done is not handed to anybody', async ({ env }) => {
+  await env.pool.query("insert into outrider.inbox (consumer_group, source, id) values ('billing', '/shop', 'done')")
+  await env.append('things', [{ n: 1 }, { n: 1 }], { id: 'done' })
   let calls = 0
-  const consumer = stage.consumer().onBatch(Happened, () => {
+  const consumer = env.consumer().onBatch(Happened, () => {
     calls += 1
   })
   await consumer.start()
   await until(async () => (await metricOf(consumer, 'duplicates_total')) === 2, { timeout: 20_000 })
-  await stage.drained('things', 0)
+  await env.drained('things', 0)
   expect(calls).toBe(0)
 })
 
-test('own keys count within a batch as they do between batches', async ({ stage }) => {
+test('own keys count within a batch as they do between batches', async ({ env }) => {
   const seen: number[] = []
-  await stage.append('things', [{ n: 1 }, { n: 2 }, { n: 11 }, { n: 3 }])
-  const consumer = stage.consumer({ concurrency: 1 }).onBatch(
+  await env.append('things', [{ n: 1 }, { n: 2 }, { n: 11 }, { n: 3 }])
+  const consumer = env.consumer({ concurrency: 1 }).onBatch(
     Happened,
     async (events, { tx }) => {
       seen.push(...events.map(({ data }) => data.n))
@@ -110,10 +109,10 @@ test('own keys count within a batch as they do between batches', async ({ stage 
     { key: ({ data }) => `digit ${data.n % 10}` },
   )
   await consumer.start()
-  await stage.drained('things', 3)
-  await stage.append('things', [{ n: 21 }, { n: 4 }])
-  await stage.drained('things', 4)
+  await env.drained('things', 3)
+  await env.append('things', [{ n: 21 }, { n: 4 }])
+  await env.drained('things', 4)
   expect(seen).toEqual([1, 2, 3, 4])
-  const { rows } = await stage.pool.query('select source, id from outrider.inbox order by id')
+  const { rows } = await env.pool.query('select source, id from outrider.inbox order by id')
   expect(rows).toEqual([1, 2, 3, 4].map((n) => ({ source: 'urn:outrider:key', id: `thing.happened digit ${n}` })))
 })

@@ -3,7 +3,8 @@ import { expect } from 'vitest'
 import { seeded } from '../../testkit/oracle/writer.js'
 import { until } from '../../testkit/services/index.js'
 import { backlog } from './backlog.js'
-import { GROUP, test } from './fixture.js'
+import { consumerTest as test } from './consumer-env.js'
+import { GROUP } from './happened.js'
 import { type Failpoint, WorkerProcess, widenEffects } from './worker-process.js'
 
 const EVENTS = 20_000
@@ -16,16 +17,16 @@ const KILLS = FAILPOINTS.length * AT_EACH + AT_RANDOM
 
 test(`${EVENTS} events, ${WORKERS} workers, ${KILLS} kills at random and at each failpoint: every event has one effect`, {
   timeout: 180_000,
-}, async ({ stage, onTestFinished }) => {
+}, async ({ env, onTestFinished }) => {
   const seed = Number(process.env.OUTRIDER_TEST_SEED ?? Date.now() % 1_000_000)
   console.log(`seed ${seed} (OUTRIDER_TEST_SEED repeats it)`)
   const random = seeded(seed)
-  await widenEffects(stage.pool)
+  await widenEffects(env.pool)
   const all: WorkerProcess[] = []
   onTestFinished(async () => void (await Promise.all(all.map((worker) => worker.kill()))))
   const worker = (death?: { at: Failpoint; call: number }) => {
     const made = new WorkerProcess({
-      ...{ name: `worker-${all.length}`, postgres: stage.database.url, redis: stage.server.url, group: GROUP },
+      ...{ name: `worker-${all.length}`, postgres: env.database.url, redis: env.server.url, group: GROUP },
       ...{ streams: STREAMS, ordered: false, concurrency: 8, claimAfter: 1_500, slow: 0, death },
     })
     all.push(made)
@@ -41,7 +42,7 @@ test(`${EVENTS} events, ${WORKERS} workers, ${KILLS} kills at random and at each
       while (ids.length < EVENTS / STREAMS.length) {
         const from = place + ids.length * STREAMS.length
         ids.push(
-          ...(await stage.append(
+          ...(await env.append(
             stream,
             [...Array(500).keys()].map((n) => ({ n: from + n * STREAMS.length })),
           )),
@@ -73,7 +74,7 @@ test(`${EVENTS} events, ${WORKERS} workers, ${KILLS} kills at random and at each
   let rest = { left: EVENTS, pending: 0 }
   await until(
     async () => {
-      rest = await backlog(stage, STREAMS)
+      rest = await backlog(env, STREAMS)
       return rest.left === 0
     },
     {
@@ -83,17 +84,15 @@ test(`${EVENTS} events, ${WORKERS} workers, ${KILLS} kills at random and at each
   )
   expect(await Promise.all(living.map((one) => one.stop()))).toEqual(living.map(() => 0))
 
-  const { rows: effects } = await stage.pool.query<{ event: string; worker: string }>(
-    'select event, worker from effect',
-  )
+  const { rows: effects } = await env.pool.query<{ event: string; worker: string }>('select event, worker from effect')
   const doers = new Map<string, string[]>()
   for (const { event, worker } of effects) doers.set(event, [...(doers.get(event) ?? []), worker])
   expect({
     lost: ids.filter((id) => !doers.has(id)),
     doubled: ids.filter((id) => (doers.get(id)?.length ?? 0) > 1),
     invented: effects.length - ids.reduce((sum, id) => sum + (doers.get(id)?.length ?? 0), 0),
-    dead: (await Promise.all(STREAMS.map((stream) => stage.dead(stream)))).flat(),
-    remembered: await Promise.all(STREAMS.map((stream) => stage.redis.exists(`outrider:{${stream}}:retries:${GROUP}`))),
+    dead: (await Promise.all(STREAMS.map((stream) => env.dead(stream)))).flat(),
+    remembered: await Promise.all(STREAMS.map((stream) => env.redis.exists(`outrider:{${stream}}:retries:${GROUP}`))),
   }).toEqual({ lost: [], doubled: [], invented: 0, dead: [], remembered: STREAMS.map(() => 0) })
 
   // The faults bit: who died before the commit has not done the event, who died after it has, and others met what was done.

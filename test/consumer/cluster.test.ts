@@ -1,7 +1,9 @@
 import { expect, onTestFinished } from 'vitest'
 import { DeadLetter } from '../../src/consumer/index.js'
+import { type EntryInput, entryOf, fieldsOf } from '../../testkit/entry.js'
 import { freePort, needsProcess, type Redis, startRedis, until } from '../../testkit/services/index.js'
-import { type EntryInput, effect, entryOf, fieldsOf, GROUP, Happened, type Stage, test } from './fixture.js'
+import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
+import { GROUP, Happened } from './happened.js'
 import { Gate, leaveBehind, pendingOf } from './watch.js'
 
 const KEYS = ['things:0', 'things:1', 'things:2', 'things:3']
@@ -36,11 +38,11 @@ async function startCluster(context: { skip: (reason?: string) => never }) {
 type Cluster = Awaited<ReturnType<typeof startCluster>>
 
 /** Of the keys, by default all, nothing is pending, and so many effects are there. */
-const drained = ({ pending }: Cluster, stage: Stage, effects: number, keys = KEYS) =>
+const drained = ({ pending }: Cluster, env: ConsumerEnv, effects: number, keys = KEYS) =>
   until(
     async () => {
       const left = await Promise.all(keys.map(pending))
-      return left.every((count) => count === 0) && (await stage.effects()).length === effects
+      return left.every((count) => count === 0) && (await env.effects()).length === effects
     },
     { timeout: 30_000, message: `${effects} effects and nothing pending` },
   )
@@ -55,23 +57,23 @@ const upTo = (count: number) => Array.from({ length: count }, (_, n) => n)
 
 const keyOf = (n: number) => KEYS[n % KEYS.length] as string
 
-test('all that is in four partitions is done, once, by two workers', async ({ stage, skip }) => {
+test('all that is in four partitions is done, once, by two workers', async ({ env, skip }) => {
   const cluster = await startCluster({ skip })
   for (const n of upTo(200)) await cluster.append(keyOf(n), n)
-  for (let worker = 0; worker < 2; worker++) await stage.consumer({ redis: cluster.url }).on(Happened, effect).start()
-  await drained(cluster, stage, 200)
+  for (let worker = 0; worker < 2; worker++) await env.consumer({ redis: cluster.url }).on(Happened, effect).start()
+  await drained(cluster, env, 200)
   for (const n of upTo(200)) await cluster.append(keyOf(n), n)
-  await drained(cluster, stage, 400)
-  expect(new Set((await stage.effects()).map(({ event }) => event)).size).toBe(400)
+  await drained(cluster, env, 400)
+  expect(new Set((await env.effects()).map(({ event }) => event)).size).toBe(400)
 })
 
 test('the effects of each subject come in the order of its events, whoever has its partition', async ({
-  stage,
+  env,
   skip,
 }) => {
   const cluster = await startCluster({ skip })
   const workers = [0, 1].map(() =>
-    stage.consumer({ redis: cluster.url, ordered: true }).on(Happened, async (event, context) => {
+    env.consumer({ redis: cluster.url, ordered: true }).on(Happened, async (event, context) => {
       if (event.data.n % 7 === 3 && context.attempt === 1) throw new Error('not yet')
       await effect(event, context)
     }),
@@ -81,23 +83,23 @@ test('the effects of each subject come in the order of its events, whoever has i
   }
   await append(0)
   await workers[0]?.start()
-  await until(async () => (await stage.effects()).length > 20, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length > 20, { timeout: 20_000 })
   await workers[1]?.start()
   await until(async () => (await workers[1]?.stats())?.partitions?.length === 2, { timeout: 20_000 })
   await append(20)
-  await drained(cluster, stage, 320)
-  const effects = await stage.effects()
+  await drained(cluster, env, 320)
+  const effects = await env.effects()
   for (const p of upTo(8)) {
     expect(effects.filter(({ subject }) => subject === `s${p}`).map(({ n }) => n)).toEqual(upTo(40))
   }
 })
 
 test('an event that fails is retried, and one that cannot be done is a dead letter beside its stream', async ({
-  stage,
+  env,
   skip,
 }) => {
   const cluster = await startCluster({ skip })
-  const consumer = stage.consumer({ redis: cluster.url, maxAttempts: 3 }).on(Happened, async (event, context) => {
+  const consumer = env.consumer({ redis: cluster.url, maxAttempts: 3 }).on(Happened, async (event, context) => {
     if (event.data.n === 1 && context.attempt < 3) throw new Error('not yet')
     if (event.data.n === 2) throw new DeadLetter('never')
     if (event.data.n === 3) throw new Error('not ever')
@@ -108,7 +110,7 @@ test('an event that fails is retried, and one that cannot be done is a dead lett
   await until(async () => (await cluster.dead('things:2')).length + (await cluster.dead('things:3')).length === 2, {
     timeout: 20_000,
   })
-  await drained(cluster, stage, 3)
+  await drained(cluster, env, 3)
   expect(await cluster.dead('things:2')).toMatchObject([{ deadreason: 'never', data: '{"n":2}' }])
   expect(await cluster.dead('things:3')).toMatchObject([{ deadreason: 'attempts_exhausted', deadattempts: '3' }])
   expect(await cluster.redis.exists('outrider:{things:1}:retries:billing')).toBe(0)
@@ -116,10 +118,10 @@ test('an event that fails is retried, and one that cannot be done is a dead lett
 
 test.for([false, true])(
   'a stop lets go of what it holds, for the next worker at once; ordered: %s',
-  async (ordered, { stage, skip }) => {
+  async (ordered, { env, skip }) => {
     const cluster = await startCluster({ skip })
     const began = new Gate()
-    const first = stage
+    const first = env
       .consumer({ redis: cluster.url, ordered, claimAfter: '10m', concurrency: 1 })
       .on(Happened, async (_, { signal }) => {
         began.open()
@@ -136,19 +138,19 @@ test.for([false, true])(
         expect(idle).toBeGreaterThan(600_000)
       }
     }
-    await stage.consumer({ redis: cluster.url, ordered }).on(Happened, effect).start()
-    await drained(cluster, stage, 8)
-    expect((await stage.effects()).map(({ n }) => n).sort()).toEqual(upTo(8))
+    await env.consumer({ redis: cluster.url, ordered }).on(Happened, effect).start()
+    await drained(cluster, env, 8)
+    expect((await env.effects()).map(({ n }) => n).sort()).toEqual(upTo(8))
   },
 )
 
 test.for([false, true])(
   'a stream that refuses costs nothing of the others; ordered: %s',
-  async (ordered, { stage, skip }) => {
+  async (ordered, { env, skip }) => {
     const cluster = await startCluster({ skip })
     const others = KEYS.filter((key) => key !== 'things:2')
     const [began, go] = [new Gate(), new Gate()]
-    const consumer = stage
+    const consumer = env
       .consumer({ redis: cluster.url, ordered, claimAfter: '10m' })
       .on(Happened, async (event, { tx, signal }) => {
         if (event.data.n === 2) {
@@ -164,25 +166,25 @@ test.for([false, true])(
     // Done, and not to be acknowledged.
     go.open()
     for (const n of [4, 5, 7]) await cluster.append(keyOf(n), n)
-    await drained(cluster, stage, 4, others)
+    await drained(cluster, env, 4, others)
     // Neither does it keep the worker from what another one has left behind long ago.
     for (const n of [8, 9, 11]) {
       const [entry] = (await leaveBehind(cluster.redis, keyOf(n), [{ n }])) as [string]
       await cluster.redis.call('XCLAIM', keyOf(n), GROUP, 'ghost', '0', entry, 'IDLE', '3600000', 'JUSTID')
     }
-    await drained(cluster, stage, 7, others)
+    await drained(cluster, env, 7, others)
     await cluster.redis.rename('kept:{things:2}', 'things:2')
     await cluster.append('things:2', 10)
-    await drained(cluster, stage, 8)
+    await drained(cluster, env, 8)
   },
 )
 
-test('a stream that refuses does not let another worker take what runs of the others', async ({ stage, skip }) => {
+test('a stream that refuses does not let another worker take what runs of the others', async ({ env, skip }) => {
   const cluster = await startCluster({ skip })
   const go = new Gate()
   const ran: number[] = []
   const worker = () =>
-    stage.consumer({ redis: cluster.url, claimAfter: '900ms' }).on(Happened, async (event, { tx, signal }) => {
+    env.consumer({ redis: cluster.url, claimAfter: '900ms' }).on(Happened, async (event, { tx, signal }) => {
       ran.push(event.data.n)
       if (event.data.n < 4) await go.passed(signal)
       await effect(event, { tx })
@@ -206,5 +208,5 @@ test('a stream that refuses does not let another worker take what runs of the ot
   expect(ran.sort((a, b) => a - b)).toEqual([0, 2, 4, 8])
   expect(await pendingOf(cluster.redis, 'things:0')).toContainEqual(expect.objectContaining({ consumer: first.name }))
   go.open()
-  await drained(cluster, stage, 4, ['things:0'])
+  await drained(cluster, env, 4, ['things:0'])
 })

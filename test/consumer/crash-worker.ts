@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import pg from 'pg'
 import { createConsumer } from '../../src/consumer/index.js'
-import { Happened } from './entries.js'
+import { Happened } from './happened.js'
 
 /*
  * A worker as a process of its own, for crashed.test.ts: the event with n = 0 kills it, and takes along whatever runs beside.

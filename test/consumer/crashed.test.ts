@@ -5,13 +5,14 @@ import { fileURLToPath } from 'node:url'
 import { expect } from 'vitest'
 import { unwatch, watch } from '../../testkit/services/guard.js'
 import { until } from '../../testkit/services/index.js'
-import { effect, GROUP, Happened, type Stage, test } from './fixture.js'
+import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
+import { GROUP, Happened } from './happened.js'
 import { Gate, leaveBehind, pendingOf } from './watch.js'
 
 const script = fileURLToPath(new URL('./crash-worker.ts', import.meta.url))
 
 /** Starts a worker; `ended` resolves with the signal that ended it. `calls`: the handlers' calls as they began. */
-function startWorker({ server, database }: Stage) {
+function startWorker({ server, database }: ConsumerEnv) {
   const child = spawn(process.execPath, ['--import', 'tsx', script], {
     env: { ...process.env, WORKER_REDIS: server.url, WORKER_POSTGRES: database.url },
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -28,23 +29,23 @@ function startWorker({ server, database }: Stage) {
 }
 
 test('an event that kills its worker is dead-lettered after five deliveries, and those beside it are not', async ({
-  stage,
+  env,
 }) => {
-  const ids = await stage.append(
+  const ids = await env.append(
     'things',
     Array.from({ length: 6 }, (_, n) => ({ n })),
   )
-  const isDead = async () => (await stage.dead('things')).length > 0
+  const isDead = async () => (await env.dead('things')).length > 0
   const all: { n: number; attempt: number }[][] = []
   let survivor: ReturnType<typeof startWorker> | undefined
   while (!survivor && all.length < 10) {
-    const worker = startWorker(stage)
+    const worker = startWorker(env)
     const died = await Promise.race([worker.ended, until(isDead, { timeout: 30_000 }).then(() => undefined)])
     if (died === 'SIGKILL') all.push(worker.calls)
     else survivor = worker
   }
   try {
-    await stage.drained('things', 5)
+    await env.drained('things', 5)
   } finally {
     survivor?.kill()
     await survivor?.ended
@@ -53,25 +54,25 @@ test('an event that kills its worker is dead-lettered after five deliveries, and
   // It took its neighbours along until it was told from them.
   expect(all[0]?.map(({ n }) => n).sort()).toEqual([0, 1, 2, 3, 4, 5])
   expect(all.every((calls) => calls.some(({ n }) => n === 0))).toBe(true)
-  expect(await stage.dead('things')).toMatchObject([
+  expect(await env.dead('things')).toMatchObject([
     {
       ...{ id: ids[0], deadreason: 'crashed', deadattempts: '0' },
       deaderror: 'Its worker ended without an outcome 5 times',
     },
   ])
-  expect((await stage.effects()).map(({ event }) => event).sort()).toEqual(ids.slice(1).sort())
+  expect((await env.effects()).map(({ event }) => event).sort()).toEqual(ids.slice(1).sort())
   // No attempt is charged for a worker that was killed.
   expect(new Set([...all.flat(), ...(survivor?.calls ?? [])].map(({ attempt }) => attempt))).toEqual(new Set([1]))
 })
 
-test('an event that is taken over is not charged for it until it is begun', async ({ stage }) => {
+test('an event that is taken over is not charged for it until it is begun', async ({ env }) => {
   await leaveBehind(
-    stage.redis,
+    env.redis,
     'things',
     Array.from({ length: 5 }, (_, n) => ({ n })),
   )
   const began = new Gate()
-  const consumer = stage.consumer({ claimAfter: '200ms', concurrency: 1 }).on(Happened, async (event, context) => {
+  const consumer = env.consumer({ claimAfter: '200ms', concurrency: 1 }).on(Happened, async (event, context) => {
     began.open()
     await new Gate().passed(context.signal)
     await effect(event, context)
@@ -79,63 +80,63 @@ test('an event that is taken over is not charged for it until it is begun', asyn
   await consumer.start()
   await began.passed()
   await until(async () => (await consumer.stats()).queued === 4, { timeout: 20_000 })
-  expect((await pendingOf(stage.redis, 'things')).map(({ deliveries }) => deliveries)).toEqual([2, 1, 1, 1, 1])
+  expect((await pendingOf(env.redis, 'things')).map(({ deliveries }) => deliveries)).toEqual([2, 1, 1, 1, 1])
 })
 
-test('what may have killed its worker before runs with no other such beside it', async ({ stage }) => {
+test('what may have killed its worker before runs with no other such beside it', async ({ env }) => {
   const entries = await leaveBehind(
-    stage.redis,
+    env.redis,
     'things',
     Array.from({ length: 6 }, (_, n) => ({ n })),
   )
   // Twice already.
   for (const entry of entries) {
-    await stage.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', entry, 'RETRYCOUNT', '2', 'JUSTID')
+    await env.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', entry, 'RETRYCOUNT', '2', 'JUSTID')
   }
   let side = 0
   let most = 0
-  const consumer = stage.consumer({ claimAfter: '200ms', concurrency: 6 }).on(Happened, async (event, context) => {
+  const consumer = env.consumer({ claimAfter: '200ms', concurrency: 6 }).on(Happened, async (event, context) => {
     side += 1
     most = Math.max(most, side)
     await effect(event, context)
     side -= 1
   })
   await consumer.start()
-  await stage.drained('things', 6)
+  await env.drained('things', 6)
   expect(most).toBe(1)
 })
 
-test('a failed attempt is an outcome: the deliveries are counted anew', async ({ stage }) => {
-  const [entry] = (await leaveBehind(stage.redis, 'things', [{ n: 1 }])) as [string]
-  await stage.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', entry, 'RETRYCOUNT', '4', 'JUSTID')
+test('a failed attempt is an outcome: the deliveries are counted anew', async ({ env }) => {
+  const [entry] = (await leaveBehind(env.redis, 'things', [{ n: 1 }])) as [string]
+  await env.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', entry, 'RETRYCOUNT', '4', 'JUSTID')
   let calls = 0
-  const consumer = stage.consumer({ claimAfter: '200ms', backoff: () => '1h' }).on(Happened, () => {
+  const consumer = env.consumer({ claimAfter: '200ms', backoff: () => '1h' }).on(Happened, () => {
     calls += 1
     throw new Error('not yet')
   })
   await consumer.start()
-  await until(async () => (await stage.redis.exists('outrider:{things}:retries:billing')) === 1, { timeout: 20_000 })
+  await until(async () => (await env.redis.exists('outrider:{things}:retries:billing')) === 1, { timeout: 20_000 })
   expect(calls).toBe(1)
-  expect(await pendingOf(stage.redis, 'things')).toMatchObject([{ entry, deliveries: 1 }])
-  expect(await stage.dead('things')).toEqual([])
+  expect(await pendingOf(env.redis, 'things')).toMatchObject([{ entry, deliveries: 1 }])
+  expect(await env.dead('things')).toEqual([])
 })
 
-test('an event that a stop has let go of is counted again when it is begun', async ({ stage }) => {
+test('an event that a stop has let go of is counted again when it is begun', async ({ env }) => {
   let calls = 0
   const hanging = () =>
-    stage.consumer({ claimAfter: '200ms' }).on(Happened, async (_, { signal }) => {
+    env.consumer({ claimAfter: '200ms' }).on(Happened, async (_, { signal }) => {
       calls += 1
       await new Gate().passed(signal)
     })
   const first = hanging()
   await first.start()
-  await stage.append('things', [{ n: 1 }])
+  await env.append('things', [{ n: 1 }])
   await until(() => calls === 1, { timeout: 20_000 })
   await first.stop({ timeout: 0 })
-  expect(await pendingOf(stage.redis, 'things')).toMatchObject([{ deliveries: 0 }])
+  expect(await pendingOf(env.redis, 'things')).toMatchObject([{ deliveries: 0 }])
   const second = hanging()
   await second.start()
   await until(() => calls === 2, { timeout: 20_000 })
   // Were it killed now, the next worker must know.
-  expect(await pendingOf(stage.redis, 'things')).toMatchObject([{ consumer: second.name, deliveries: 1 }])
+  expect(await pendingOf(env.redis, 'things')).toMatchObject([{ consumer: second.name, deliveries: 1 }])
 })

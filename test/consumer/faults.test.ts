@@ -3,7 +3,8 @@ import { expect, onTestFinished } from 'vitest'
 import { z } from 'zod'
 import { defineEvent } from '../../src/index.js'
 import { startProxy, type TcpProxy, until } from '../../testkit/services/index.js'
-import { effect, GROUP, Happened, type Stage, test } from './fixture.js'
+import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
+import { GROUP, Happened } from './happened.js'
 import { Gate, metricOf, pendingOf } from './watch.js'
 
 const numbers = (count: number) => Array.from({ length: count }, (_, n) => ({ n: n + 1 }))
@@ -23,9 +24,9 @@ async function proxyTo(url: string): Promise<TcpProxy> {
 }
 
 /** The workers' database behind a proxy. */
-async function proxiedDatabase(stage: Stage): Promise<{ proxy: TcpProxy; pool: pg.Pool }> {
-  const proxy = await startProxy(Number(new URL(stage.database.url).port))
-  const pool = poolOf(proxy.url(stage.database.url))
+async function proxiedDatabase(env: ConsumerEnv): Promise<{ proxy: TcpProxy; pool: pg.Pool }> {
+  const proxy = await startProxy(Number(new URL(env.database.url).port))
+  const pool = poolOf(proxy.url(env.database.url))
   // Before the end of the pool, which waits for what goes through it: what is registered last comes first.
   onTestFinished(() => proxy.close())
   return { proxy, pool }
@@ -41,11 +42,11 @@ async function millisecondsOf(run: () => Promise<unknown>): Promise<number> {
 }
 
 test('long work that begins while Postgres is down is charged nothing, and is done when it is back', async ({
-  stage,
+  env,
 }) => {
-  const { proxy, pool } = await proxiedDatabase(stage)
+  const { proxy, pool } = await proxiedDatabase(env)
   const attempts: number[] = []
-  const consumer = stage.consumer({ db: pool, maxAttempts: 2 }).on(Happened, {
+  const consumer = env.consumer({ db: pool, maxAttempts: 2 }).on(Happened, {
     work: (_, { attempt }) => {
       attempts.push(attempt)
     },
@@ -54,28 +55,26 @@ test('long work that begins while Postgres is down is charged nothing, and is do
   await consumer.start()
   proxy.refuse()
   proxy.cut()
-  await stage.append('things', numbers(3))
+  await env.append('things', numbers(3))
   // More often than an event has attempts.
   await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) > 9, { timeout: 40_000 })
   await proxy.accept()
-  await stage.drained('things', 3, 40_000)
+  await env.drained('things', 3, 40_000)
   expect(attempts).toEqual([1, 1, 1])
-  expect(await stage.dead('things')).toEqual([])
+  expect(await env.dead('things')).toEqual([])
   expect(await metricOf(consumer, 'retries_total', { reason: 'failed' })).toBe(0)
 })
 
 test('a handler that Postgres ends for idling in its transaction has failed, and holds up no other event', async ({
-  stage,
+  env,
 }) => {
-  const pool = poolOf(stage.database.url, { options: '-c idle_in_transaction_session_timeout=200' })
+  const pool = poolOf(env.database.url, { options: '-c idle_in_transaction_session_timeout=200' })
   const attempts: number[] = []
-  const consumer = stage.consumer({ db: pool, maxAttempts: 2 }).on(Happened, async (event, { tx, attempt }) => {
+  const consumer = env.consumer({ db: pool, maxAttempts: 2 }).on(Happened, async (event, { tx, attempt }) => {
     if (event.data.n <= 2) {
       if (event.data.n === 1) attempts.push(attempt)
       await until(async () => {
-        const ended = await stage.pool.query('select 1 from pg_stat_activity where pid = $1', [
-          (tx as Session).processID,
-        ])
+        const ended = await env.pool.query('select 1 from pg_stat_activity where pid = $1', [(tx as Session).processID])
         return ended.rows.length === 0
       })
     }
@@ -83,13 +82,13 @@ test('a handler that Postgres ends for idling in its transaction has failed, and
     if (event.data.n !== 2) await effect(event, { tx })
   })
   await consumer.start()
-  await stage.append('things', numbers(20))
-  await until(async () => (await stage.dead('things')).length === 2, { timeout: 40_000 })
-  await stage.drained('things', 18)
+  await env.append('things', numbers(20))
+  await until(async () => (await env.dead('things')).length === 2, { timeout: 40_000 })
+  await env.drained('things', 18)
   expect(attempts).toEqual([1, 2])
-  const dead = (await stage.dead('things')).map(({ data, deadreason }) => [data, deadreason])
+  const dead = (await env.dead('things')).map(({ data, deadreason }) => [data, deadreason])
   expect(dead.sort()).toEqual([1, 2].map((n) => [`{"n":${n}}`, 'attempts_exhausted']))
-  expect((await stage.effects()).map(({ n }) => n).sort((a, b) => a - b)).toEqual(
+  expect((await env.effects()).map(({ n }) => n).sort((a, b) => a - b)).toEqual(
     numbers(20)
       .slice(2)
       .map(({ n }) => n),
@@ -105,11 +104,11 @@ const KINDS = [
   { ordered: true, group: 'shipping' },
 ]
 
-test('a stop ends while Postgres is a black hole', async ({ stage }) => {
-  const { proxy, pool } = await proxiedDatabase(stage)
+test('a stop ends while Postgres is a black hole', async ({ env }) => {
+  const { proxy, pool } = await proxiedDatabase(env)
   let began = 0
   const consumers = KINDS.map((kind) =>
-    stage.consumer({ db: pool, concurrency: 4, ...kind }).on(Happened, async (event, context) => {
+    env.consumer({ db: pool, concurrency: 4, ...kind }).on(Happened, async (event, context) => {
       began += 1
       await until(() => began === 2)
       // What the transaction says from here on nobody answers.
@@ -118,28 +117,26 @@ test('a stop ends while Postgres is a black hole', async ({ stage }) => {
     }),
   )
   for (const consumer of consumers) await consumer.start()
-  await stage.append('things', numbers(1))
+  await env.append('things', numbers(1))
   await until(() => began === 2, { timeout: 20_000 })
   const stops = consumers.map((consumer) => millisecondsOf(() => consumer.stop({ timeout: 100 })))
   expect(Math.max(...(await Promise.all(stops)))).toBeLessThan(BOUND)
   for (const consumer of consumers) expect((await consumer.stats()).state).toBe('stopped')
 })
 
-test('a stop ends while Redis is a black hole, and what it could not say its successor finds out', async ({
-  stage,
-}) => {
-  const proxy = await proxyTo(stage.server.url)
+test('a stop ends while Redis is a black hole, and what it could not say its successor finds out', async ({ env }) => {
+  const proxy = await proxyTo(env.server.url)
   let began = 0
   const go = new Gate()
   const consumers = KINDS.map((kind) =>
-    stage.consumer({ redis: proxy.url(stage.server.url), ...kind }).on(Happened, async (event, { tx, signal }) => {
+    env.consumer({ redis: proxy.url(env.server.url), ...kind }).on(Happened, async (event, { tx, signal }) => {
       began += 1
       await go.passed(signal)
       await effect(event, { tx })
     }),
   )
   for (const consumer of consumers) await consumer.start()
-  await stage.append('things', numbers(3), { subject: 'a' })
+  await env.append('things', numbers(3), { subject: 'a' })
   // In order the first alone.
   await until(() => began === 4, { timeout: 20_000 })
   proxy.swallow()
@@ -147,62 +144,62 @@ test('a stop ends while Redis is a black hole, and what it could not say its suc
   go.open()
   expect(Math.max(...(await Promise.all(stops)))).toBeLessThan(BOUND)
   for (const consumer of consumers) expect((await consumer.stats()).state).toBe('stopped')
-  for (const kind of KINDS) await stage.consumer(kind).on(Happened, effect).start()
-  await stage.drained('things', 6)
-  await until(async () => (await stage.pending('things', 'shipping')) === 0, { timeout: 20_000 })
-  expect((await stage.effects()).map(({ n }) => n).sort()).toEqual([1, 1, 2, 2, 3, 3])
+  for (const kind of KINDS) await env.consumer(kind).on(Happened, effect).start()
+  await env.drained('things', 6)
+  await until(async () => (await env.pending('things', 'shipping')) === 0, { timeout: 20_000 })
+  expect((await env.effects()).map(({ n }) => n).sort()).toEqual([1, 1, 2, 2, 3, 3])
 })
 
 /** A worker of batches of which the first fails; while its first event is tried alone, something happens. */
-async function oneByOne(stage: Stage, during: (tx: pg.PoolClient) => Promise<unknown>) {
+async function oneByOne(env: ConsumerEnv, during: (tx: pg.PoolClient) => Promise<unknown>) {
   const ran: string[] = []
-  const consumer = stage.consumer({ concurrency: 1 }).onBatch(Happened, async (events, context) => {
+  const consumer = env.consumer({ concurrency: 1 }).onBatch(Happened, async (events, context) => {
     ran.push(events.map(({ data }) => data.n).join())
     if (ran.length === 1) throw new Error('not all of them')
     if (ran.length === 2) await during(context.tx)
     for (const event of events) await effect(event, context)
   })
-  await stage.append('things', numbers(5))
+  await env.append('things', numbers(5))
   await consumer.start()
   await until(() => ran.length >= 2, { timeout: 20_000 })
   return { ran, consumer }
 }
 
-test('of a batch that failed, what another worker has taken meanwhile is not tried one by one', async ({ stage }) => {
+test('of a batch that failed, what another worker has taken meanwhile is not tried one by one', async ({ env }) => {
   const hold = new Gate()
-  const { ran, consumer } = await oneByOne(stage, () => hold.passed())
-  const entries = (await pendingOf(stage.redis, 'things')).slice(1).map(({ entry }) => entry)
-  await stage.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', ...entries, 'JUSTID')
+  const { ran, consumer } = await oneByOne(env, () => hold.passed())
+  const entries = (await pendingOf(env.redis, 'things')).slice(1).map(({ entry }) => entry)
+  await env.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', ...entries, 'JUSTID')
   await until(async () => (await metricOf(consumer, 'held')) === 1, { timeout: 20_000 })
   hold.open()
   // The other one died: what it has comes back after claimAfter, together.
-  await stage.drained('things', 5)
+  await env.drained('things', 5)
   expect(ran).toEqual(['1,2,3,4,5', '1', '2,3,4,5'])
 })
 
-test('the events of a batch that failed are not tried one by one while the consumer is paused', async ({ stage }) => {
+test('the events of a batch that failed are not tried one by one while the consumer is paused', async ({ env }) => {
   const hold = new Gate()
-  const { ran, consumer } = await oneByOne(stage, () => hold.passed())
+  const { ran, consumer } = await oneByOne(env, () => hold.passed())
   consumer.pause()
   hold.open()
   await until(async () => (await consumer.stats()).running === 0, { timeout: 20_000 })
   expect(ran).toEqual(['1,2,3,4,5', '1'])
   expect(await consumer.stats()).toMatchObject({ queued: 4, waiting: 0 })
   consumer.resume()
-  await stage.drained('things', 5)
+  await env.drained('things', 5)
   expect(ran).toEqual(['1,2,3,4,5', '1', '2,3,4,5'])
 })
 
 test('the events of a batch that failed are not tried one by one against a database that cannot be used', async ({
-  stage,
+  env,
 }) => {
-  const { ran, consumer } = await oneByOne(stage, (tx) => tx.query('select pg_terminate_backend(pg_backend_pid())'))
-  await stage.drained('things', 5)
+  const { ran, consumer } = await oneByOne(env, (tx) => tx.query('select pg_terminate_backend(pg_backend_pid())'))
+  await env.drained('things', 5)
   expect(ran).toEqual(['1,2,3,4,5', '1', '1,2,3,4,5'])
   expect(await metricOf(consumer, 'retries_total', { reason: 'outage' })).toBe(1)
 })
 
-test('a schema that throws within a batch fails an attempt of its event, and none of the others', async ({ stage }) => {
+test('a schema that throws within a batch fails an attempt of its event, and none of the others', async ({ env }) => {
   const Odd = defineEvent({
     ...{ stream: 'things', type: Happened.type, version: 1 },
     data: z.object({ n: z.number() }).transform((data) => {
@@ -211,16 +208,16 @@ test('a schema that throws within a batch fails an attempt of its event, and non
     }),
   })
   const batches: string[] = []
-  const consumer = stage.consumer({ maxAttempts: 2 }).onBatch(Odd, async (events, context) => {
+  const consumer = env.consumer({ maxAttempts: 2 }).onBatch(Odd, async (events, context) => {
     batches.push(events.map(({ data }) => data.n).join())
     for (const event of events) await effect(event, context)
   })
-  await stage.append('things', numbers(5))
+  await env.append('things', numbers(5))
   await consumer.start()
-  await until(async () => (await stage.dead('things')).length === 1, { timeout: 20_000 })
-  await stage.drained('things', 4)
+  await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
+  await env.drained('things', 4)
   expect(batches).toEqual(['1,2,4,5'])
-  expect(await stage.dead('things')).toMatchObject([
+  expect(await env.dead('things')).toMatchObject([
     {
       data: '{"n":3}',
       deadreason: 'attempts_exhausted',
@@ -228,25 +225,25 @@ test('a schema that throws within a batch fails an attempt of its event, and non
       deaderror: 'RangeError: three is too many',
     },
   ])
-  expect(stage.logs.filter(({ msg }) => msg.startsWith('a bug'))).toEqual([])
+  expect(env.logs.filter(({ msg }) => msg.startsWith('a bug'))).toEqual([])
 })
 
 test('an event that a clean stop has let go of, and that kills each of its workers from then on, is dead after five', async ({
-  stage,
+  env,
 }) => {
   const ran: number[] = []
   const hanging = () =>
-    stage.consumer({ claimAfter: '300ms', concurrency: 1 }).on(Happened, async (event, { signal }) => {
+    env.consumer({ claimAfter: '300ms', concurrency: 1 }).on(Happened, async (event, { signal }) => {
       ran.push(event.data.n)
       await new Gate().passed(signal)
     })
   const first = hanging()
   await first.start()
-  await stage.append('things', numbers(2))
-  await until(async () => ran.length === 1 && (await stage.pending('things')) === 2, { timeout: 20_000 })
+  await env.append('things', numbers(2))
+  await until(async () => ran.length === 1 && (await env.pending('things')) === 2, { timeout: 20_000 })
   await first.stop({ timeout: 0 })
   // Begun or not, what a stop lets go of was not delivered.
-  const released = await pendingOf(stage.redis, 'things')
+  const released = await pendingOf(env.redis, 'things')
   expect(released).toMatchObject([{ deliveries: 0 }, { deliveries: 0 }])
   ran.length = 0
   await hanging().start()
@@ -254,11 +251,11 @@ test('an event that a clean stop has let go of, and that kills each of its worke
   for (let kill = 1; kill <= 10; kill++) {
     await until(() => ran.length === kill, { timeout: 20_000 })
     const { entry } = released[(ran.at(-1) as number) - 1] as { entry: string }
-    await stage.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', entry, 'JUSTID')
+    await env.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', entry, 'JUSTID')
   }
-  await until(async () => (await stage.dead('things')).length === 2, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 2, { timeout: 20_000 })
   expect(ran.sort()).toEqual([1, 1, 1, 1, 1, 2, 2, 2, 2, 2])
-  expect(await stage.dead('things')).toMatchObject([
+  expect(await env.dead('things')).toMatchObject([
     { deadreason: 'crashed', deaderror: 'Its worker ended without an outcome 5 times' },
     { deadreason: 'crashed', deaderror: 'Its worker ended without an outcome 5 times' },
   ])

@@ -2,48 +2,49 @@ import { expect } from 'vitest'
 import { z } from 'zod'
 import { defineEvent } from '../../src/index.js'
 import { until } from '../../testkit/services/index.js'
-import { effect, Happened, type Stage, test } from './fixture.js'
+import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
+import { Happened } from './happened.js'
 import { metricOf, pendingOf } from './watch.js'
 
 const HappenedV2 = defineEvent({ ...Happened, version: 2, data: z.object({ n: z.number() }) })
 
-const deadAfterAll = (stage: Stage, count = 1) =>
-  until(async () => (await stage.dead('things')).length === count && (await stage.pending('things')) === 0, {
+const deadAfterAll = (env: ConsumerEnv, count = 1) =>
+  until(async () => (await env.dead('things')).length === count && (await env.pending('things')) === 0, {
     timeout: 20_000,
     message: () => `${count} dead letters and nothing pending`,
   })
 
-test('a type that nobody handles is dead-lettered at once, and its neighbours are done', async ({ stage }) => {
-  const consumer = stage.consumer().on(Happened, effect)
+test('a type that nobody handles is dead-lettered at once, and its neighbours are done', async ({ env }) => {
+  const consumer = env.consumer().on(Happened, effect)
   await consumer.start()
-  const [id] = await stage.append('things', [{ n: 0 }], { type: 'thing.else' })
-  await stage.append('things', [{ n: 1 }])
-  await stage.drained('things', 1)
-  await deadAfterAll(stage)
+  const [id] = await env.append('things', [{ n: 0 }], { type: 'thing.else' })
+  await env.append('things', [{ n: 1 }])
+  await env.drained('things', 1)
+  await deadAfterAll(env)
   const error = 'No handler of this group takes the type thing.else. Add one, or name it in skip.'
-  expect(await stage.dead('things')).toMatchObject([
+  expect(await env.dead('things')).toMatchObject([
     { id, type: 'thing.else', deadreason: 'unknown_type', deaderror: error, deadattempts: '0' },
   ])
   expect(await metricOf(consumer, 'dead_letters_total', { reason: 'unknown_type', type: 'unknown' })).toBe(1)
 })
 
-test('a type that is named in skip is acknowledged, counted and not done', async ({ stage }) => {
-  const consumer = stage.consumer({ skip: ['thing.else'] }).on(Happened, effect)
+test('a type that is named in skip is acknowledged, counted and not done', async ({ env }) => {
+  const consumer = env.consumer({ skip: ['thing.else'] }).on(Happened, effect)
   await consumer.start()
-  await stage.append('things', [{ n: 0 }], { type: 'thing.else' })
-  await stage.append('things', [{ n: 1 }])
-  await stage.drained('things', 1)
-  expect(await stage.dead('things')).toEqual([])
+  await env.append('things', [{ n: 0 }], { type: 'thing.else' })
+  await env.append('things', [{ n: 1 }])
+  await env.drained('things', 1)
+  expect(await env.dead('things')).toEqual([])
   expect(await metricOf(consumer, 'processed_total', { result: 'skipped', type: 'thing.else' })).toBe(1)
-  expect((await stage.pool.query('select from outrider.inbox')).rowCount).toBe(1)
+  expect((await env.pool.query('select from outrider.inbox')).rowCount).toBe(1)
 })
 
-test('a version below those that are handled is dead-lettered at once', async ({ stage }) => {
-  const consumer = stage.consumer({ versionGrace: '1h' }).on(HappenedV2, effect)
+test('a version below those that are handled is dead-lettered at once', async ({ env }) => {
+  const consumer = env.consumer({ versionGrace: '1h' }).on(HappenedV2, effect)
   await consumer.start()
-  await stage.append('things', [{ n: 0 }])
-  await deadAfterAll(stage)
-  expect(await stage.dead('things')).toMatchObject([
+  await env.append('things', [{ n: 0 }])
+  await deadAfterAll(env)
+  expect(await env.dead('things')).toMatchObject([
     {
       deadreason: 'unknown_version',
       deaderror: 'Expected version 2 of thing.happened, found version 1.',
@@ -52,73 +53,71 @@ test('a version below those that are handled is dead-lettered at once', async ({
   ])
 })
 
-test('a newer version is offered until a newer worker comes, which does it', async ({ stage }) => {
-  const old = stage
-    .consumer({ versionGrace: '1h', concurrency: 1, prefetch: 1, claimAfter: '12s' })
-    .on(Happened, effect)
+test('a newer version is offered until a newer worker comes, which does it', async ({ env }) => {
+  const old = env.consumer({ versionGrace: '1h', concurrency: 1, prefetch: 1, claimAfter: '12s' }).on(Happened, effect)
   await old.start()
-  await stage.append('things', [{ n: 0 }], { version: 2 })
+  await env.append('things', [{ n: 0 }], { version: 2 })
   await until(async () => (await old.stats()).waiting === 1, { timeout: 20_000 })
   // It is in nobody's way.
-  await stage.append('things', [{ n: 1 }])
-  await until(async () => (await stage.effects()).length === 1, { timeout: 20_000 })
+  await env.append('things', [{ n: 1 }])
+  await until(async () => (await env.effects()).length === 1, { timeout: 20_000 })
   const attempts: number[] = []
   // Nothing is stale for them while the old one lives; and there are more of them, so that they get an offer sooner.
   for (let n = 0; n < 4; n++) {
-    const next = stage.consumer({ claimAfter: '8s' }).on(HappenedV2, async (event, context) => {
+    const next = env.consumer({ claimAfter: '8s' }).on(HappenedV2, async (event, context) => {
       attempts.push(context.attempt)
       await effect(event, context)
     })
     await next.start()
   }
-  await stage.drained('things', 2, 50_000)
+  await env.drained('things', 2, 50_000)
   expect(attempts).toEqual([1])
-  expect(await stage.dead('things')).toEqual([])
-  await until(async () => (await stage.redis.exists('outrider:{things}:retries:billing')) === 0)
+  expect(await env.dead('things')).toEqual([])
+  await until(async () => (await env.redis.exists('outrider:{things}:retries:billing')) === 0)
 })
 
-test('a newer version that no worker comes for is dead-lettered after versionGrace', async ({ stage }) => {
-  const consumer = stage.consumer({ versionGrace: '1500ms' }).on(Happened, effect)
+test('a newer version that no worker comes for is dead-lettered after versionGrace', async ({ env }) => {
+  const consumer = env.consumer({ versionGrace: '1500ms' }).on(Happened, effect)
   await consumer.start()
   const began = performance.now()
-  await stage.append('things', [{ n: 0 }], { version: 3 })
-  await deadAfterAll(stage)
+  await env.append('things', [{ n: 0 }], { version: 3 })
+  await deadAfterAll(env)
   expect(performance.now() - began).toBeGreaterThanOrEqual(1_450)
-  expect(await stage.dead('things')).toMatchObject([
+  expect(await env.dead('things')).toMatchObject([
     {
       deadreason: 'unknown_version',
       deaderror: 'Expected version 1 of thing.happened, found version 3.',
       deadattempts: '0',
     },
   ])
-  expect(await stage.redis.exists('outrider:{things}:retries:billing')).toBe(0)
+  expect(await env.redis.exists('outrider:{things}:retries:billing')).toBe(0)
 })
 
-test('versionGrace goes on where the worker that waited was stopped', async ({ stage }) => {
-  const first = stage.consumer({ versionGrace: '3s' }).on(Happened, effect)
+test('versionGrace goes on where the worker that waited was stopped', async ({ env }) => {
+  const first = env.consumer({ versionGrace: '3s' }).on(Happened, effect)
   await first.start()
   const began = performance.now()
-  await stage.append('things', [{ n: 0 }], { version: 3 })
+  await env.append('things', [{ n: 0 }], { version: 3 })
   await until(async () => (await first.stats()).waiting === 1, { timeout: 20_000 })
   await first.stop()
-  expect(await pendingOf(stage.redis, 'things')).toHaveLength(1)
-  await stage.consumer({ versionGrace: '3s' }).on(Happened, effect).start()
-  await deadAfterAll(stage)
+  expect(await pendingOf(env.redis, 'things')).toHaveLength(1)
+  await env.consumer({ versionGrace: '3s' }).on(Happened, effect).start()
+  await deadAfterAll(env)
   const took = performance.now() - began
   expect(took).toBeGreaterThanOrEqual(2_950)
   // A new grace would begin after the stop, and with the next look at what is left.
   expect(took).toBeLessThan(6_000)
 })
 
-test('data that the schema refuses is dead-lettered at once, with the issues', async ({ stage }) => {
+test('data that the schema refuses is dead-lettered at once, with the issues', async ({ env }) => {
   let calls = 0
-  const consumer = stage.consumer().on(Happened, () => {
+  const consumer = env.consumer().on(Happened, () => {
     calls += 1
   })
   await consumer.start()
-  await stage.append('things', [{ n: 'one' }, {}])
-  await deadAfterAll(stage, 2)
-  const dead = await stage.dead('things')
+  await env.append('things', [{ n: 'one' }, {}])
+  await deadAfterAll(env, 2)
+  const dead = await env.dead('things')
   expect(dead.map(({ deadreason, deadattempts }) => [deadreason, deadattempts])).toEqual(
     Array(2).fill(['invalid_data', '0']),
   )
@@ -126,8 +125,8 @@ test('data that the schema refuses is dead-lettered at once, with the issues', a
   expect(calls).toBe(0)
 })
 
-test('an entry that is no event is dead-lettered at once, with all its fields', async ({ stage }) => {
-  const consumer = stage.consumer().on(Happened, effect)
+test('an entry that is no event is dead-lettered at once, with all its fields', async ({ env }) => {
+  const consumer = env.consumer().on(Happened, effect)
   await consumer.start()
   const good = ['id', 'e', 'source', '/shop', 'type', Happened.type, 'time', '2026-01-01T00:00:00Z', 'data', '{"n":1}']
   const without = (name: string) =>
@@ -141,33 +140,33 @@ test('an entry that is no event is dead-lettered at once, with all its fields', 
     [[...good, 'schemaversion', 'two'], 'Expected schemaversion as a whole number from 1, found something else'],
     [[...without('data'), 'data', '{"n":1'], 'Expected data as JSON, found text that is not JSON'],
   ]
-  for (const [fields] of cases) await stage.redis.xadd('things', '*', ...fields)
-  await stage.append('things', [{ n: 1 }])
-  await stage.drained('things', 1)
-  await deadAfterAll(stage, cases.length)
-  const dead = (await stage.redis.xrange('outrider:{things}:dead:billing', '-', '+')).map(([, fields]) => fields)
+  for (const [fields] of cases) await env.redis.xadd('things', '*', ...fields)
+  await env.append('things', [{ n: 1 }])
+  await env.drained('things', 1)
+  await deadAfterAll(env, cases.length)
+  const dead = (await env.redis.xrange('outrider:{things}:dead:billing', '-', '+')).map(([, fields]) => fields)
   const own = (error: string) => ['deadreason', 'malformed', 'deaderror', error, 'deadattempts', '0', 'deadtime']
   const wanted = cases.map(([fields, error]) => [...fields, ...own(error)].join('\n'))
   expect(dead.map((fields) => fields.slice(0, -3).join('\n')).sort()).toEqual(wanted.sort())
 })
 
-test('an event older than the inbox window is dead-lettered, never run on a guess', async ({ stage }) => {
+test('an event older than the inbox window is dead-lettered, never run on a guess', async ({ env }) => {
   let calls = 0
-  const consumer = stage.consumer({ inboxWindow: '1h' }).on(Happened, async (event, context) => {
+  const consumer = env.consumer({ inboxWindow: '1h' }).on(Happened, async (event, context) => {
     calls += 1
     await effect(event, context)
   })
   await consumer.start()
   const ago = (minutes: number) => new Date(Date.now() - minutes * 60_000)
-  const [old] = await stage.append('things', [{ n: 0 }], { time: ago(90) })
-  await stage.append('things', [{ n: 1 }], { time: ago(30) })
+  const [old] = await env.append('things', [{ n: 0 }], { time: ago(90) })
+  await env.append('things', [{ n: 1 }], { time: ago(30) })
   // Of an own id it is the id that tells: its time is whatever the producer says.
   const made = (Date.now() - 90 * 60_000).toString(16).padStart(12, '0')
   const id = `${made.slice(0, 8)}-${made.slice(8)}-7000-8000-000000000000`
-  await stage.append('things', [{ n: 2 }], { id, time: new Date() })
-  await stage.drained('things', 1)
-  await deadAfterAll(stage, 2)
-  const dead = await stage.dead('things')
+  await env.append('things', [{ n: 2 }], { id, time: new Date() })
+  await env.drained('things', 1)
+  await deadAfterAll(env, 2)
+  const dead = await env.dead('things')
   expect(dead.map((letter) => letter.id).sort()).toEqual([old, id].sort())
   for (const { deadreason, deaderror } of dead) {
     expect([deadreason, deaderror]).toEqual(['expired', expect.stringContaining('found one of 1.5 hours')])
@@ -175,20 +174,20 @@ test('an event older than the inbox window is dead-lettered, never run on a gues
   expect(calls).toBe(1)
 })
 
-test('a schema that throws fails an attempt, and is not asked for ever', async ({ stage }) => {
+test('a schema that throws fails an attempt, and is not asked for ever', async ({ env }) => {
   const fields = z.object({ n: z.number() }).transform(() => {
     throw new Error('the register of units cannot be read')
   })
   const Odd = defineEvent({ stream: 'things', type: 'thing.odd', version: 1, data: fields })
-  const consumer = stage
+  const consumer = env
     .consumer({ maxAttempts: 3 })
     .on(Odd, () => {})
     .on(Happened, effect)
   await consumer.start()
-  await stage.append('things', [{ n: 0 }], { type: Odd.type })
-  await stage.append('things', [{ n: 1 }])
-  await stage.drained('things', 1)
-  expect(await stage.dead('things')).toMatchObject([
+  await env.append('things', [{ n: 0 }], { type: Odd.type })
+  await env.append('things', [{ n: 1 }])
+  await env.drained('things', 1)
+  expect(await env.dead('things')).toMatchObject([
     {
       ...{ deadreason: 'attempts_exhausted', deadattempts: '3' },
       deaderror: 'Error: the register of units cannot be read',
@@ -196,22 +195,22 @@ test('a schema that throws fails an attempt, and is not asked for ever', async (
   ])
 })
 
-test('an id or a key that Postgres cannot hold fails its event, and is not taken for an outage', async ({ stage }) => {
+test('an id or a key that Postgres cannot hold fails its event, and is not taken for an outage', async ({ env }) => {
   const long = Array.from({ length: 1_000 }, (_, n) => String.fromCharCode(0x4e00 + ((n * 7_919) % 20_000))).join('')
   const keys = ['a\0b', 'a\ud800', long]
   const key = ({ data }: { data: { n: number } }) => keys[data.n] ?? String(data.n)
-  const one = stage.consumer({ maxAttempts: 2 }).on(Happened, effect, { key })
-  const batch = stage.consumer({ maxAttempts: 2, group: 'shipping' }).onBatch(Happened, () => {}, { key })
+  const one = env.consumer({ maxAttempts: 2 }).on(Happened, effect, { key })
+  const batch = env.consumer({ maxAttempts: 2, group: 'shipping' }).onBatch(Happened, () => {}, { key })
   await one.start()
   await batch.start()
-  await stage.append(
+  await env.append(
     'things',
     Array.from({ length: 10 }, (_, n) => ({ n })),
   )
-  await stage.drained('things', 7)
-  await until(async () => (await stage.dead('things', 'shipping')).length === 3, { timeout: 20_000 })
+  await env.drained('things', 7)
+  await until(async () => (await env.dead('things', 'shipping')).length === 3, { timeout: 20_000 })
   for (const group of ['billing', 'shipping']) {
-    const dead = await stage.dead('things', group)
+    const dead = await env.dead('things', group)
     expect(dead.map(({ deadreason }) => deadreason)).toEqual(Array(3).fill('attempts_exhausted'))
     for (const { deaderror } of dead) expect(deaderror).toContain('Expected key of thing.happened as well-formed text')
   }

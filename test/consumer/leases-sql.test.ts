@@ -5,7 +5,7 @@ import { migrate } from '../../src/postgres/migrate.js'
 import { createDatabase, type Database, until } from '../../testkit/services/index.js'
 
 /** A stream's partitions of one group, and the workers that share them. */
-interface World {
+interface Subscriptions {
   group: string
   stream: string
   keys: string[]
@@ -39,7 +39,7 @@ beforeEach(() => {
   group = `group-${++count}`
 })
 
-async function world(partitions: number, stream = 'things'): Promise<World> {
+async function subscribe(partitions: number, stream = 'things'): Promise<Subscriptions> {
   const keys = Array.from({ length: partitions }, (_, n) => (partitions === 1 ? stream : `${stream}:${n}`))
   const text = 'insert into outrider.subscription (consumer_group, stream_key) select $1, unnest($2::text[])'
   await client.query(text, [group, keys])
@@ -52,25 +52,25 @@ interface Held {
   target: number
 }
 
-async function renew(of: World, name: string, ttl = '1 hour', by = client): Promise<Held[]> {
+async function renew(of: Subscriptions, name: string, ttl = '1 hour', by = client): Promise<Held[]> {
   const values = [of.group, of.stream, JSON.stringify(of.keys), name, ttl]
   return (await by.query<Held>('select * from outrider.renew_leases($1, $2, $3, $4, $5)', values)).rows
 }
 
-const giveBack = (of: World, name: string, keys: readonly string[]) =>
+const giveBack = (of: Subscriptions, name: string, keys: readonly string[]) =>
   client.query(
     `update outrider.subscription set worker = null
      where consumer_group = $1 and worker = $2 and stream_key = any ($3::text[])`,
     [of.group, name, keys],
   )
 
-async function leave(of: World, name: string): Promise<void> {
+async function leave(of: Subscriptions, name: string): Promise<void> {
   await giveBack(of, name, of.keys)
   await client.query('delete from outrider.worker where consumer_group = $1 and worker = $2', [of.group, name])
 }
 
 /** As if the worker had been frozen for longer than its leases last. */
-async function expire(of: World, name: string): Promise<void> {
+async function expire(of: Subscriptions, name: string): Promise<void> {
   for (const table of ['subscription', 'worker']) {
     const text = `update outrider.${table} set expires_at = clock_timestamp() - interval '1 second'
       where consumer_group = $1 and worker = $2`
@@ -79,7 +79,7 @@ async function expire(of: World, name: string): Promise<void> {
 }
 
 /** Holder and epoch by key. */
-async function table(of: World): Promise<Map<string, { worker: string | null; epoch: number }>> {
+async function table(of: Subscriptions): Promise<Map<string, { worker: string | null; epoch: number }>> {
   const text = `select stream_key, worker, epoch::int from outrider.subscription
     where consumer_group = $1 and stream_key = any ($2::text[])`
   const { rows } = await owner.query(text, [of.group, of.keys])
@@ -87,7 +87,7 @@ async function table(of: World): Promise<Map<string, { worker: string | null; ep
 }
 
 /** Renews as a worker does, which gives back what is above its share; what it still holds. */
-async function look(of: World, name: string): Promise<string[]> {
+async function look(of: Subscriptions, name: string): Promise<string[]> {
   const held = await renew(of, name)
   const surplus = held.slice(held[0]?.target ?? 0).map(({ stream_key }) => stream_key)
   await giveBack(of, name, surplus)
@@ -112,7 +112,7 @@ describe('the partitions of a stream', () => {
     let runs = 0
     const property = fc.asyncProperty(plan, async ({ partitions, steps, order }) => {
       group = `property-${++count}`
-      const of = await world(partitions)
+      const of = await subscribe(partitions)
       /** What each worker that is not frozen believes to hold. */
       const beliefs = new Map<string, string[]>()
       const act = async (kind: string, name: string) => {
@@ -151,7 +151,7 @@ describe('the partitions of a stream', () => {
   })
 
   test('are taken by the first that comes, and half of them pass on when a second one does', async () => {
-    const of = await world(8)
+    const of = await subscribe(8)
     expect(await renew(of, 'a')).toEqual(of.keys.map((stream_key) => ({ stream_key, epoch: '1', target: 8 })))
     // Nothing is free yet: the first one learns at its next look that it has more than its share.
     expect(await renew(of, 'b')).toEqual([])
@@ -160,19 +160,19 @@ describe('the partitions of a stream', () => {
   })
 
   test('that nobody subscribed to are not leased, nor are those of another group', async () => {
-    const of = await world(2)
+    const of = await subscribe(2)
     expect(await renew({ ...of, keys: [...of.keys, 'things:2'] }, 'a')).toHaveLength(2)
     expect(await renew({ ...of, group: `${group}-other` }, 'a')).toEqual([])
   })
 
   test('several streams of one partition do not all go to one worker', async () => {
-    const worlds: World[] = []
-    for (let n = 0; n < 12; n++) worlds.push(await world(1, `stream-${n}`))
+    const all: Subscriptions[] = []
+    for (let n = 0; n < 12; n++) all.push(await subscribe(1, `stream-${n}`))
     for (let round = 0; round < 3; round++) {
-      for (const name of ['a', 'b', 'c']) for (const of of worlds) await look(of, name)
+      for (const name of ['a', 'b', 'c']) for (const of of all) await look(of, name)
     }
     const holders: (string | null | undefined)[] = []
-    for (const of of worlds) holders.push((await table(of)).get(of.stream)?.worker)
+    for (const of of all) holders.push((await table(of)).get(of.stream)?.worker)
     expect(new Set(holders)).toEqual(new Set(['a', 'b', 'c']))
     for (const name of ['a', 'b', 'c']) expect(holders.filter((holder) => holder === name).length).toBeLessThan(9)
   })
@@ -180,7 +180,7 @@ describe('the partitions of a stream', () => {
 
 describe('a lease', () => {
   test('runs out by the clock of the database, and not before', async () => {
-    const of = await world(1)
+    const of = await subscribe(1)
     await renew(of, 'a', '2 seconds')
     const clock = async () =>
       Number((await owner.query('select extract(epoch from clock_timestamp()) as at')).rows[0].at)
@@ -195,7 +195,7 @@ describe('a lease', () => {
   })
 
   test('lives as long as it is renewed, under the same epoch', async () => {
-    const of = await world(3)
+    const of = await subscribe(3)
     await renew(of, 'a')
     for (let n = 0; n < 3; n++) {
       await expire(of, 'a')
@@ -205,7 +205,7 @@ describe('a lease', () => {
   })
 
   test('that was given back is taken under a new epoch, also by the one that had it', async () => {
-    const of = await world(1)
+    const of = await subscribe(1)
     await renew(of, 'a')
     await giveBack(of, 'a', of.keys)
     expect(await renew(of, 'a')).toEqual([{ stream_key: 'things', epoch: '2', target: 1 }])
@@ -213,7 +213,7 @@ describe('a lease', () => {
 })
 
 test('workers that look at the same time take turns: each decides by what the others hold', async () => {
-  const of = await world(16)
+  const of = await subscribe(16)
   const clients = await Promise.all(NAMES.map(worker))
   onTestFinished(async () => void (await Promise.all(clients.map((each) => each.end()))))
   const [first, ...others] = clients as [pg.Client, ...pg.Client[]]

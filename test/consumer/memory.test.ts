@@ -5,7 +5,8 @@ import { fileURLToPath } from 'node:url'
 import { expect } from 'vitest'
 import { unwatch, watch } from '../../testkit/services/guard.js'
 import { until } from '../../testkit/services/index.js'
-import { GROUP, test } from './fixture.js'
+import { consumerTest as test } from './consumer-env.js'
+import { GROUP } from './happened.js'
 
 const program = fileURLToPath(new URL('backlog-worker.ts', import.meta.url))
 const EVENTS = 200_000
@@ -18,32 +19,32 @@ const peakOf = (pid: number): number =>
 test.runIf(process.platform === 'linux')(
   `a backlog of ${EVENTS} events: memory stays flat, and each has one effect`,
   { timeout: 240_000 },
-  async ({ stage }) => {
+  async ({ env }) => {
     for (let n = 0; n < EVENTS; n += 5_000) {
       const datas = Array.from({ length: 5_000 }, (_, more) => ({ n: n + more, text: 'x'.repeat(200) }))
-      await stage.append('things', datas)
+      await env.append('things', datas)
     }
     // The backlog, held in memory, would be three times as much.
     const limit = '--max-old-space-size=64'
-    const worker = spawn(process.execPath, [limit, '--import', 'tsx', program, stage.database.url, stage.server.url], {
+    const worker = spawn(process.execPath, [limit, '--import', 'tsx', program, env.database.url, env.server.url], {
       stdio: ['ignore', 'inherit', 'inherit'],
     })
     const pid = worker.pid as number
     watch(pid, 'KILL')
     const delivered = async () => {
-      const groups = (await stage.redis.xinfo('GROUPS', 'things').catch(() => [])) as unknown[][]
+      const groups = (await env.redis.xinfo('GROUPS', 'things').catch(() => [])) as unknown[][]
       const info = groups.find((group) => group[group.indexOf('name') + 1] === GROUP)
       return Number(info?.[info.indexOf('entries-read') + 1] ?? 0)
     }
     const running = () => worker.exitCode === null && worker.signalCode === null
     await until(async () => !running() || (await delivered()) >= EVENTS, { timeout: 200_000 })
-    await until(async () => !running() || (await stage.pending('things')) === 0, { timeout: 30_000 })
+    await until(async () => !running() || (await env.pending('things')) === 0, { timeout: 30_000 })
     expect(running(), 'the worker died, of too little memory perhaps').toBe(true)
     const peak = peakOf(pid) / KIBIBYTES
     worker.kill('SIGTERM')
     await once(worker, 'exit')
     unwatch(pid)
-    const { rows } = await stage.pool.query(
+    const { rows } = await env.pool.query(
       'select count(*)::int as effects, count(distinct event)::int as events from effect',
     )
     expect(rows).toEqual([{ effects: EVENTS, events: EVENTS }])

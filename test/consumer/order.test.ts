@@ -2,7 +2,8 @@ import { expect } from 'vitest'
 import { seeded } from '../../testkit/oracle/writer.js'
 import { until } from '../../testkit/services/index.js'
 import { backlog } from './backlog.js'
-import { GROUP, type Stage, test } from './fixture.js'
+import { type ConsumerEnv, consumerTest as test } from './consumer-env.js'
+import { GROUP } from './happened.js'
 import { Subjects } from './subjects.js'
 import { WorkerProcess, widenEffects } from './worker-process.js'
 
@@ -19,7 +20,7 @@ interface Lease {
   live: boolean
 }
 
-const leases = async ({ pool }: Stage): Promise<Lease[]> => {
+const leases = async ({ pool }: ConsumerEnv): Promise<Lease[]> => {
   const text = `select stream_key, epoch, worker, coalesce(expires_at > clock_timestamp(), false) as live
     from outrider.subscription where consumer_group = $1 order by 1`
   return (await pool.query<Lease>(text, [GROUP])).rows
@@ -34,24 +35,24 @@ const isHolder = (worker: WorkerProcess, { stream_key, epoch }: Lease): boolean 
 
 test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: each subject's effects stay in order`, {
   timeout: 180_000,
-}, async ({ stage, onTestFinished }) => {
+}, async ({ env, onTestFinished }) => {
   const seed = Number(process.env.OUTRIDER_TEST_SEED ?? Date.now() % 1_000_000)
   console.log(`seed ${seed} (OUTRIDER_TEST_SEED repeats it)`)
-  await widenEffects(stage.pool)
+  await widenEffects(env.pool)
   const settings = { name: 'things', partitions: PARTITIONS, subjects: SUBJECTS, random: seeded(seed) }
-  const subjects = await Subjects.create(stage, settings)
+  const subjects = await Subjects.create(env, settings)
   const all: WorkerProcess[] = []
   onTestFinished(async () => void (await Promise.all(all.map((worker) => worker.kill()))))
   const join = () => {
     const worker = new WorkerProcess({
-      ...{ name: `worker-${all.length + 1}`, postgres: stage.database.url, redis: stage.server.url, group: GROUP },
+      ...{ name: `worker-${all.length + 1}`, postgres: env.database.url, redis: env.server.url, group: GROUP },
       ...{ streams: ['things'], ordered: true, concurrency: 8, claimAfter: 2_000, slow: 3 },
     })
     all.push(worker)
     return worker.started()
   }
   const told = () => all.map((worker) => worker.tail()).join('\n')
-  const effects = async () => (await stage.pool.query('select count(*)::int as n from effect')).rows[0].n as number
+  const effects = async () => (await env.pool.query('select count(*)::int as n from effect')).rows[0].n as number
   /** In the middle of the work. */
   const working = async () => {
     const before = await effects()
@@ -63,7 +64,7 @@ test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: ea
     let found: Lease[] = []
     return until(
       async () => {
-        found = await leases(stage)
+        found = await leases(env)
         const shares = workers.map((worker) => found.filter((lease) => lease.live && isHolder(worker, lease)).length)
         const all = shares.reduce((sum, share) => sum + share, 0) === PARTITIONS
         return all && new Set(found.map(({ worker }) => worker)).size === workers.length && spread(shares) <= 1
@@ -82,8 +83,8 @@ test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: ea
   await balanced(killed, frozen, leaving)
 
   await working()
-  const open = await freezeInTransactions(stage, frozen)
-  const before = (await leases(stage)).filter((lease) => isHolder(frozen, lease))
+  const open = await freezeInTransactions(env, frozen)
+  const before = (await leases(env)).filter((lease) => isHolder(frozen, lease))
   await subjects.append(PORTION)
   await balanced(killed, leaving)
   frozen.signal('SIGCONT')
@@ -103,7 +104,7 @@ test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: ea
   expect(await leaving.stop()).toBe(0)
   const last = await join()
   await subjects.append(PORTION)
-  await until(async () => (await backlog(stage, subjects.keys)).left === 0, { timeout: 60_000, message: told })
+  await until(async () => (await backlog(env, subjects.keys)).left === 0, { timeout: 60_000, message: told })
   await balanced(frozen, joined, last)
   await subjects.judge()
 
@@ -115,16 +116,16 @@ test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: ea
     const later = epochsOf(frozen, stream_key).filter((own) => own > Number(epoch))
     expect(Math.min(...later)).toBeGreaterThan(Number(epoch) + 1)
   }
-  for (const { stream_key, epoch } of await leases(stage))
+  for (const { stream_key, epoch } of await leases(env))
     expect({ stream_key, moved: Number(epoch) > 1 }).toEqual({ stream_key, moved: true })
-  expect(await movedInBackoff(stage, all)).toBeGreaterThan(0)
+  expect(await movedInBackoff(env, all)).toBeGreaterThan(0)
   expect(await Promise.all([frozen, joined, last].map((worker) => worker.stop()))).toEqual([0, 0, 0])
 })
 
 const spread = (shares: number[]): number => Math.max(...shares) - Math.min(...shares)
 
 /** Stops it while transactions of its are open, so that they stay open; how many. */
-async function freezeInTransactions({ pool }: Stage, worker: WorkerProcess): Promise<number> {
+async function freezeInTransactions({ pool }: ConsumerEnv, worker: WorkerProcess): Promise<number> {
   const text = `select count(*) filter (where state = 'active')::int as active,
       count(*) filter (where state = 'idle in transaction' and query like '%pg_sleep%')::int as open
     from pg_stat_activity where application_name = $1`
@@ -142,7 +143,7 @@ async function freezeInTransactions({ pool }: Stage, worker: WorkerProcess): Pro
 }
 
 /** How many events failed with one worker and were done by another. */
-async function movedInBackoff({ pool }: Stage, workers: WorkerProcess[]): Promise<number> {
+async function movedInBackoff({ pool }: ConsumerEnv, workers: WorkerProcess[]): Promise<number> {
   const { rows } = await pool.query<{ event: string; worker: string }>(
     'select event, worker from effect where attempt > 1',
   )

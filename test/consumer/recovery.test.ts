@@ -1,65 +1,66 @@
 import { expect } from 'vitest'
 import { Group } from '../../src/redis/group.js'
 import { startProxy, until } from '../../testkit/services/index.js'
-import { effect, GROUP, Happened, test } from './fixture.js'
+import { effect, consumerTest as test } from './consumer-env.js'
+import { GROUP, Happened } from './happened.js'
 import { Gate, leaveBehind, metricOf, pendingOf } from './watch.js'
 
 const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, n) => ({ n: from + n }))
 const portOf = (url: string) => Number(new URL(url).port)
 
-test('what was committed and never acknowledged has no second effect', async ({ stage }) => {
+test('what was committed and never acknowledged has no second effect', async ({ env }) => {
   // Everything that a worker needs until it has committed, and nothing that it needs then.
-  await stage.redis.call('ACL', 'SETUSER', 'mute', 'on', '>secret', '~*', '&*', '+@all', '-xack')
-  const ids = await stage.append('things', numbers(50))
-  const mute = stage
-    .consumer({ redis: { url: stage.server.url, username: 'mute', password: 'secret' }, prefetch: 200 })
+  await env.redis.call('ACL', 'SETUSER', 'mute', 'on', '>secret', '~*', '&*', '+@all', '-xack')
+  const ids = await env.append('things', numbers(50))
+  const mute = env
+    .consumer({ redis: { url: env.server.url, username: 'mute', password: 'secret' }, prefetch: 200 })
     .on(Happened, effect)
   await mute.start()
-  await until(async () => (await stage.effects()).length === 50, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length === 50, { timeout: 20_000 })
   await mute.stop({ timeout: 0 })
-  expect(await stage.pending('things')).toBe(50)
+  expect(await env.pending('things')).toBe(50)
 
-  const next = stage.consumer({ claimAfter: '200ms' }).on(Happened, effect)
+  const next = env.consumer({ claimAfter: '200ms' }).on(Happened, effect)
   await next.start()
-  await stage.drained('things', 50)
-  expect((await stage.effects()).map(({ event }) => event).sort()).toEqual(ids.sort())
+  await env.drained('things', 50)
+  expect((await env.effects()).map(({ event }) => event).sort()).toEqual(ids.sort())
   expect(await metricOf(next, 'duplicates_total')).toBe(50)
 })
 
-test('an event taken from a worker that is alive but cut off has one effect, though both run it', async ({ stage }) => {
-  const proxy = await startProxy(portOf(stage.server.url))
+test('an event taken from a worker that is alive but cut off has one effect, though both run it', async ({ env }) => {
+  const proxy = await startProxy(portOf(env.server.url))
   const [began, go] = [new Gate(), new Gate()]
-  const slow = stage
-    .consumer({ redis: proxy.url(stage.server.url), claimAfter: '500ms' })
+  const slow = env
+    .consumer({ redis: proxy.url(env.server.url), claimAfter: '500ms' })
     .on(Happened, async (event, context) => {
       began.open()
       await go.passed(context.signal)
       await effect(event, context)
     })
   await slow.start()
-  await stage.append('things', [{ n: 1 }])
+  await env.append('things', [{ n: 1 }])
   await began.passed()
   proxy.pause()
-  const quick = stage.consumer({ claimAfter: '500ms' }).on(Happened, effect)
+  const quick = env.consumer({ claimAfter: '500ms' }).on(Happened, effect)
   await quick.start()
   const waits = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-  await until(async () => (await stage.pool.query(waits)).rows.length > 0, {
+  await until(async () => (await env.pool.query(waits)).rows.length > 0, {
     timeout: 20_000,
     message: 'the second worker to wait for the inbox row of the first',
   })
   go.open()
-  await stage.drained('things', 1)
-  expect(await stage.effects()).toHaveLength(1)
+  await env.drained('things', 1)
+  expect(await env.effects()).toHaveLength(1)
   expect(await metricOf(quick, 'duplicates_total')).toBe(1)
   proxy.resume()
   await proxy.close()
 })
 
-test('long work taken from a worker that is cut off is done by both and committed by one', async ({ stage }) => {
-  const proxy = await startProxy(portOf(stage.server.url))
+test('long work taken from a worker that is cut off is done by both and committed by one', async ({ env }) => {
+  const proxy = await startProxy(portOf(env.server.url))
   const [began, go] = [new Gate(), new Gate()]
   const commits: string[] = []
-  const slow = stage.consumer({ redis: proxy.url(stage.server.url), claimAfter: '500ms' }).on(Happened, {
+  const slow = env.consumer({ redis: proxy.url(env.server.url), claimAfter: '500ms' }).on(Happened, {
     work: async (_, { signal }) => {
       began.open()
       await go.passed(signal)
@@ -70,10 +71,10 @@ test('long work taken from a worker that is cut off is done by both and committe
     },
   })
   await slow.start()
-  await stage.append('things', [{ n: 1 }])
+  await env.append('things', [{ n: 1 }])
   await began.passed()
   proxy.pause()
-  const quick = stage.consumer({ claimAfter: '500ms' }).on(Happened, {
+  const quick = env.consumer({ claimAfter: '500ms' }).on(Happened, {
     work: () => {},
     commit: (event, _, context) => {
       commits.push('quick')
@@ -81,71 +82,71 @@ test('long work taken from a worker that is cut off is done by both and committe
     },
   })
   await quick.start()
-  await stage.drained('things', 1)
+  await env.drained('things', 1)
   go.open()
   await until(async () => (await metricOf(slow, 'duplicates_total')) === 1, { timeout: 20_000 })
   expect(commits).toEqual(['quick'])
-  expect(await stage.effects()).toHaveLength(1)
+  expect(await env.effects()).toHaveLength(1)
   proxy.resume()
   await proxy.close()
 })
 
-test('a handler that takes longer than claimAfter keeps its event', async ({ stage }) => {
+test('a handler that takes longer than claimAfter keeps its event', async ({ env }) => {
   const [began, go] = [new Gate(), new Gate()]
   const doers: string[] = []
-  const slow = stage.consumer({ claimAfter: '500ms', prefetch: 1 }).on(Happened, async (event, context) => {
+  const slow = env.consumer({ claimAfter: '500ms', prefetch: 1 }).on(Happened, async (event, context) => {
     doers.push(`slow ${event.data.n}`)
     began.open()
     await go.passed(context.signal)
     await effect(event, context)
   })
   await slow.start()
-  await stage.append('things', [{ n: 0 }])
+  await env.append('things', [{ n: 0 }])
   await began.passed()
   slow.pause()
-  const quick = stage.consumer({ claimAfter: '500ms' }).on(Happened, async (event, context) => {
+  const quick = env.consumer({ claimAfter: '500ms' }).on(Happened, async (event, context) => {
     doers.push(`quick ${event.data.n}`)
     await effect(event, context)
   })
   // What another worker has left is taken each time only after claimAfter: so long the slow one has kept its own.
   for (const n of [1, 2, 3]) {
-    await leaveBehind(stage.redis, 'things', [{ n }])
+    await leaveBehind(env.redis, 'things', [{ n }])
     if (n === 1) await quick.start()
-    await until(async () => (await stage.effects()).length === n, { timeout: 20_000 })
+    await until(async () => (await env.effects()).length === n, { timeout: 20_000 })
   }
-  await until(async () => (await stage.pending('things')) === 1)
-  expect(await pendingOf(stage.redis, 'things')).toMatchObject([{ consumer: slow.name, deliveries: 1 }])
+  await until(async () => (await env.pending('things')) === 1)
+  expect(await pendingOf(env.redis, 'things')).toMatchObject([{ consumer: slow.name, deliveries: 1 }])
   slow.resume()
   go.open()
-  await stage.drained('things', 4)
+  await env.drained('things', 4)
   expect(doers).toEqual(['slow 0', 'quick 1', 'quick 2', 'quick 3'])
 })
 
-test('entries that were trimmed while they were pending are acknowledged, counted and told of', async ({ stage }) => {
-  const ghosts = await leaveBehind(stage.redis, 'things', numbers(3))
-  await stage.append('things', numbers(2, 3))
-  await stage.redis.xtrim('things', 'MAXLEN', 2)
-  const consumer = stage.consumer({ claimAfter: '200ms' }).on(Happened, effect)
+test('entries that were trimmed while they were pending are acknowledged, counted and told of', async ({ env }) => {
+  const ghosts = await leaveBehind(env.redis, 'things', numbers(3))
+  await env.append('things', numbers(2, 3))
+  await env.redis.xtrim('things', 'MAXLEN', 2)
+  const consumer = env.consumer({ claimAfter: '200ms' }).on(Happened, effect)
   await consumer.start()
-  await stage.drained('things', 2)
-  expect((await stage.effects()).map(({ n }) => n).sort()).toEqual([3, 4])
+  await env.drained('things', 2)
+  expect((await env.effects()).map(({ n }) => n).sort()).toEqual([3, 4])
   expect(await metricOf(consumer, 'trimmed_total', { stream: 'things' })).toBe(3)
-  const told = stage.logs.filter(({ level, msg }) => level === 'error' && msg.includes('trimmed'))
+  const told = env.logs.filter(({ level, msg }) => level === 'error' && msg.includes('trimmed'))
   expect(told.map(({ entry }) => entry)).toEqual(ghosts)
 })
 
-test('the name of a dead worker goes once nothing is pending with it, and not before', async ({ stage }) => {
-  await leaveBehind(stage.redis, 'things', numbers(2), { name: 'dead' })
+test('the name of a dead worker goes once nothing is pending with it, and not before', async ({ env }) => {
+  await leaveBehind(env.redis, 'things', numbers(2), { name: 'dead' })
   const group = new Group('things', GROUP, 'undertaker')
   const names = async () =>
-    ((await stage.redis.xinfo('CONSUMERS', 'things', GROUP)) as unknown[][]).map((info) => info[1])
-  expect(await group.leave(stage.redis, 0)).toBe(0)
+    ((await env.redis.xinfo('CONSUMERS', 'things', GROUP)) as unknown[][]).map((info) => info[1])
+  expect(await group.leave(env.redis, 0)).toBe(0)
   expect(await names()).toEqual(['dead'])
-  const consumer = stage.consumer({ claimAfter: '200ms' }).on(Happened, effect)
+  const consumer = env.consumer({ claimAfter: '200ms' }).on(Happened, effect)
   await consumer.start()
-  await stage.drained('things', 2)
+  await env.drained('things', 2)
   await consumer.stop()
   expect(await names()).toEqual(['dead'])
-  expect(await group.leave(stage.redis, 0)).toBe(1)
+  expect(await group.leave(env.redis, 0)).toBe(1)
   expect(await names()).toEqual([])
 })

@@ -1,112 +1,111 @@
 import { expect } from 'vitest'
 import { needsProcess, type Redis, until } from '../../testkit/services/index.js'
-import { effect, GROUP, Happened, test } from './fixture.js'
+import { effect, consumerTest as test } from './consumer-env.js'
+import { GROUP, Happened } from './happened.js'
 import { Gate, metricOf } from './watch.js'
 
 const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, n) => ({ n: from + n }))
 
-test('a group that is missing begins at the first entry, and a stream that is missing is made', async ({ stage }) => {
-  await stage.append('things', numbers(10))
-  const consumer = stage.consumer().on(Happened, effect)
+test('a group that is missing begins at the first entry, and a stream that is missing is made', async ({ env }) => {
+  await env.append('things', numbers(10))
+  const consumer = env.consumer().on(Happened, effect)
   await consumer.start()
-  await stage.drained('things', 10)
-  const other = stage.consumer({ group: 'shipping' }).on({ ...Happened, stream: 'not-there' }, effect)
+  await env.drained('things', 10)
+  const other = env.consumer({ group: 'shipping' }).on({ ...Happened, stream: 'not-there' }, effect)
   await other.start()
-  expect(await stage.redis.xinfo('GROUPS', 'not-there')).toHaveLength(1)
-  await stage.append('not-there', numbers(10, 10))
-  await until(async () => (await stage.effects()).length === 20, { timeout: 20_000 })
+  expect(await env.redis.xinfo('GROUPS', 'not-there')).toHaveLength(1)
+  await env.append('not-there', numbers(10, 10))
+  await until(async () => (await env.effects()).length === 20, { timeout: 20_000 })
 })
 
-test('a group that is deleted in mid-run comes back at the first entry, and nothing is done twice', async ({
-  stage,
-}) => {
-  const consumer = stage.consumer({ startFrom: 'now' }).on(Happened, effect)
+test('a group that is deleted in mid-run comes back at the first entry, and nothing is done twice', async ({ env }) => {
+  const consumer = env.consumer({ startFrom: 'now' }).on(Happened, effect)
   await consumer.start()
-  await stage.append('things', numbers(30))
-  await stage.drained('things', 30)
-  await stage.redis.xgroup('DESTROY', 'things', GROUP)
+  await env.append('things', numbers(30))
+  await env.drained('things', 30)
+  await env.redis.xgroup('DESTROY', 'things', GROUP)
   // Before anybody has made the group again, so that one at the end of the stream would miss them.
-  await stage.append('things', numbers(30, 30))
-  await stage.drained('things', 60)
-  expect(new Set((await stage.effects()).map(({ event }) => event)).size).toBe(60)
-  expect(await stage.effects()).toHaveLength(60)
+  await env.append('things', numbers(30, 30))
+  await env.drained('things', 60)
+  expect(new Set((await env.effects()).map(({ event }) => event)).size).toBe(60)
+  expect(await env.effects()).toHaveLength(60)
   expect(await metricOf(consumer, 'duplicates_total')).toBe(30)
-  expect(stage.logs.some(({ msg }) => msg.includes('the group was missing'))).toBe(true)
+  expect(env.logs.some(({ msg }) => msg.includes('the group was missing'))).toBe(true)
 })
 
-test('a stream that is deleted in mid-run is read again from its first entry', async ({ stage }) => {
-  const consumer = stage.consumer({ startFrom: 'now' }).on(Happened, effect)
+test('a stream that is deleted in mid-run is read again from its first entry', async ({ env }) => {
+  const consumer = env.consumer({ startFrom: 'now' }).on(Happened, effect)
   await consumer.start()
-  await stage.append('things', numbers(10))
-  await stage.drained('things', 10)
-  const pipeline = stage.redis.multi().del('things')
+  await env.append('things', numbers(10))
+  await env.drained('things', 10)
+  const pipeline = env.redis.multi().del('things')
   await pipeline.exec()
-  await stage.append('things', numbers(10, 10))
-  await stage.drained('things', 20)
-  expect(await stage.effects()).toHaveLength(20)
+  await env.append('things', numbers(10, 10))
+  await env.drained('things', 20)
+  expect(await env.effects()).toHaveLength(20)
 })
 
-test('a Redis that was put back to an earlier state brings no effect a second time', async ({ stage, skip }) => {
+test('a Redis that was put back to an earlier state brings no effect a second time', async ({ env, skip }) => {
   needsProcess({ skip }, ['redis'])
-  const server = stage.server as Redis
+  const server = env.server as Redis
   await server.stop()
   await server.start({ appendonly: 'yes', appendfsync: 'always' })
-  await stage.append('things', numbers(200))
+  await env.append('things', numbers(200))
   const half = new Gate()
-  const consumer = stage.consumer({ concurrency: 4, prefetch: 20 }).on(Happened, async (event, context) => {
+  const consumer = env.consumer({ concurrency: 4, prefetch: 20 }).on(Happened, async (event, context) => {
     // Some are pending and some are not, when the snapshot is taken.
     if (event.data.n >= 100) await half.passed(context.signal)
     await effect(event, context)
   })
   await consumer.start()
-  await until(async () => (await stage.effects()).length === 100, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length === 100, { timeout: 20_000 })
   // The first hundred are acknowledged by now.
-  await until(async () => (await stage.pending('things')) <= 20, { timeout: 20_000 })
+  await until(async () => (await env.pending('things')) <= 20, { timeout: 20_000 })
   const before = await server.cloneData()
   half.open()
-  await stage.drained('things', 200)
+  await env.drained('things', 200)
   await server.restore(before)
   const lag = async () => ((await consumer.stats()).streams[0] as { lag: number; pending: number }) ?? {}
-  await until(async () => (await lag()).lag === 0 && (await stage.pending('things')) === 0, { timeout: 30_000 })
+  await until(async () => (await lag()).lag === 0 && (await env.pending('things')) === 0, { timeout: 30_000 })
   expect(await metricOf(consumer, 'duplicates_total')).toBeGreaterThanOrEqual(100)
-  expect(await stage.effects()).toHaveLength(200)
+  expect(await env.effects()).toHaveLength(200)
 })
 
 test('a Redis that is killed and started again in mid-run costs no event and no second effect', async ({
-  stage,
+  env,
   skip,
 }) => {
   needsProcess({ skip }, ['redis'])
-  const server = stage.server as Redis
+  const server = env.server as Redis
   await server.stop()
   await server.start({ appendonly: 'yes', appendfsync: 'always' })
-  const ids = await stage.append('things', numbers(2_000))
-  const consumer = stage.consumer().on(Happened, effect)
+  const ids = await env.append('things', numbers(2_000))
+  const consumer = env.consumer().on(Happened, effect)
   await consumer.start()
-  await until(async () => (await stage.effects()).length > 200, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length > 200, { timeout: 20_000 })
   await server.kill()
-  expect((await stage.effects()).length).toBeLessThan(2_000)
+  expect((await env.effects()).length).toBeLessThan(2_000)
   await server.start()
-  await stage.drained('things', 2_000, 40_000)
-  expect((await stage.effects()).map(({ event }) => event).sort()).toEqual(ids.sort())
-  expect(stage.logs.some(({ msg }) => msg === 'connected to Redis again')).toBe(true)
+  await env.drained('things', 2_000, 40_000)
+  expect((await env.effects()).map(({ event }) => event).sort()).toEqual(ids.sort())
+  expect(env.logs.some(({ msg }) => msg === 'connected to Redis again')).toBe(true)
 })
 
 test('an event that waits for its next attempt while the group is lost and made again is not run twice as often', async ({
-  stage,
+  env,
 }) => {
   const attempts: number[] = []
-  const consumer = stage.consumer({ backoff: () => 1_500, maxAttempts: 3 }).on(Happened, (_, { attempt }) => {
+  const consumer = env.consumer({ backoff: () => 1_500, maxAttempts: 3 }).on(Happened, (_, { attempt }) => {
     attempts.push(attempt)
     throw new Error('never')
   })
   await consumer.start()
-  await stage.append('things', [{ n: 1 }])
+  await env.append('things', [{ n: 1 }])
   await until(() => attempts.length === 1, { timeout: 20_000 })
-  await stage.redis.xgroup('DESTROY', 'things', GROUP)
-  await until(async () => (await stage.dead('things')).length === 1, { timeout: 20_000 })
+  await env.redis.xgroup('DESTROY', 'things', GROUP)
+  await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
   await until(async () => (await consumer.stats()).waiting === 0, { timeout: 20_000 })
-  expect(stage.logs.some(({ msg }) => msg.includes('the group was missing'))).toBe(true)
+  expect(env.logs.some(({ msg }) => msg.includes('the group was missing'))).toBe(true)
   expect(attempts).toEqual([1, 2, 3])
-  expect(await stage.pending('things')).toBe(0)
+  expect(await env.pending('things')).toBe(0)
 })

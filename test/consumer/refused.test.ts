@@ -1,6 +1,7 @@
 import { expect } from 'vitest'
 import { needsProcess, until } from '../../testkit/services/index.js'
-import { effect, Happened, test } from './fixture.js'
+import { effect, consumerTest as test } from './consumer-env.js'
+import { Happened } from './happened.js'
 
 // A server that refuses at once would otherwise be asked thousands of times a second, or connected to hundreds of times.
 for (const ordered of [false, true]) {
@@ -8,16 +9,16 @@ for (const ordered of [false, true]) {
   for (const refusal of ['permission', 'role'] as const) {
     const why = refusal === 'permission' ? 'for want of permission' : 'by a replica'
     test(`${reader} that is refused ${why} asks ever more seldom, says so once, and goes on when it may`, async ({
-      stage,
+      env,
       skip,
     }) => {
       needsProcess({ skip }, ['redis'])
-      const { redis, server, logs } = stage
+      const { redis, server, logs } = env
       await redis.call('ACL', 'SETUSER', 'worker', 'on', '>secret', '~*', '+@all')
       const url = server.url.replace('//', '//worker:secret@')
-      await stage.consumer({ ordered, redis: url }).on(Happened, effect).start()
-      await stage.append('things', [{ n: 1 }], { subject: 's' })
-      await stage.drained('things', 1)
+      await env.consumer({ ordered, redis: url }).on(Happened, effect).start()
+      await env.append('things', [{ n: 1 }], { subject: 's' })
+      await env.drained('things', 1)
 
       const errors = async () => Number(/total_error_replies:(\d+)/.exec(await redis.info('stats'))?.[1])
       const [before, said] = [await errors(), logs.length]
@@ -33,8 +34,8 @@ for (const ordered of [false, true]) {
 
       if (refusal === 'permission') await redis.call('ACL', 'SETUSER', 'worker', '+xreadgroup')
       else await redis.replicaof('NO', 'ONE')
-      await stage.append('things', [{ n: 2 }], { subject: 's' })
-      await stage.drained('things', 2)
+      await env.append('things', [{ n: 2 }], { subject: 's' })
+      await env.drained('things', 2)
     })
   }
 }

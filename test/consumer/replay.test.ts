@@ -3,43 +3,44 @@ import { DeadLetter } from '../../src/consumer/index.js'
 import { deadKey } from '../../src/event/names.js'
 import { findDeadStreams, replayDeadLetters } from '../../src/redis/dead-letters.js'
 import { until } from '../../testkit/services/index.js'
-import { effect, GROUP, Happened, test } from './fixture.js'
+import { effect, consumerTest as test } from './consumer-env.js'
+import { GROUP, Happened } from './happened.js'
 import { metricOf } from './watch.js'
 
-test('dead letters that are replayed twice while workers run have one effect each', async ({ stage }) => {
+test('dead letters that are replayed twice while workers run have one effect each', async ({ env }) => {
   let mended = false
   const workers = [1, 2].map(() =>
-    stage.consumer().on(Happened, async (event, context) => {
+    env.consumer().on(Happened, async (event, context) => {
       if (!mended && event.data.n % 2 === 0) throw new DeadLetter('a bug of ours')
       await effect(event, context)
     }),
   )
   for (const worker of workers) await worker.start()
-  const ids = await stage.append(
+  const ids = await env.append(
     'things',
     Array.from({ length: 40 }, (_, n) => ({ n })),
   )
-  await stage.drained('things', 20)
-  await until(async () => (await stage.dead('things')).length === 20, { timeout: 20_000 })
-  const letters = await stage.redis.xrange(deadKey('things', GROUP), '-', '+')
+  await env.drained('things', 20)
+  await until(async () => (await env.dead('things')).length === 20, { timeout: 20_000 })
+  const letters = await env.redis.xrange(deadKey('things', GROUP), '-', '+')
   mended = true
   const replay = async () => {
     let done = 0
-    const streams = await findDeadStreams(stage.redis, { group: GROUP })
-    for await (const outcome of replayDeadLetters(stage.redis, streams, { group: GROUP })) done += outcome.done
+    const streams = await findDeadStreams(env.redis, { group: GROUP })
+    for await (const outcome of replayDeadLetters(env.redis, streams, { group: GROUP })) done += outcome.done
     return done
   }
   const [one, two] = await Promise.all([replay(), replay()])
   expect(one + two).toBe(20)
   // And once more, as a person does by hand who does not know of it.
-  for (const [, fields] of letters) await stage.redis.xadd('things', '*', ...fields)
-  await stage.drained('things', 40)
+  for (const [, fields] of letters) await env.redis.xadd('things', '*', ...fields)
+  await env.drained('things', 40)
   const duplicates = async () => {
     const counts = await Promise.all(workers.map((worker) => metricOf(worker, 'duplicates_total')))
     return counts.reduce((sum, count) => sum + count, 0)
   }
   await until(async () => (await duplicates()) === 20, { timeout: 20_000 })
-  await stage.drained('things', 40)
-  expect((await stage.effects()).map(({ event }) => event).sort()).toEqual(ids.sort())
-  expect(await stage.dead('things')).toEqual([])
+  await env.drained('things', 40)
+  expect((await env.effects()).map(({ event }) => event).sort()).toEqual(ids.sort())
+  expect(await env.dead('things')).toEqual([])
 })

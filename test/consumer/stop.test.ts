@@ -2,155 +2,156 @@ import pg from 'pg'
 import { expect } from 'vitest'
 import { migrate } from '../../src/postgres/migrate.js'
 import { createDatabase, freePort, until } from '../../testkit/services/index.js'
-import { effect, Happened, test } from './fixture.js'
+import { effect, consumerTest as test } from './consumer-env.js'
+import { Happened } from './happened.js'
 import { Gate, pendingOf } from './watch.js'
 
 const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, n) => ({ n: from + n }))
 
-test('a stop lets what runs finish, and leaves nothing behind', async ({ stage }) => {
+test('a stop lets what runs finish, and leaves nothing behind', async ({ env }) => {
   const [began, go] = [new Gate(), new Gate()]
-  const consumer = stage.consumer().on(Happened, async (event, context) => {
+  const consumer = env.consumer().on(Happened, async (event, context) => {
     began.open()
     await go.passed(context.signal)
     await effect(event, context)
   })
   await consumer.start()
-  await stage.append('things', [{ n: 1 }])
+  await env.append('things', [{ n: 1 }])
   await began.passed()
   const stopped = consumer.stop({ timeout: '30s' })
   expect((await consumer.stats()).state).toBe('stopping')
   // What comes meanwhile is not begun.
-  await stage.append('things', [{ n: 2 }])
+  await env.append('things', [{ n: 2 }])
   go.open()
   await stopped
-  expect((await stage.effects()).map(({ n }) => n)).toEqual([1])
+  expect((await env.effects()).map(({ n }) => n)).toEqual([1])
   expect((await consumer.stats()).state).toBe('stopped')
-  const next = stage.consumer().on(Happened, effect)
+  const next = env.consumer().on(Happened, effect)
   await next.start()
-  await stage.drained('things', 2)
+  await env.drained('things', 2)
 })
 
-test('at the deadline the signal is aborted, and another worker has the rest at once, uncharged', async ({ stage }) => {
+test('at the deadline the signal is aborted, and another worker has the rest at once, uncharged', async ({ env }) => {
   const began: number[] = []
   const aborted: number[] = []
-  const first = stage.consumer({ concurrency: 2, prefetch: 10 }).on(Happened, async (event, { signal }) => {
+  const first = env.consumer({ concurrency: 2, prefetch: 10 }).on(Happened, async (event, { signal }) => {
     began.push(event.data.n)
     signal.addEventListener('abort', () => aborted.push(event.data.n))
     await new Gate().passed(signal)
   })
   await first.start()
-  await stage.append('things', numbers(10))
-  await until(async () => began.length === 2 && (await stage.pending('things')) === 10, { timeout: 20_000 })
+  await env.append('things', numbers(10))
+  await until(async () => began.length === 2 && (await env.pending('things')) === 10, { timeout: 20_000 })
   const asked = performance.now()
   await first.stop({ timeout: '300ms' })
   expect(performance.now() - asked).toBeGreaterThanOrEqual(290)
   expect(performance.now() - asked).toBeLessThan(10_000)
   expect(began).toEqual([0, 1])
   expect(aborted).toEqual([0, 1])
-  const left = await pendingOf(stage.redis, 'things')
+  const left = await pendingOf(env.redis, 'things')
   expect(left.map(({ deliveries }) => deliveries)).toEqual(Array(10).fill(0))
-  expect(await stage.redis.exists('outrider:{things}:retries:billing')).toBe(0)
+  expect(await env.redis.exists('outrider:{things}:retries:billing')).toBe(0)
 
   const attempts: number[] = []
   // With such a claimAfter nothing is taken for dead in time.
-  const next = stage.consumer({ claimAfter: '30m' }).on(Happened, async (event, context) => {
+  const next = env.consumer({ claimAfter: '30m' }).on(Happened, async (event, context) => {
     attempts.push(context.attempt)
     await effect(event, context)
   })
   await next.start()
-  await stage.drained('things', 10)
+  await env.drained('things', 10)
   expect(attempts).toEqual(Array(10).fill(1))
 })
 
 test('a handler that takes no notice of its signal does not hold up the stop, nor lead to a second effect', async ({
-  stage,
+  env,
 }) => {
   const [began, go] = [new Gate(), new Gate()]
-  const deaf = stage.consumer().on(Happened, async (event, context) => {
+  const deaf = env.consumer().on(Happened, async (event, context) => {
     began.open()
     await go.passed()
     await effect(event, context)
   })
   await deaf.start()
-  await stage.append('things', [{ n: 1 }])
+  await env.append('things', [{ n: 1 }])
   await began.passed()
   try {
     const asked = performance.now()
     await deaf.stop({ timeout: 0 })
     expect(performance.now() - asked).toBeLessThan(8_000)
-    const next = stage.consumer({ claimAfter: '200ms' }).on(Happened, effect)
+    const next = env.consumer({ claimAfter: '200ms' }).on(Happened, effect)
     await next.start()
     const waits = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    await until(async () => (await stage.pool.query(waits)).rows.length > 0, { timeout: 20_000 })
+    await until(async () => (await env.pool.query(waits)).rows.length > 0, { timeout: 20_000 })
   } finally {
     go.open()
   }
-  await stage.drained('things', 1)
-  expect(await stage.effects()).toHaveLength(1)
+  await env.drained('things', 1)
+  expect(await env.effects()).toHaveLength(1)
 })
 
-test('an idle worker stops at once, takes its name along, and may be told twice', async ({ stage }) => {
-  const consumer = stage.consumer().on(Happened, effect)
+test('an idle worker stops at once, takes its name along, and may be told twice', async ({ env }) => {
+  const consumer = env.consumer().on(Happened, effect)
   await consumer.start()
-  await stage.append('things', [{ n: 1 }])
-  await stage.drained('things', 1)
-  expect(await stage.redis.xinfo('CONSUMERS', 'things', 'billing')).toHaveLength(1)
+  await env.append('things', [{ n: 1 }])
+  await env.drained('things', 1)
+  expect(await env.redis.xinfo('CONSUMERS', 'things', 'billing')).toHaveLength(1)
   const began = performance.now()
   await Promise.all([consumer.stop(), consumer.stop()])
   await consumer.stop()
   expect(performance.now() - began).toBeLessThan(4_000)
-  expect(await stage.redis.xinfo('CONSUMERS', 'things', 'billing')).toEqual([])
+  expect(await env.redis.xinfo('CONSUMERS', 'things', 'billing')).toEqual([])
   await expect(consumer.start()).rejects.toThrow('Make a new one')
 })
 
-test('run goes on until its signal, and traps no signal of the process', async ({ stage }) => {
+test('run goes on until its signal, and traps no signal of the process', async ({ env }) => {
   const signals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const
   const listeners = () => signals.map((name) => process.listenerCount(name))
   const before = listeners()
   const asked = new AbortController()
-  const consumer = stage.consumer().on(Happened, effect)
+  const consumer = env.consumer().on(Happened, effect)
   const ran = consumer.run({ signal: asked.signal })
-  await stage.append('things', numbers(10))
-  await stage.drained('things', 10)
+  await env.append('things', numbers(10))
+  await env.drained('things', 10)
   expect(listeners()).toEqual(before)
   asked.abort()
   await ran
   expect((await consumer.stats()).state).toBe('stopped')
 })
 
-test('run begins nothing where its signal is aborted already', async ({ stage }) => {
-  await stage.consumer().on(Happened, effect).run({ signal: AbortSignal.abort() })
-  expect(await stage.redis.exists('things')).toBe(0)
+test('run begins nothing where its signal is aborted already', async ({ env }) => {
+  await env.consumer().on(Happened, effect).run({ signal: AbortSignal.abort() })
+  expect(await env.redis.exists('things')).toBe(0)
 })
 
-test('a Redis that is not there is told of at the start', async ({ stage }) => {
+test('a Redis that is not there is told of at the start', async ({ env }) => {
   const port = await freePort()
-  const consumer = stage.consumer({ redis: `redis://127.0.0.1:${port}` }).on(Happened, effect)
+  const consumer = env.consumer({ redis: `redis://127.0.0.1:${port}` }).on(Happened, effect)
   await expect(consumer.start()).rejects.toThrow(`Redis at 127.0.0.1:${port} refused the connection`)
 })
 
-test('a database that is not there is told of at the start', async ({ stage }) => {
+test('a database that is not there is told of at the start', async ({ env }) => {
   const pool = new pg.Pool({ connectionString: `postgres://someone@127.0.0.1:${await freePort()}/none` })
-  const consumer = stage.consumer({ db: pool }).on(Happened, () => {})
+  const consumer = env.consumer({ db: pool }).on(Happened, () => {})
   const error = (await consumer.start().catch((reason) => reason)) as Error
   expect(`${error.message} ${(error.cause as Error)?.message}`).toContain('ECONNREFUSED')
   await pool.end()
 })
 
 test('a database without an inbox is told of at the start, with what mends it; then it may be started again', async ({
-  stage,
+  env,
 }) => {
   const database = await createDatabase()
   const pool = new pg.Pool({ connectionString: database.url })
-  const consumer = stage.consumer({ db: pool }).on(Happened, () => {})
+  const consumer = env.consumer({ db: pool }).on(Happened, () => {})
   try {
     await expect(consumer.start()).rejects.toThrow('outrider setup --only inbox')
     const owner = await database.connect()
     await migrate(owner, { only: 'inbox' })
     await owner.end()
     await consumer.start()
-    await stage.append('things', numbers(3))
-    await until(async () => (await stage.pending('things')) === 0 && (await consumer.stats()).streams[0]?.lag === 0)
+    await env.append('things', numbers(3))
+    await until(async () => (await env.pending('things')) === 0 && (await consumer.stats()).streams[0]?.lag === 0)
     await consumer.stop()
   } finally {
     await pool.end()
@@ -158,22 +159,22 @@ test('a database without an inbox is told of at the start, with what mends it; t
   }
 })
 
-test('a worker that is stopped while it starts leaves no connection open', async ({ stage }) => {
+test('a worker that is stopped while it starts leaves no connection open', async ({ env }) => {
   const clients = async () =>
-    String(await stage.redis.call('CLIENT', 'LIST'))
+    String(await env.redis.call('CLIENT', 'LIST'))
       .trim()
       .split('\n').length
   expect(await clients()).toBe(1)
-  const consumer = stage.consumer().on(Happened, effect)
+  const consumer = env.consumer().on(Happened, effect)
   const started = expect(consumer.start()).rejects.toThrow('stopped while it started')
   await consumer.stop()
   await started
   await until(async () => (await clients()) === 1, { message: 'the connections of the worker to be closed' })
 })
 
-test('a run whose signal comes while it starts ends', async ({ stage }) => {
+test('a run whose signal comes while it starts ends', async ({ env }) => {
   const asked = new AbortController()
-  const consumer = stage.consumer().on(Happened, effect)
+  const consumer = env.consumer().on(Happened, effect)
   const ran = consumer.run({ signal: asked.signal })
   asked.abort()
   await ran

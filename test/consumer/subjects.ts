@@ -1,6 +1,7 @@
 import { expect } from 'vitest'
 import { backlog } from './backlog.js'
-import { GROUP, type Stage } from './fixture.js'
+import type { ConsumerEnv } from './consumer-env.js'
+import { GROUP } from './happened.js'
 
 export interface Appended {
   id: string
@@ -17,23 +18,23 @@ export interface Appended {
 export class Subjects {
   readonly appended: Appended[] = []
   readonly keys: string[]
-  readonly #stage: Stage
+  readonly #env: ConsumerEnv
   readonly #random: () => number
   readonly #subjects: { next: number; last: number | null }[]
 
-  private constructor(stage: Stage, name: string, partitions: number, subjects: number, random: () => number) {
-    this.#stage = stage
+  private constructor(env: ConsumerEnv, name: string, partitions: number, subjects: number, random: () => number) {
+    this.#env = env
     this.#random = random
     this.keys = Array.from({ length: partitions }, (_, n) => `${name}:${n}`)
     this.#subjects = Array.from({ length: subjects }, () => ({ next: 0, last: null }))
   }
 
   static async create(
-    stage: Stage,
+    env: ConsumerEnv,
     { name, partitions, subjects, random }: { name: string; partitions: number; subjects: number; random(): number },
   ): Promise<Subjects> {
-    await stage.redis.set(`outrider:{${name}}:partitions`, partitions)
-    return new Subjects(stage, name, partitions, subjects, random)
+    await env.redis.set(`outrider:{${name}}:partitions`, partitions)
+    return new Subjects(env, name, partitions, subjects, random)
   }
 
   /** Some of them fail at first, and a few must be dead-lettered. */
@@ -51,22 +52,20 @@ export class Subjects {
       if (!dead) state.last = n
       const key = this.keys[place % this.keys.length] as string
       // One connection: Redis gets them in this order.
-      appends.push(this.#stage.append(key, [{ n, fails, dead }], { id: event.id, subject }))
+      appends.push(this.#env.append(key, [{ n, fails, dead }], { id: event.id, subject }))
     }
     await Promise.all(appends)
   }
 
   /** Entries that have failed and are not done. */
   async failed(): Promise<number> {
-    const counts = await Promise.all(
-      this.keys.map((key) => this.#stage.redis.hlen(`outrider:{${key}}:retries:${GROUP}`)),
-    )
+    const counts = await Promise.all(this.keys.map((key) => this.#env.redis.hlen(`outrider:{${key}}:retries:${GROUP}`)))
     return counts.reduce((sum, count) => sum + count, 0)
   }
 
   /** Each once, each behind the commit of the one before it, each at the attempt that it was made to be done at. */
   async judge(): Promise<void> {
-    const { rows } = await this.#stage.pool.query<{ event: string; attempt: number; previous: number | null }>(
+    const { rows } = await this.#env.pool.query<{ event: string; attempt: number; previous: number | null }>(
       'select event, attempt, previous from effect order by seq',
     )
     const effects = new Map<string, (typeof rows)[number]>()
@@ -76,7 +75,7 @@ export class Subjects {
       return again
     })
     const alive = this.appended.filter(({ dead }) => !dead)
-    const dead = (await Promise.all(this.keys.map((key) => this.#stage.dead(key)))).flat()
+    const dead = (await Promise.all(this.keys.map((key) => this.#env.dead(key)))).flat()
     const found = alive.map((event) => ({ event, effect: effects.get(event.id) }))
     expect({
       lost: found.filter(({ effect }) => !effect),
@@ -84,7 +83,7 @@ export class Subjects {
       disordered: found.filter(({ event, effect }) => effect && effect.previous !== event.previous),
       charged: found.filter(({ event, effect }) => effect && effect.attempt !== event.fails + 1),
       dead: dead.map(({ id }) => id).sort(),
-      left: await backlog(this.#stage, this.keys),
+      left: await backlog(this.#env, this.keys),
       failed: await this.failed(),
     }).toEqual({
       ...{ lost: [], doubled: [], disordered: [], charged: [], left: { left: 0, pending: 0 }, failed: 0 },

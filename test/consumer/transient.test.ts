@@ -3,25 +3,30 @@ import { expect } from 'vitest'
 import type { Consumer } from '../../src/consumer/consumer.js'
 import { migrate } from '../../src/postgres/migrate.js'
 import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
-import { effect, Happened, type Stage, test } from './fixture.js'
+import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
+import { Happened } from './happened.js'
 import { Gate, metricOf } from './watch.js'
 
 const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, n) => ({ n: from + n }))
 
 /** Nothing was held against any event. */
-async function unblamed(stage: Stage, consumer: Consumer<pg.PoolClient>, attempts: readonly number[]): Promise<void> {
-  expect(await stage.dead('things')).toEqual([])
+async function unblamed(
+  env: ConsumerEnv,
+  consumer: Consumer<pg.PoolClient>,
+  attempts: readonly number[],
+): Promise<void> {
+  expect(await env.dead('things')).toEqual([])
   expect(new Set(attempts)).toEqual(new Set([1]))
   expect(await metricOf(consumer, 'retries_total', { reason: 'failed' })).toBe(0)
-  expect(await stage.redis.exists('outrider:{things}:retries:billing')).toBe(0)
+  expect(await env.redis.exists('outrider:{things}:retries:billing')).toBe(0)
 }
 
-test('a deadlock of two handlers is no attempt of either', async ({ stage }) => {
-  await stage.pool.query('create table account (id int primary key, n int default 0)')
-  await stage.pool.query('insert into account values (0), (1)')
+test('a deadlock of two handlers is no attempt of either', async ({ env }) => {
+  await env.pool.query('create table account (id int primary key, n int default 0)')
+  await env.pool.query('insert into account values (0), (1)')
   const attempts: number[] = []
   const locked = [new Gate(), new Gate()]
-  const consumer = stage.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
+  const consumer = env.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
     const { tx, attempt, signal } = context
     attempts.push(attempt)
     const [mine, other] = event.data.n === 0 ? [0, 1] : [1, 0]
@@ -32,71 +37,71 @@ test('a deadlock of two handlers is no attempt of either', async ({ stage }) => 
     await effect(event, context)
   })
   await consumer.start()
-  await stage.append('things', numbers(2))
-  await stage.drained('things', 2)
+  await env.append('things', numbers(2))
+  await env.drained('things', 2)
   expect(await metricOf(consumer, 'retries_total', { reason: 'conflict' })).toBeGreaterThan(0)
-  expect((await stage.pool.query('select n from account')).rows).toEqual([{ n: 2 }, { n: 2 }])
-  await unblamed(stage, consumer, attempts)
+  expect((await env.pool.query('select n from account')).rows).toEqual([{ n: 2 }, { n: 2 }])
+  await unblamed(env, consumer, attempts)
 })
 
-test('a serialisation failure is no attempt', async ({ stage }) => {
+test('a serialisation failure is no attempt', async ({ env }) => {
   const attempts: number[] = []
-  const consumer = stage.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
+  const consumer = env.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
     attempts.push(context.attempt)
     if (attempts.length < 4) await context.tx.query("do $$ begin raise 'as if' using errcode = '40001'; end $$")
     await effect(event, context)
   })
   await consumer.start()
-  await stage.append('things', [{ n: 1 }])
-  await stage.drained('things', 1)
+  await env.append('things', [{ n: 1 }])
+  await env.drained('things', 1)
   expect(attempts).toHaveLength(4)
-  await unblamed(stage, consumer, attempts)
+  await unblamed(env, consumer, attempts)
 })
 
-test('an inbox row that another session holds is waited for, again and again', async ({ stage }) => {
-  await stage.pool.query("alter function outrider.accept(text, text, text) set lock_timeout = '200ms'")
-  const other = await stage.database.connect()
+test('an inbox row that another session holds is waited for, again and again', async ({ env }) => {
+  await env.pool.query("alter function outrider.accept(text, text, text) set lock_timeout = '200ms'")
+  const other = await env.database.connect()
   await other.query('begin')
   await other.query("select outrider.accept('billing', '/shop', 'held')")
   const attempts: number[] = []
-  const consumer = stage.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
+  const consumer = env.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
     attempts.push(context.attempt)
     await effect(event, context)
   })
   await consumer.start()
-  await stage.append('things', [{ n: 1 }], { id: 'held' })
+  await env.append('things', [{ n: 1 }], { id: 'held' })
   await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'conflict' })) >= 3, { timeout: 20_000 })
-  expect(await stage.pending('things')).toBe(1)
+  expect(await env.pending('things')).toBe(1)
   // The neighbours do not wait with it.
-  await stage.append('things', numbers(20, 2))
-  await until(async () => (await stage.effects()).length === 20, { timeout: 20_000 })
+  await env.append('things', numbers(20, 2))
+  await until(async () => (await env.effects()).length === 20, { timeout: 20_000 })
   await other.query('rollback')
   await other.end()
-  await stage.drained('things', 21)
-  await unblamed(stage, consumer, attempts)
+  await env.drained('things', 21)
+  await unblamed(env, consumer, attempts)
 })
 
-test('a session that is ended in mid-handler is no attempt', async ({ stage }) => {
+test('a session that is ended in mid-handler is no attempt', async ({ env }) => {
   const attempts: number[] = []
-  const consumer = stage.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
+  const consumer = env.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {
     attempts.push(context.attempt)
     await effect(event, context)
     if (attempts.length > 2) return
     const { rows } = await context.tx.query('select pg_backend_pid() as pid')
-    await stage.pool.query('select pg_terminate_backend($1)', [rows[0].pid])
+    await env.pool.query('select pg_terminate_backend($1)', [rows[0].pid])
     // Once in a statement, once in the commit.
     if (attempts.length === 1) await context.tx.query('select pg_sleep(20)')
   })
   await consumer.start()
-  await stage.append('things', [{ n: 1 }])
-  await stage.drained('things', 1)
+  await env.append('things', [{ n: 1 }])
+  await env.drained('things', 1)
   expect(attempts).toHaveLength(3)
-  expect(await stage.effects()).toHaveLength(1)
+  expect(await env.effects()).toHaveLength(1)
   expect(await metricOf(consumer, 'retries_total', { reason: 'outage' })).toBe(2)
-  await unblamed(stage, consumer, attempts)
+  await unblamed(env, consumer, attempts)
 })
 
-test('while the database is down nothing is lost, blamed, acknowledged or read', async ({ stage, skip }) => {
+test('while the database is down nothing is lost, blamed, acknowledged or read', async ({ env, skip }) => {
   needsProcess({ skip }, ['postgres'])
   const postgres = await startPostgres()
   const database = await postgres.createDatabase('workers')
@@ -108,26 +113,26 @@ test('while the database is down nothing is lost, blamed, acknowledged or read',
   pool.on('error', () => {})
   try {
     const attempts: number[] = []
-    const consumer = stage.consumer({ db: pool, maxAttempts: 1, prefetch: 20 }).on(Happened, async (event, context) => {
+    const consumer = env.consumer({ db: pool, maxAttempts: 1, prefetch: 20 }).on(Happened, async (event, context) => {
       attempts.push(context.attempt)
       await effect(event, context)
     })
     await consumer.start()
-    await stage.append('things', numbers(100))
+    await env.append('things', numbers(100))
     const count = async () => (await pool.query('select count(*)::int as n from effect')).rows[0].n as number
-    await until(async () => (await count()) === 100 && (await stage.pending('things')) === 0, { timeout: 20_000 })
+    await until(async () => (await count()) === 100 && (await env.pending('things')) === 0, { timeout: 20_000 })
     await postgres.stop('fast')
-    await stage.append('things', numbers(200, 100))
+    await env.append('things', numbers(200, 100))
     await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) > 20, { timeout: 40_000 })
-    const held = await stage.pending('things')
+    const held = await env.pending('things')
     expect(held).toBeGreaterThan(0)
     expect(held).toBeLessThanOrEqual(20)
-    expect(stage.logs.filter(({ msg }) => msg.startsWith('the database cannot be used'))).toHaveLength(1)
+    expect(env.logs.filter(({ msg }) => msg.startsWith('the database cannot be used'))).toHaveLength(1)
     await postgres.start()
-    await until(async () => (await count()) === 300 && (await stage.pending('things')) === 0, { timeout: 40_000 })
+    await until(async () => (await count()) === 300 && (await env.pending('things')) === 0, { timeout: 40_000 })
     expect(new Set((await pool.query('select event from effect')).rows.map(({ event }) => event)).size).toBe(300)
-    expect(stage.logs.some(({ msg }) => msg === 'the database can be used again')).toBe(true)
-    await unblamed(stage, consumer, attempts)
+    expect(env.logs.some(({ msg }) => msg === 'the database can be used again')).toBe(true)
+    await unblamed(env, consumer, attempts)
     await consumer.stop()
   } finally {
     await pool.end()
@@ -135,24 +140,24 @@ test('while the database is down nothing is lost, blamed, acknowledged or read',
   }
 })
 
-test('reading stops while the database cannot be used', async ({ stage }) => {
-  const consumer = stage.consumer({ prefetch: 5_000 }).on(Happened, effect)
+test('reading stops while the database cannot be used', async ({ env }) => {
+  const consumer = env.consumer({ prefetch: 5_000 }).on(Happened, effect)
   await consumer.start()
   // What the library itself asks for fails, as with a privilege that was taken away.
-  await stage.pool.query('alter function outrider.accept(text, text, text) rename to accept_gone')
-  await stage.append('things', [{ n: 0 }])
+  await env.pool.query('alter function outrider.accept(text, text, text) rename to accept_gone')
+  await env.append('things', [{ n: 0 }])
   await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) >= 5, { timeout: 30_000 })
   let appended = 1
   // The read that was under way gets one more; what comes behind it is left alone, unless the database is tried meanwhile.
   const isLeft = async () => {
-    const before = await stage.pending('things')
-    for (let n = 0; n < 50; n++) await stage.append('things', [{ n: appended++ }])
-    return (await stage.pending('things')) <= before + 1
+    const before = await env.pending('things')
+    for (let n = 0; n < 50; n++) await env.append('things', [{ n: appended++ }])
+    return (await env.pending('things')) <= before + 1
   }
   let left = false
   for (let round = 0; round < 40 && !left; round++) left = await isLeft()
   expect(left).toBe(true)
-  await stage.pool.query('alter function outrider.accept_gone(text, text, text) rename to accept')
-  await stage.drained('things', appended, 40_000)
-  expect(await stage.dead('things')).toEqual([])
+  await env.pool.query('alter function outrider.accept_gone(text, text, text) rename to accept')
+  await env.drained('things', appended, 40_000)
+  expect(await env.dead('things')).toEqual([])
 })

@@ -1,6 +1,7 @@
 import type { Redis as Client } from 'ioredis'
 import type { Consumer } from '../../src/consumer/consumer.js'
-import { type EntryInput, entryOf, GROUP } from './fixture.js'
+import { type EntryInput, entryOf } from '../../testkit/entry.js'
+import { GROUP } from './happened.js'
 
 /** An entry that was delivered and is not acknowledged. */
 export interface Pending {

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import type pg from 'pg'
 import { unwatch, watch } from '../../testkit/services/guard.js'
 import { until } from '../../testkit/services/until.js'
-import type { LogLine } from './fixture.js'
+import type { LogLine } from './consumer-env.js'
 
 const program = fileURLToPath(new URL('worker.ts', import.meta.url))
 

@@ -8,8 +8,8 @@ import { test as base, expect } from 'vitest'
 import { WorkerProcess } from '../../examples/worker-process.js'
 import { grantRoles } from '../../src/postgres/grants.js'
 import { migrate } from '../../src/postgres/migrate.js'
+import { entryOf } from '../../testkit/entry.js'
 import { createDatabase, freePort, freshRedis, until } from '../../testkit/services/index.js'
-import { entryOf } from '../consumer/entries.js'
 import { pendingOf } from '../consumer/watch.js'
 import { environmentOf, fileOf, manifestOf, textOf } from '../support/manifests.js'
 
@@ -19,12 +19,12 @@ const STREAM = 'orders'
 const GROUP = 'invoices'
 const PROGRAM = new URL('../../examples/kubernetes/worker.ts', import.meta.url)
 
-interface Stage {
+interface WorkerEnv {
   redis: Redis
   /** Starts the worker; resolves once it reads events. Variables of its own go over those of the manifest. */
-  worker(env?: Record<string, string>): Promise<WorkerProcess & { port: number }>
+  worker(variables?: Record<string, string>): Promise<WorkerProcess & { port: number }>
   /** Its environment, without starting it. */
-  environment(env?: Record<string, string>): Promise<Record<string, string>>
+  environment(variables?: Record<string, string>): Promise<Record<string, string>>
   append(count: number): Promise<void>
   /** The invoices, in the order of committing; nothing but the inbox keeps an order from being there twice. */
   invoices(): Promise<string[]>
@@ -34,9 +34,9 @@ interface Stage {
   heldUp(): Promise<number>
 }
 
-const test = base.extend<{ stage: Stage }>({
-  // biome-ignore lint/correctness/noEmptyPattern: Vitest wants the pattern to see which fixtures are needed.
-  stage: async ({}, use) => {
+const test = base.extend<{ env: WorkerEnv }>({
+  // biome-ignore lint/correctness/noEmptyPattern: Vitest needs the pattern to see which fixtures are needed.
+  env: async ({}, use) => {
     const database = await createDatabase()
     const server = await freshRedis()
     const redis = server.client()
@@ -48,20 +48,20 @@ const test = base.extend<{ stage: Stage }>({
     await grantRoles(owner, { outrider_consumer: [role] })
     const workers: WorkerProcess[] = []
     const clients: pg.Client[] = []
-    const environment = async (env: Record<string, string> = {}) => ({
+    const environment = async (variables: Record<string, string> = {}) => ({
       ...environmentOf(manifestOf('worker.yaml', 'Deployment').spec.template.spec.containers[0], {
         '/etc/worker/postgres/url': `${database.urlAs({ user: role })}\n`,
         '/etc/worker/redis/url': `${server.url}\n`,
       }),
       PORT: String(await freePort()),
-      ...env,
+      ...variables,
     })
     let orders = 0
     await use({
       redis,
       environment,
-      async worker(env) {
-        const told = await environment(env)
+      async worker(variables) {
+        const told = await environment(variables)
         const worker = await WorkerProcess.start('worker', PROGRAM, told, () => {})
         workers.push(worker)
         return Object.assign(worker, { port: Number(told.PORT) })
@@ -121,10 +121,10 @@ const pendingCount = async (redis: Redis) => (await pendingOf(redis, STREAM, GRO
 // The group is looked at every ten seconds.
 test('the worker does each event once, and exports how far its group is behind until it is not', {
   timeout: 120_000,
-}, async ({ stage }) => {
-  const goOn = await stage.holdUp()
-  await stage.append(500)
-  const worker = await stage.worker()
+}, async ({ env }) => {
+  const goOn = await env.holdUp()
+  await env.append(500)
+  const worker = await env.worker()
   expect((await get(worker.port, '/livez')).status).toBe(200)
   await until(async () => (await get(worker.port, '/readyz')).status === 200)
   // What it holds itself is pending, and not part of the lag.
@@ -135,17 +135,17 @@ test('the worker does each event once, and exports how far its group is behind u
   await until(async () => (await gauge(worker.port, 'lag')) === 0 && (await gauge(worker.port, 'pending')) === 0, {
     timeout: 45_000,
   })
-  const invoices = await stage.invoices()
+  const invoices = await env.invoices()
   expect(invoices).toHaveLength(500)
   expect(new Set(invoices).size).toBe(500)
   expect(await worker.stop()).toBe(0)
 })
 
-test('SIGTERM lets the handler that runs finish, and the worker ends with exit code 0', async ({ stage }) => {
-  const worker = await stage.worker()
-  const goOn = await stage.holdUp()
-  await stage.append(1)
-  await until(async () => (await stage.heldUp()) === 1)
+test('SIGTERM lets the handler that runs finish, and the worker ends with exit code 0', async ({ env }) => {
+  const worker = await env.worker()
+  const goOn = await env.holdUp()
+  await env.append(1)
+  await until(async () => (await env.heldUp()) === 1)
   const ended = worker.stop()
   // The rollout sees it go; Prometheus still sees its metrics, and Kubernetes that it lives.
   await until(async () => (await get(worker.port, '/readyz')).status === 503)
@@ -153,51 +153,51 @@ test('SIGTERM lets the handler that runs finish, and the worker ends with exit c
   expect(await gauge(worker.port, 'lag')).toBe(0)
   await goOn()
   expect(await ended).toBe(0)
-  expect(await stage.invoices()).toEqual(['order-0'])
-  expect(await pendingCount(stage.redis)).toBe(0)
-  expect(await stage.redis.xinfo('CONSUMERS', STREAM, GROUP)).toEqual([])
+  expect(await env.invoices()).toEqual(['order-0'])
+  expect(await pendingCount(env.redis)).toBe(0)
+  expect(await env.redis.xinfo('CONSUMERS', STREAM, GROUP)).toEqual([])
 })
 
 test('what a handler has not finished at the deadline is rolled back, let go of, and done once by another worker', async ({
-  stage,
+  env,
 }) => {
-  const worker = await stage.worker({ STOP_TIMEOUT: '300ms' })
-  const goOn = await stage.holdUp()
-  await stage.append(20)
-  await until(async () => (await stage.heldUp()) === 10 && (await pendingCount(stage.redis)) === 20)
+  const worker = await env.worker({ STOP_TIMEOUT: '300ms' })
+  const goOn = await env.holdUp()
+  await env.append(20)
+  await until(async () => (await env.heldUp()) === 10 && (await pendingCount(env.redis)) === 20)
   const asked = performance.now()
   expect(await worker.stop()).toBe(0)
   // What worker.yaml allows for beyond the deadline.
   expect(performance.now() - asked).toBeLessThan(10_000)
-  const left = await pendingOf(stage.redis, STREAM, GROUP)
+  const left = await pendingOf(env.redis, STREAM, GROUP)
   // Uncounted, and idle for so long that anybody may take them.
   expect(left.map(({ deliveries }) => deliveries)).toEqual(Array(20).fill(0))
   expect(left.every(({ idle }) => idle >= 3_600_000)).toBe(true)
   await goOn()
-  await until(async () => (await stage.heldUp()) === 0)
-  expect(await stage.invoices()).toEqual([])
-  await stage.worker()
-  await until(async () => (await pendingCount(stage.redis)) === 0, { timeout: 30_000 })
-  expect((await stage.invoices()).toSorted()).toEqual(Array.from({ length: 20 }, (_, n) => `order-${n}`).toSorted())
+  await until(async () => (await env.heldUp()) === 0)
+  expect(await env.invoices()).toEqual([])
+  await env.worker()
+  await until(async () => (await pendingCount(env.redis)) === 0, { timeout: 30_000 })
+  expect((await env.invoices()).toSorted()).toEqual(Array.from({ length: 20 }, (_, n) => `order-${n}`).toSorted())
 })
 
-test('a worker that cannot start ends with exit code 1, and says what it found', async ({ stage }) => {
+test('a worker that cannot start ends with exit code 1, and says what it found', async ({ env }) => {
   const port = await freePort()
-  const env = await stage.environment()
+  const variables = await env.environment()
   const url = environmentOf(
     { name: 'worker', env: [{ name: 'url', value: '/r/url' }], volumeMounts: [{ name: 'r', mountPath: '/r' }] },
     { '/r/url': `redis://127.0.0.1:${port}` },
   )
-  const failed = await run({ ...env, REDIS_URL_FILE: url.url as string })
+  const failed = await run({ ...variables, REDIS_URL_FILE: url.url as string })
   expect(failed.code).toBe(1)
   expect(failed.stderr).toContain(`Redis at 127.0.0.1:${port} refused the connection`)
-  const { GROUP: _, ...without } = env
+  const { GROUP: _, ...without } = variables
   const incomplete = await run(without)
   expect(incomplete.code).toBe(1)
   expect(incomplete.stderr).toContain('Expected the environment variable GROUP, found none.')
 })
 
-test('a worker that is told to stop while it starts does so, with exit code 0', async ({ stage }) => {
+test('a worker that is told to stop while it starts does so, with exit code 0', async ({ env }) => {
   // Takes connections and says nothing.
   const silent = createServer((socket) => socket.on('error', () => {}))
   await once(silent.listen(0, '127.0.0.1'), 'listening')
@@ -207,11 +207,14 @@ test('a worker that is told to stop while it starts does so, with exit code 0', 
     { name: 'worker', env: [{ name: 'url', value: '/r/url' }], volumeMounts: [{ name: 'r', mountPath: '/r' }] },
     { '/r/url': `redis://127.0.0.1:${port}` },
   )
-  const env = await stage.environment({ REDIS_URL_FILE: url.url as string })
-  const child = spawn(process.execPath, ['--import', 'tsx', fileOf('worker.ts')], { env: whole(env), stdio: 'ignore' })
+  const variables = await env.environment({ REDIS_URL_FILE: url.url as string })
+  const child = spawn(process.execPath, ['--import', 'tsx', fileOf('worker.ts')], {
+    env: whole(variables),
+    stdio: 'ignore',
+  })
   try {
     await connected
-    expect((await get(Number(env.PORT), '/readyz')).status).toBe(503)
+    expect((await get(Number(variables.PORT), '/readyz')).status).toBe(503)
     child.kill('SIGTERM')
     expect((await once(child, 'exit'))[0]).toBe(0)
   } finally {

@@ -5,8 +5,8 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, beforeEach, expect } from 'vitest'
 import { freePort, until } from '../../testkit/services/index.js'
-import { test as it } from '../relay/fixture.js'
 import { committed, expectComplete, Load } from '../relay/load.js'
+import { relayTest as it } from '../relay/relay-env.js'
 import { type Engine, NoEngine, startEngine } from '../support/engine.js'
 import { needsDebian, standInBase } from './base.js'
 import { hardened, image, RelayContainer } from './container.js'
@@ -92,14 +92,11 @@ it('tells nothing of how it was built, and everything of what it is', async () =
   expect(await shell('id -u; id -g; touch /app/x 2>/dev/null || echo refused')).toBe('65532\n65532\nrefused')
 })
 
-it('relays in a locked container, is healthy, and drains on docker stop', { timeout: 120_000 }, async ({
-  scenario,
-}) => {
-  const s = await scenario()
-  await s.insert('first')
+it('relays in a locked container, is healthy, and drains on docker stop', { timeout: 120_000 }, async ({ env }) => {
+  await env.insert('first')
   const started = performance.now()
-  const relay = await RelayContainer.run(engine, s.env)
-  await until(async () => (await s.redis.xlen('first')) === 1, { timeout: 30_000 })
+  const relay = await RelayContainer.run(engine, env.variables)
+  await until(async () => (await env.redis.xlen('first')) === 1, { timeout: 30_000 })
   const first = performance.now() - started
   await until(async () => (await relay.inspect('{{.State.Health.Status}}')) === 'healthy', { timeout: 30_000 })
   const idle = await relay.memory()
@@ -108,32 +105,31 @@ it('relays in a locked container, is healthy, and drains on docker stop', { time
     `image: ${size} bytes, ${size - baseSize} of them on top of its base; first event ${Math.round(first)} ms after ` +
       `docker run; idle memory ${idle}`,
   )
-  const load = new Load(s.database, 'orders')
+  const load = new Load(env.database, 'orders')
   await load.more(50)
   await relay.stop()
   await load.stop()
   expect(await relay.inspect('{{.State.ExitCode}} {{.State.OOMKilled}}')).toBe('0 false')
   expect(await engine.docker('logs', relay.name)).toContain('"drained":true')
   // What was read when the stop came is there, in order; the rest comes with the next start.
-  const [found, all] = [await s.ids('orders'), await committed(s.database, 'orders')]
+  const [found, all] = [await env.ids('orders'), await committed(env.database, 'orders')]
   expect(found).toEqual(all.slice(0, found.length))
   await relay.start()
-  await expectComplete(s, 'orders')
+  await expectComplete(env, 'orders')
 })
 
-it('comes back after docker kill, and loses and doubles nothing', { timeout: 120_000 }, async ({ scenario }) => {
-  const s = await scenario()
-  const relay = await RelayContainer.run(engine, s.env)
-  const load = new Load(s.database, 'orders')
+it('comes back after docker kill, and loses and doubles nothing', { timeout: 120_000 }, async ({ env }) => {
+  const relay = await RelayContainer.run(engine, env.variables)
+  const load = new Load(env.database, 'orders')
   for (let kills = 0; kills < 3; kills++) {
-    const before = await s.redis.xlen('orders')
-    await until(async () => (await s.redis.xlen('orders')) > before, { timeout: 30_000 })
+    const before = await env.redis.xlen('orders')
+    await until(async () => (await env.redis.xlen('orders')) > before, { timeout: 30_000 })
     await relay.kill()
     expect(await relay.inspect('{{.State.ExitCode}}')).toBe('137')
     await relay.start()
   }
   await load.stop()
-  await expectComplete(s, 'orders')
+  await expectComplete(env, 'orders')
 })
 
 it('ends a command on docker stop, though it waits and listens to no signal', { timeout: 60_000 }, async () => {

@@ -3,9 +3,9 @@ import { until } from '../../testkit/services/index.js'
 import type { Ended } from '../support/helm.js'
 import type { KubernetesObject } from '../support/kubernetes-client.js'
 import { Installation } from './installation.js'
-import { useSite } from './site.js'
+import { useKubernetesEnv } from './kubernetes-env.js'
 
-const site = useSite()
+const envOf = useKubernetesEnv()
 
 interface Deployment extends KubernetesObject {
   spec: { template: { metadata: { annotations: Record<string, string> } } }
@@ -28,7 +28,7 @@ async function objectsOf(one: Installation): Promise<string[]> {
 }
 
 test('an install into a restricted namespace sets the database up, and events flow', async (context) => {
-  const one = await Installation.prepare(context, await site(context))
+  const one = await Installation.prepare(context, await envOf(context))
   const installed = await one.install()
   expectDone(installed)
   expect(await one.relays()).toHaveLength(2)
@@ -50,7 +50,7 @@ test('an install into a restricted namespace sets the database up, and events fl
 })
 
 test('an upgrade that changes the configuration rolls the pods and sets up again; a rollback rolls them back', async (context) => {
-  const one = await Installation.prepare(context, await site(context))
+  const one = await Installation.prepare(context, await envOf(context))
   const deployment = () => one.get<Deployment>('/apis/apps/v1', 'deployments/outrider')
   const checksum = async () => (await deployment()).spec.template.metadata.annotations['checksum/config']
   expectDone(await one.install())
@@ -75,7 +75,7 @@ test('an upgrade that changes the configuration rolls the pods and sets up again
 })
 
 test('the test of a release fails while no relay runs, and says so', async (context) => {
-  const one = await Installation.prepare(context, await site(context))
+  const one = await Installation.prepare(context, await envOf(context))
   expectDone(await one.install('test.wait=1s'))
   await one.scale(0)
   const { code, err } = await one.run('test')
@@ -84,7 +84,7 @@ test('the test of a release fails while no relay runs, and says so', async (cont
 })
 
 test('an uninstall leaves the slot, which its notes have said before', async (context) => {
-  const one = await Installation.prepare(context, await site(context))
+  const one = await Installation.prepare(context, await envOf(context))
   const installed = await one.install()
   expectDone(installed)
   expect(installed.out).toContain('the slot stays in Postgres, and without a relay it holds back WAL')
@@ -94,7 +94,7 @@ test('an uninstall leaves the slot, which its notes have said before', async (co
 })
 
 test('an uninstall right after teardown.enabled was set drops the slot', async (context) => {
-  const one = await Installation.prepare(context, await site(context))
+  const one = await Installation.prepare(context, await envOf(context))
   expectDone(await one.install())
   const upgraded = await one.upgrade('teardown.enabled=true')
   expectDone(upgraded)
@@ -105,11 +105,11 @@ test('an uninstall right after teardown.enabled was set drops the slot', async (
 })
 
 test('an install that fails and is uninstalled, as --atomic does, leaves the slot that was there before, whatever teardown.enabled says', async (context) => {
-  const one = await Installation.prepare(context, await site(context))
+  const one = await Installation.prepare(context, await envOf(context))
   expectDone(await one.install())
   expectDone(await one.run('uninstall', '--no-hooks', '--wait', '--timeout', '60s'))
   expect(await one.slots()).toBe(1)
-  const { postgres } = one.site
+  const { postgres } = one.env
   await postgres.set({ max_slot_wal_keep_size: '-1' })
   context.onTestFinished(() => postgres.set({ max_slot_wal_keep_size: null }))
   const { code } = await one.install('teardown.enabled=true')
@@ -119,7 +119,7 @@ test('an install that fails and is uninstalled, as --atomic does, leaves the slo
 })
 
 test('setup as a plain Job beside the relays, which wait for it', async (context) => {
-  const one = await Installation.prepare(context, await site(context))
+  const one = await Installation.prepare(context, await envOf(context))
   expectDone(await one.install('setup.hook=false'))
   await one.sendEvent()
   expectDone(await one.upgrade('setup.hook=false', 'config.logLevel=debug'))
@@ -127,8 +127,8 @@ test('setup as a plain Job beside the relays, which wait for it', async (context
 })
 
 test('a blocker stops the install before anything is there, and its log says what to mend', async (context) => {
-  const one = await Installation.prepare(context, await site(context))
-  const { postgres } = one.site
+  const one = await Installation.prepare(context, await envOf(context))
+  const { postgres } = one.env
   await postgres.set({ max_slot_wal_keep_size: '-1' })
   context.onTestFinished(() => postgres.set({ max_slot_wal_keep_size: null }))
   const { code, err } = await one.install()

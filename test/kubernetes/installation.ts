@@ -9,8 +9,8 @@ import { idsIn } from '../support/events.js'
 import { type Ended, type Helm, helm } from '../support/helm.js'
 import type { KubernetesObject } from '../support/kubernetes-client.js'
 import { own } from '../support/own.js'
+import { type KubernetesEnv, relayRole, repository } from './kubernetes-env.js'
 import type { Pod } from './pod.js'
-import { relayRole, repository, type Site } from './site.js'
 
 export const chart = fileURLToPath(new URL('../../charts/outrider', import.meta.url))
 
@@ -26,7 +26,7 @@ let count = 0
 /** A database, a Redis, and a namespace that admits only restricted pods, with the Secrets that docs/kubernetes.md makes. */
 export class Installation {
   private constructor(
-    readonly site: Site,
+    readonly env: KubernetesEnv,
     readonly namespace: string,
     readonly database: Database,
     readonly redis: Redis,
@@ -34,11 +34,11 @@ export class Installation {
   ) {}
 
   /** Goes away when the test is over. */
-  static async prepare(context: { skip(note?: string): void }, site: Site): Promise<Installation> {
-    const program = await helm(context, site.cluster.kubeconfig)
-    const database = await site.postgres.createDatabase()
+  static async prepare(context: { skip(note?: string): void }, env: KubernetesEnv): Promise<Installation> {
+    const program = await helm(context, env.cluster.kubeconfig)
+    const database = await env.postgres.createDatabase()
     const redis = own(await startRedis({ settings: { requirepass: 'redis-hunter2' } }))
-    const one = new Installation(site, `shop-${++count}`, database, redis, program)
+    const one = new Installation(env, `shop-${++count}`, database, redis, program)
     onTestFinished(async () => {
       await one.helm.try('uninstall', release, '--namespace', one.namespace, '--no-hooks', '--wait')
       await database.drop()
@@ -53,7 +53,7 @@ export class Installation {
   }
 
   get values(): object {
-    const { port } = this.site.postgres
+    const { port } = this.env.postgres
     return {
       image: { repository },
       postgres: {
@@ -88,11 +88,11 @@ export class Installation {
   }
 
   get<T = KubernetesObject>(api: string, path: string): Promise<T> {
-    return this.site.cluster.client.get<T>(`${api}/namespaces/${this.namespace}/${path}`)
+    return this.env.cluster.client.get<T>(`${api}/namespaces/${this.namespace}/${path}`)
   }
 
   async list<T = KubernetesObject>(api: string, resource: string): Promise<T[]> {
-    return this.site.cluster.client.list<T>(`${api}/namespaces/${this.namespace}/${resource}`)
+    return this.env.cluster.client.list<T>(`${api}/namespaces/${this.namespace}/${resource}`)
   }
 
   /** The names of those pods of the Deployment that are not on their way out. */
@@ -104,18 +104,18 @@ export class Installation {
   /** What `kubectl scale` does; resolves when the pods are so many. */
   async scale(replicas: number): Promise<void> {
     const path = `/apis/apps/v1/namespaces/${this.namespace}/deployments/outrider`
-    await this.site.cluster.client.patch(path, { spec: { replicas } })
+    await this.env.cluster.client.patch(path, { spec: { replicas } })
     const pods = () => this.list('/api/v1', 'pods?labelSelector=app.kubernetes.io/component=relay')
     await until(async () => (await pods()).length === replicas, { timeout: 40_000 })
   }
 
   logs(pod: string): string {
-    return this.site.kubelet.logs(this.namespace, pod)
+    return this.env.kubelet.logs(this.namespace, pod)
   }
 
   async slots(): Promise<number> {
     const sql = 'select from pg_replication_slots where database = $1'
-    return (await this.site.postgres.query(sql, [this.database.name])).length
+    return (await this.env.postgres.query(sql, [this.database.name])).length
   }
 
   /** Commits an event as an application does, and waits for it to be in its stream. */
@@ -138,6 +138,6 @@ export class Installation {
 
   async #create(kind: string, name: string, stringData: object, labels: Record<string, string> = {}): Promise<void> {
     const metadata = { name, labels, ...(kind === 'Namespace' ? {} : { namespace: this.namespace }) }
-    await this.site.cluster.client.create({ apiVersion: 'v1', kind, metadata, stringData } as KubernetesObject)
+    await this.env.cluster.client.create({ apiVersion: 'v1', kind, metadata, stringData } as KubernetesObject)
   }
 }

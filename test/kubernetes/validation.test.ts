@@ -4,9 +4,9 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { until } from '../../testkit/services/index.js'
 import { type KubernetesClient, type KubernetesObject, Refusal } from '../support/kubernetes-client.js'
 import { chart, Installation } from './installation.js'
-import { useSite } from './site.js'
+import { useKubernetesEnv } from './kubernetes-env.js'
 
-const site = useSite()
+const envOf = useKubernetesEnv()
 const valuesIn = (name: string) => join(chart, 'ci', name)
 const monitors = ['ServiceMonitor', 'PodMonitor', 'PrometheusRule']
 const settingOf = (kind: string) => `metrics.${kind[0]!.toLowerCase()}${kind.slice(1)}`
@@ -18,7 +18,7 @@ interface Workload extends KubernetesObject {
 let one: Installation
 
 beforeEach(async (context) => {
-  one = await Installation.prepare(context, await site(context))
+  one = await Installation.prepare(context, await envOf(context))
 })
 
 /** Whether an install that enables this kind would bring an object of it. */
@@ -37,7 +37,7 @@ describe('in a cluster without the operator of Prometheus', () => {
 })
 
 describe('in a cluster with the operator of Prometheus', () => {
-  beforeEach(() => prepareCluster(one.site.cluster.client))
+  beforeEach(() => prepareCluster(one.env.cluster.client))
 
   test.each(monitors)('%s is there', async (kind) => {
     expect(await isThere(kind)).toBe(true)
@@ -46,7 +46,7 @@ describe('in a cluster with the operator of Prometheus', () => {
   test.each(readdirSync(join(chart, 'ci')))(
     '%s: nothing is unknown to the API server, and every pod is restricted',
     async (name) => {
-      const { client } = one.site.cluster
+      const { client } = one.env.cluster
       const objects = await one.render(valuesIn(name))
       expect(objects.map(({ kind }) => kind)).toContain('Job')
       for (const object of objects)
@@ -57,7 +57,7 @@ describe('in a cluster with the operator of Prometheus', () => {
   )
 
   test('what is not so would be found', async () => {
-    const { client } = one.site.cluster
+    const { client } = one.env.cluster
     const objects = await one.render(valuesIn('minimal-values.yaml'), 'securityContext.allowPrivilegeEscalation=true')
     const deployment = objects.find(({ kind }) => kind === 'Deployment') as Workload
     expect((await tryOut(client, deployment)).join()).toContain('would violate PodSecurity \\"restricted')

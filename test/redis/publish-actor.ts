@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { AppendReply } from '../../src/redis/append.js'
 import type { AppendedEvent } from '../support/events.js'
-import { eventId, type Lineage, positionAt } from './publish-world.js'
+import { eventId, type Lineage, positionAt } from './published-state.js'
 
 /** A call on its way. Events are counted from 0; `previous` -1 is the start of everything. */
 export interface Sent {

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { loadAppend } from '../../src/redis/append.js'
 import { needsProcess, type Redis, startRedis } from '../../testkit/services/index.js'
 import { KINDS, Schedule } from './publish-schedule.js'
-import { LINEAGES, World } from './publish-world.js'
+import { LINEAGES, PublishedState } from './published-state.js'
 
 const SCHEDULES = 150
 const STEPS = 80
@@ -43,7 +43,7 @@ it('loses nothing in silence, doubles nothing and reorders nothing, whatever hap
   const schedules = fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: STEPS, size: 'max' }), async (taken) => {
     await admin.flushall()
     await admin.call('ACL', 'SETUSER', 'relay', '+xadd')
-    const schedule = new Schedule(new World(admin), client)
+    const schedule = new Schedule(new PublishedState(admin), client)
     for (const each of taken) await schedule.take(each)
     await schedule.settle()
     steps += taken.length

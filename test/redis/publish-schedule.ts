@@ -5,7 +5,7 @@ import { type Position, ZERO_POSITION } from '../../src/event/position.js'
 import type { AppendReply } from '../../src/redis/append.js'
 import { call } from '../support/events.js'
 import { Actor, eventsOf, type Sent } from './publish-actor.js'
-import { eventId, isBefore, KEY, LINEAGES, type Lineage, positionAt, type World } from './publish-world.js'
+import { eventId, isBefore, KEY, LINEAGES, type Lineage, type PublishedState, positionAt } from './published-state.js'
 
 export const KINDS = [
   ...Array<'post'>(10).fill('post'),
@@ -38,14 +38,14 @@ export class Schedule {
   #forbidden = false
 
   constructor(
-    readonly world: World,
+    readonly state: PublishedState,
     readonly client: Client,
   ) {
     this.#actors = { north: [new Actor('north', -1, 0)], south: [new Actor('south', -1, 0)] }
   }
 
   async take({ kind, lineage, a, b }: Step): Promise<void> {
-    const { world } = this
+    const { state } = this
     const actor = this.#actor(lineage, a)
     if (kind === 'post') {
       if (actor.ended && actor === this.#leader(lineage)) await this.#claim(lineage, b)
@@ -56,10 +56,10 @@ export class Schedule {
     else if (kind === 'claim') await this.#claim(lineage, b)
     else if (kind === 'save') this.#saved[lineage] = Math.max(this.#saved[lineage], this.#leader(lineage).chain)
     else if (kind === 'snapshot') await this.#snapshot()
-    else if (kind === 'rollback') await world.rollback(b, 'everything')
+    else if (kind === 'rollback') await state.rollback(b, 'everything')
     else if (kind === 'delete head') await this.#deleteHead(lineage)
     else if (kind === 'delete stream') await this.#loseStream(() => this.#deleteStream(b % 2 === 0))
-    else if (kind === 'stream back') await this.#loseStream(() => world.rollback(b, 'stream'))
+    else if (kind === 'stream back') await this.#loseStream(() => state.rollback(b, 'stream'))
     else if (kind === 'forbid') await this.#permit(false)
     else if (kind === 'permit') await this.#permit(true)
     else await this.#exhaust(b % 4)
@@ -73,14 +73,14 @@ export class Schedule {
     for (const lineage of LINEAGES) {
       await this.#claim(lineage, 0)
       const leader = this.#leader(lineage)
-      const goal = this.world.view.seen[lineage].events.length + 8
+      const goal = this.state.view.seen[lineage].events.length + 8
       while (leader.chain < goal) {
         leader.post(4)
         await this.#deliver(leader, 1)
         leader.receive()
         expect(leader.ended).toBe(false)
       }
-      expect(this.world.view.seen[lineage].events.length).toBeGreaterThan(goal)
+      expect(this.state.view.seen[lineage].events.length).toBeGreaterThan(goal)
     }
   }
 
@@ -126,14 +126,14 @@ export class Schedule {
 
   /** The loss is known: a new chain begins behind what is left. */
   async #repair(lineage: Lineage): Promise<void> {
-    const { events, lastEntry } = this.world.view.seen[lineage]
+    const { events, lastEntry } = this.state.view.seen[lineage]
     const last = events.length - 1
     const actor = new Actor(lineage, last, last + 1)
     const key = headKey(KEY, lineage)
     const head = { position: positionAt(last), event: eventId(lineage, last), entry: lastEntry, session: actor.session }
     // How many entries this stream has seen is not what the lost one had: not known, until the next append says it.
     const unknown = { added: '' }
-    await this.world.change((admin) => (last < 0 ? admin.del(key) : admin.hset(key, { ...head, ...unknown })))
+    await this.state.change((admin) => (last < 0 ? admin.del(key) : admin.hset(key, { ...head, ...unknown })))
     this.#leader(lineage).end()
     this.#actors[lineage].push(actor)
     this.#saved[lineage] = last
@@ -141,18 +141,18 @@ export class Schedule {
 
   /** Not of a stream whose last id was set by hand: brought back, it would pass for a newer one. */
   async #snapshot(): Promise<void> {
-    if (!this.#isExhausted && LINEAGES.every((lineage) => this.world.isWhole(lineage))) await this.world.snapshot()
+    if (!this.#isExhausted && LINEAGES.every((lineage) => this.state.isWhole(lineage))) await this.state.snapshot()
   }
 
   /** Whoever builds on nothing cannot know that something was there: the slot's replay would come again. */
   async #deleteHead(lineage: Lineage): Promise<void> {
     if (this.#saved[lineage] < 0 || !this.#leader(lineage).isChained) return
     this.#actors[lineage] = this.#actors[lineage].filter((actor) => actor.isChained)
-    await this.world.change((admin) => admin.del(headKey(KEY, lineage)))
+    await this.state.change((admin) => admin.del(headKey(KEY, lineage)))
   }
 
   async #deleteStream(recreate: boolean): Promise<void> {
-    await this.world.change(async (admin) => {
+    await this.state.change(async (admin) => {
       await admin.del(KEY)
       if (recreate) await admin.xgroup('CREATE', KEY, 'billing', '0', 'MKSTREAM')
     })
@@ -163,11 +163,11 @@ export class Schedule {
    * another lineage writes, for after that the stream's last id says nothing any more.
    */
   async #loseStream(lose: () => Promise<unknown>): Promise<void> {
-    for (const lineage of LINEAGES) if (!this.world.isWhole(lineage)) await this.#repair(lineage)
-    const had = LINEAGES.map((lineage) => this.world.view.seen[lineage].events.length)
+    for (const lineage of LINEAGES) if (!this.state.isWhole(lineage)) await this.#repair(lineage)
+    const had = LINEAGES.map((lineage) => this.state.view.seen[lineage].events.length)
     await lose()
     for (const [i, lineage] of LINEAGES.entries()) {
-      const { events, head } = this.world.view.seen[lineage]
+      const { events, head } = this.state.view.seen[lineage]
       if (events.length < had[i]!) {
         const probe = await call(this.client, { key: KEY, lineage, session: head!.session, previous: ZERO_POSITION })
         expect(probe.status).toBe('BEHIND')
@@ -179,29 +179,29 @@ export class Schedule {
   /** May the relay's user XADD? */
   async #permit(may: boolean): Promise<void> {
     this.#forbidden = !may
-    await this.world.admin.call('ACL', 'SETUSER', 'relay', may ? '+xadd' : '-xadd')
+    await this.state.admin.call('ACL', 'SETUSER', 'relay', may ? '+xadd' : '-xadd')
   }
 
   /** The stream takes a few entries more, and then none. */
   async #exhaust(left: number): Promise<void> {
-    if (this.world.view.generated === undefined || this.#isExhausted) return
+    if (this.state.view.generated === undefined || this.#isExhausted) return
     const last = `${2n ** 64n - 1n}-${2n ** 64n - 1n - BigInt(left)}`
-    await this.world.change((admin) => admin.call('XSETID', KEY, last))
+    await this.state.change((admin) => admin.call('XSETID', KEY, last))
   }
 
   get #isExhausted(): boolean {
-    return this.world.view.generated?.startsWith(`${2n ** 64n - 1n}-`) ?? false
+    return this.state.view.generated?.startsWith(`${2n ** 64n - 1n}-`) ?? false
   }
 
   /** Makes one call, and judges its answer by what was there before and what is there after it. */
   async #call(actor: Actor, sent: Sent | undefined, chain = -1, expected = ''): Promise<AppendReply> {
     const { lineage, session } = actor
     const previous = positionAt(sent?.previous ?? chain)
-    const before = this.world.view
+    const before = this.state.view
     const events = sent ? eventsOf(lineage, sent) : []
     const made = { key: KEY, lineage, session, expected, previous, events }
-    const reply = await this.world.change(() => call(this.client, made))
-    const after = this.world.view
+    const reply = await this.state.change(() => call(this.client, made))
+    const after = this.state.view
     const [was, is] = [before.seen[lineage], after.seen[lineage]]
 
     const due = refusal(was.head, before.generated, [session, expected], previous)
@@ -228,7 +228,7 @@ export class Schedule {
   }
 
   #holdsPrefix(lineage: Lineage): void {
-    const { events } = this.world.view.seen[lineage]
+    const { events } = this.state.view.seen[lineage]
     expect(events).toEqual(Array.from(events, (_, k) => k))
   }
 }

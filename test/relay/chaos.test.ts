@@ -5,7 +5,7 @@ import { countVerdict, judge, readStreams } from '../../testkit/oracle/verdict.j
 import { createSubjects, seeded, write } from '../../testkit/oracle/writer.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { startRedis, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
+import { relayTest as test } from './relay-env.js'
 
 const EVENTS = 50_000
 const WRITERS = 8
@@ -15,19 +15,19 @@ const STREAMS = ['orders', 'payments', 'shipments', 'users']
 
 test(`${EVENTS} events by ${WRITERS} writers, ${KILLS} kills of the relay, some freezes: nothing lost, doubled, invented, altered or out of order`, {
   timeout: 300_000,
-}, async ({ scenario }) => {
+}, async ({ createEnv }) => {
   const seed = Number(process.env.OUTRIDER_TEST_SEED ?? Date.now() % 1_000_000)
   console.log(`seed ${seed} (OUTRIDER_TEST_SEED repeats it)`)
   const random = seeded(seed)
-  const s = await scenario({ redis: await startRedis({ settings: { appendonly: 'yes' } }) })
-  await createTruth(s.postgres)
-  await createSubjects(s.postgres, 200)
+  const env = await createEnv({ redis: await startRedis({ settings: { appendonly: 'yes' } }) })
+  await createTruth(env.postgres)
+  await createSubjects(env.postgres, 200)
   // Short, so that a frozen relay loses its connection, and the lock with it, within the test.
-  await s.database.query(`alter role relay_${s.database.name} set wal_sender_timeout = '2s'`)
+  await env.database.query(`alter role relay_${env.database.name} set wal_sender_timeout = '2s'`)
   let committed = 0
   const writers = Promise.all(
     Array.from({ length: WRITERS }, async (_, writer) => {
-      const client = await s.database.connect()
+      const client = await env.database.connect()
       await write(client, {
         writer,
         events: EVENTS / WRITERS,
@@ -45,7 +45,7 @@ test(`${EVENTS} events by ${WRITERS} writers, ${KILLS} kills of the relay, some 
   )
 
   // Two relays at all times; whichever is active dies, in mid-stream, whenever enough was committed again.
-  const relays: RelayProcess[] = [await s.relay(), await s.relay()]
+  const relays: RelayProcess[] = [await env.relay(), await env.relay()]
   const active = () =>
     until(
       async () => {
@@ -77,16 +77,16 @@ test(`${EVENTS} events by ${WRITERS} writers, ${KILLS} kills of the relay, some 
       appendedByDead += (await victim.metric('outrider_events_appended_total').catch(() => 0)) ?? 0
       await victim.kill()
     }
-    relays.splice(relays.indexOf(victim), 1, await s.relay())
+    relays.splice(relays.indexOf(victim), 1, await env.relay())
     if (fault % 8 === 3) thaw()
   }
   thaw()
   await writers
 
-  const truth = await readTruth(s.postgres)
+  const truth = await readTruth(env.postgres)
   await until(
     async () => {
-      const lengths = await Promise.all(STREAMS.map((stream) => s.redis.xlen(stream)))
+      const lengths = await Promise.all(STREAMS.map((stream) => env.redis.xlen(stream)))
       return lengths.reduce((sum, length) => sum + length, 0) >= truth.length
     },
     {
@@ -95,12 +95,12 @@ test(`${EVENTS} events by ${WRITERS} writers, ${KILLS} kills of the relay, some 
     },
   )
   await Promise.all(relays.map((relay) => relay.stop()))
-  const verdict = judge(truth, await readStreams(s.redis, STREAMS))
+  const verdict = judge(truth, await readStreams(env.redis, STREAMS))
   expect(truth.length).toBeGreaterThanOrEqual(EVENTS)
   expect(countVerdict(verdict)).toEqual({ lost: 0, phantom: 0, duplicated: 0, divergent: 0, disordered: 0 })
   // The faults bit: there were as many sessions, the dead had published, and the living met what they had published.
-  const { rows } = await s.postgres.query('select count(*)::int as sessions from outrider.session')
+  const { rows } = await env.postgres.query('select count(*)::int as sessions from outrider.session')
   expect(rows[0].sessions).toBeGreaterThan(KILLS)
   expect(appendedByDead).toBeGreaterThan(0)
-  expect(await s.postgres.query('select * from outrider.incident').then(({ rows }) => rows)).toEqual([])
+  expect(await env.postgres.query('select * from outrider.incident').then(({ rows }) => rows)).toEqual([])
 })

@@ -5,9 +5,8 @@ import { formatLsn, type Lsn } from '../../src/postgres/lsn.js'
 import { beginLsn, commitEndLsn, MessageType } from '../../src/postgres/pgoutput.js'
 import { Replication } from '../../src/postgres/replication.js'
 import { needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
 import { expectComplete } from './load.js'
-import type { Scenario } from './scenario.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 interface Commit {
   begin: Lsn
@@ -20,10 +19,10 @@ class Reader {
   readonly #replication: Replication
   readonly #running: Promise<void>
 
-  private constructor(replication: Replication, s: Scenario) {
+  private constructor(replication: Replication, env: RelayEnv) {
     this.#replication = replication
     let begin = 0n
-    this.#running = replication.run(s.slot, 'outrider', {
+    this.#running = replication.run(env.slot, 'outrider', {
       prepare: async () => {},
       message: (data) => {
         if (data[0] === MessageType.begin) begin = beginLsn(data)
@@ -34,33 +33,33 @@ class Reader {
     this.#running.catch(() => {})
   }
 
-  static async start(s: Scenario): Promise<Reader> {
-    const url = s.env.OUTRIDER_POSTGRES_URL as string
-    return new Reader(new Replication(await postgresOptions({ url, connectTimeout: 5_000 }, 'test')), s)
+  static async start(env: RelayEnv): Promise<Reader> {
+    const url = env.variables.OUTRIDER_POSTGRES_URL as string
+    return new Reader(new Replication(await postgresOptions({ url, connectTimeout: 5_000 }, 'test')), env)
   }
 
   /** Tells the slot, and waits until it stands there. */
-  async confirm(s: Scenario, lsn: Lsn): Promise<void> {
+  async confirm(env: RelayEnv, lsn: Lsn): Promise<void> {
     this.#replication.status(lsn)
-    await until(async () => (await s.confirmed()) === formatLsn(lsn), { message: `the slot at ${formatLsn(lsn)}` })
+    await until(async () => (await env.confirmed()) === formatLsn(lsn), { message: `the slot at ${formatLsn(lsn)}` })
   }
 
   /** As a crash does: nothing more is said to the server. */
-  async crash(s: Scenario): Promise<void> {
+  async crash(env: RelayEnv): Promise<void> {
     this.#replication.destroy()
     await this.#running.catch(() => {})
-    await until(async () => !(await isActive(s)), { message: 'the walsender to end' })
+    await until(async () => !(await isActive(env)), { message: 'the walsender to end' })
   }
 }
 
-async function isActive(s: Scenario): Promise<boolean> {
-  const { rows } = await s.postgres.query('select active from pg_replication_slots where slot_name = $1', [s.slot])
+async function isActive(env: RelayEnv): Promise<boolean> {
+  const { rows } = await env.postgres.query('select active from pg_replication_slots where slot_name = $1', [env.slot])
   return rows[0].active
 }
 
 /** Two transactions committed at once, `second` with what it inserts besides. */
-async function commitTogether(s: Scenario, first: string, second: string, rows = 1): Promise<void> {
-  const clients = await Promise.all([s.database.connect(), s.database.connect()])
+async function commitTogether(env: RelayEnv, first: string, second: string, rows = 1): Promise<void> {
+  const clients = await Promise.all([env.database.connect(), env.database.connect()])
   const [one, other] = clients
   const insert = `insert into outrider.outbox (stream, type, data)
     select $1, 'test.happened', to_json(repeat('x', 1000)) from generate_series(1, $2)`
@@ -73,11 +72,11 @@ async function commitTogether(s: Scenario, first: string, second: string, rows =
 }
 
 /** Commits pairs until one is adjacent: the end of the first commit record is where the second one begins. */
-async function adjacentCommits(s: Scenario, reader: Reader): Promise<[Commit, Commit]> {
+async function adjacentCommits(env: RelayEnv, reader: Reader): Promise<[Commit, Commit]> {
   return until(
     async () => {
       const seen = reader.commits.length
-      await commitTogether(s, 'first', 'second')
+      await commitTogether(env, 'first', 'second')
       await until(() => reader.commits.length === seen + 2, { message: 'both commits to be received' })
       const [a, b] = reader.commits.slice(-2) as [Commit, Commit]
       return a.end === b.begin ? ([a, b] as [Commit, Commit]) : undefined
@@ -87,37 +86,35 @@ async function adjacentCommits(s: Scenario, reader: Reader): Promise<[Commit, Co
 }
 
 test('of two adjacent commits the second comes again after a crash, when exactly the end of the first was confirmed', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  const reader = await Reader.start(s)
-  const [first, second] = await adjacentCommits(s, reader)
-  await reader.confirm(s, first.end)
-  await reader.crash(s)
+  const reader = await Reader.start(env)
+  const [first, second] = await adjacentCommits(env, reader)
+  await reader.confirm(env, first.end)
+  await reader.crash(env)
 
-  const again = await Reader.start(s)
+  const again = await Reader.start(env)
   await until(() => again.commits.length > 0, { message: 'a commit after the crash' })
   expect(again.commits).toEqual([second])
-  await again.crash(s)
+  await again.crash(env)
 })
 
-test('one byte more than the end of the first would lose the second', async ({ scenario }) => {
-  const s = await scenario()
-  const reader = await Reader.start(s)
-  const [first] = await adjacentCommits(s, reader)
-  await reader.confirm(s, first.end + 1n)
-  await reader.crash(s)
+test('one byte more than the end of the first would lose the second', async ({ env }) => {
+  const reader = await Reader.start(env)
+  const [first] = await adjacentCommits(env, reader)
+  await reader.confirm(env, first.end + 1n)
+  await reader.crash(env)
 
-  await s.insert('third')
-  const again = await Reader.start(s)
+  await env.insert('third')
+  const again = await Reader.start(env)
   await until(() => again.commits.length > 0, { message: 'a commit after the crash' })
   expect(again.commits).toHaveLength(1)
   expect(again.commits[0]!.begin).toBeGreaterThan(first.end + 1n)
-  await again.crash(s)
+  await again.crash(env)
 })
 
 test('a relay that is killed when the first of two adjacent commits is confirmed and the second half published loses none of it', async ({
-  scenario,
+  createEnv,
   configFile,
   skip,
   onTestFinished,
@@ -127,48 +124,48 @@ test('a relay that is killed when the first of two adjacent commits is confirmed
   const server = await startPostgres({ settings: { autovacuum: 'off' } })
   onTestFinished(() => server.remove())
   // Before a relay runs, for it would write in between.
-  let adjacent: { s: Scenario; first: string; second: string; begin: Lsn } | undefined
+  let adjacent: { env: RelayEnv; first: string; second: string; begin: Lsn } | undefined
   for (let attempt = 1; !adjacent && attempt <= 10; attempt++) {
     // A database each: what an attempt left behind would travel first, and slowly.
-    const s = await scenario({ database: await server.createDatabase() })
+    const env = await createEnv({ database: await server.createDatabase() })
     const [first, second] = [`first-${attempt}`, `second-${attempt}`]
-    await commitTogether(s, first, second, 5_000)
-    const { rows } = await s.postgres.query(
+    await commitTogether(env, first, second, 5_000)
+    const { rows } = await env.postgres.query(
       `select data from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', 'publication_names', 'outrider')`,
-      [s.slot],
+      [env.slot],
     )
     const messages: Buffer[] = rows.map(({ data }) => data)
     const begins = messages.filter((data) => data[0] === MessageType.begin).slice(-2)
     const ends = messages.filter((data) => data[0] === MessageType.commit).slice(-2)
     const smallFirst = messages.lastIndexOf(begins[1]!) - messages.lastIndexOf(begins[0]!) < 10
     const begin = beginLsn(begins[1]!)
-    if (smallFirst && commitEndLsn(ends[0]!) === begin) adjacent = { s, first, second, begin }
+    if (smallFirst && commitEndLsn(ends[0]!) === begin) adjacent = { env, first, second, begin }
   }
   if (!adjacent) throw new Error('Expected two commits whose records touch in 10 attempts, found none.')
 
-  const { s } = adjacent
-  const proxy = await startProxy(Number(new URL(s.env.OUTRIDER_REDIS_URL as string).port))
+  const { env } = adjacent
+  const proxy = await startProxy(Number(new URL(env.variables.OUTRIDER_REDIS_URL as string).port))
   onTestFinished(() => proxy.close())
   // So slow that the second is still on its way when the first is confirmed; in batches that arrive before their deadline.
   proxy.limit(300_000, 'up')
-  const relay = await s.relay({
-    OUTRIDER_REDIS_URL: proxy.url(s.env.OUTRIDER_REDIS_URL as string),
+  const relay = await env.relay({
+    OUTRIDER_REDIS_URL: proxy.url(env.variables.OUTRIDER_REDIS_URL as string),
     OUTRIDER_CONFIG: await configFile('limits: { batchBytes: 32KiB }'),
   })
-  await until(async () => (await s.confirmed()) === formatLsn(adjacent.begin), {
+  await until(async () => (await env.confirmed()) === formatLsn(adjacent.begin), {
     timeout: 30_000,
     message: () => `the slot at ${formatLsn(adjacent.begin)}\n${relay.tail()}`,
   })
   await relay.kill()
-  const published = await s.redis.xlen(adjacent.second)
+  const published = await env.redis.xlen(adjacent.second)
   expect(published).toBeGreaterThan(0)
   expect(published).toBeLessThan(5_000)
-  expect(await s.confirmed()).toBe(formatLsn(adjacent.begin))
+  expect(await env.confirmed()).toBe(formatLsn(adjacent.begin))
 
-  const next = await s.relay()
-  await expectComplete(s, adjacent.second)
-  await expectComplete(s, adjacent.first)
-  const [[, fields]] = (await s.redis.xrange(adjacent.second, '-', '+', 'COUNT', 1)) as [[string, string[]]]
+  const next = await env.relay()
+  await expectComplete(env, adjacent.second)
+  await expectComplete(env, adjacent.first)
+  const [[, fields]] = (await env.redis.xrange(adjacent.second, '-', '+', 'COUNT', 1)) as [[string, string[]]]
   expect(fields[fields.indexOf('sequence') + 1]).toContain(positionPrefix(1, adjacent.begin))
   expect(await next.metric('outrider_events_skipped_total')).toBeGreaterThan(0)
 })

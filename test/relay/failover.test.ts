@@ -3,12 +3,12 @@ import { needsProcess, startPostgres, startProxy, until } from '../../testkit/se
 import { Database, PostgresServer } from '../../testkit/services/postgres-server.js'
 import { tail } from '../../testkit/services/process.js'
 import { TcpProxy } from '../../testkit/services/proxy.js'
-import { test } from './fixture.js'
 import { expectComplete, Load } from './load.js'
+import { relayTest as test } from './relay-env.js'
 
 test('failover to a standby with a synced slot: the new timeline is followed, replays are known, nothing is lost', {
   timeout: 120_000,
-}, async ({ scenario, skip, onTestFinished }) => {
+}, async ({ createEnv, skip, onTestFinished }) => {
   needsProcess({ skip })
   const primary = await startPostgres()
   onTestFinished(() => primary.remove())
@@ -35,16 +35,15 @@ test('failover to a standby with a synced slot: the new timeline is followed, re
   let proxy = await startProxy(primary.port)
   onTestFinished(() => proxy.close())
   const database = new Database(new PostgresServer(proxy.url(primary.url())), name)
-  const s = await scenario({ database })
-  const relay = await s.relay()
-  await relay.streaming()
+  const env = await createEnv({ database })
+  const relay = await env.streamingRelay()
   const load = new Load(database, 'orders')
   // The standby can take the slot over once it has moved, and from where the standby has all that it needs.
   await until(
     async () => {
       await primary.query('select pg_log_standby_snapshot()')
       const synced = 'select from pg_replication_slots where slot_name = $1 and synced and not temporary'
-      return (await standby.query(synced, [s.slot])).length === 1
+      return (await standby.query(synced, [env.slot])).length === 1
     },
     { timeout: 60_000, message: () => `the slot to be on the standby\n${tail(standby.log)}` },
   )
@@ -62,10 +61,10 @@ test('failover to a standby with a synced slot: the new timeline is followed, re
   })
   await load.more(20)
   await load.stop()
-  await expectComplete(s, 'orders')
+  await expectComplete(env, 'orders')
   expect(await relay.metric('outrider_events_skipped_total')).toBeGreaterThan(0)
   expect(await database.query('select timeline from outrider.lineage')).toEqual([{ timeline: 2 }])
-  const entries = await s.redis.xrange('orders', '-', '+')
+  const entries = await env.redis.xrange('orders', '-', '+')
   const timelines = entries.map(([, pairs]) => (pairs[pairs.indexOf('sequence') + 1] as string).slice(0, 8))
   expect([...new Set(timelines)]).toEqual(['00000001', '00000002'])
   expect(await database.query('select * from outrider.incident')).toEqual([])

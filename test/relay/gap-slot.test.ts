@@ -5,23 +5,21 @@ import { storedLineage } from '../../src/postgres/lineage.js'
 import { setUp } from '../../src/postgres/setup.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
-import type { Scenario } from './scenario.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 /** A relay that has published one event, whose head is confirmed. */
-async function running(s: Scenario): Promise<{ relay: RelayProcess; first: string }> {
-  const relay = await s.relay()
-  await relay.streaming()
-  const first = await s.insert('orders')
-  await until(async () => (await s.ids('orders')).length === 1)
+async function running(env: RelayEnv): Promise<{ relay: RelayProcess; first: string }> {
+  const relay = await env.streamingRelay()
+  const first = await env.insert('orders')
+  await until(async () => (await env.ids('orders')).length === 1)
   return { relay, first }
 }
 
 /** Halted for this reason, not ready, with one open incident that is a gap; its id. */
-async function expectGap(s: Scenario, relay: RelayProcess, reason: string, advice: string): Promise<string> {
+async function expectGap(env: RelayEnv, relay: RelayProcess, reason: string, advice: string): Promise<string> {
   await relay.is({ role: 'halted', reason }, 10_000)
   expect(await relay.status()).toMatchObject({ code: 503, message: expect.stringContaining(advice) })
-  const { rows } = await s.postgres.query(
+  const { rows } = await env.postgres.query(
     'select id::text, kind, reason from outrider.incident where closed_at is null order by id',
   )
   expect(rows).toEqual([{ id: expect.any(String), kind: 'gap', reason }])
@@ -29,80 +27,77 @@ async function expectGap(s: Scenario, relay: RelayProcess, reason: string, advic
 }
 
 /** Nothing newer is published, however often the relay looks again. */
-async function expectStillness(s: Scenario, relay: RelayProcess): Promise<string> {
-  const before = await s.ids('orders')
-  const id = await s.insert('orders')
+async function expectStillness(env: RelayEnv, relay: RelayProcess): Promise<string> {
+  const before = await env.ids('orders')
+  const id = await env.insert('orders')
   const errors = (await relay.metric('outrider_errors_total')) as number
   await until(async () => ((await relay.metric('outrider_errors_total')) as number) > errors, {
     message: 'the relay to look again',
   })
-  expect(await s.ids('orders')).toEqual(before)
+  expect(await env.ids('orders')).toEqual(before)
   return id
 }
 
 /** Drops the slot under a running relay. */
-async function dropSlot(s: Scenario): Promise<void> {
+async function dropSlot(env: RelayEnv): Promise<void> {
   await until(async () => {
-    await s.postgres.query('select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1', [
-      s.slot,
+    await env.postgres.query('select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1', [
+      env.slot,
     ])
-    await s.postgres.query('select pg_drop_replication_slot($1)', [s.slot])
+    await env.postgres.query('select pg_drop_replication_slot($1)', [env.slot])
     return true
   })
 }
 
-async function expectAdopted(s: Scenario, relay: RelayProcess): Promise<void> {
-  const stored = await storedLineage(s.postgres, s.slot)
-  await adopt(s.postgres, await planAdoption(s.postgres, stored!))
+async function expectAdopted(env: RelayEnv, relay: RelayProcess): Promise<void> {
+  const stored = await storedLineage(env.postgres, env.slot)
+  await adopt(env.postgres, await planAdoption(env.postgres, stored!))
   await relay.streaming()
-  const id = await s.insert('orders')
-  await until(async () => (await s.ids('orders')).at(-1) === id)
+  const id = await env.insert('orders')
+  await until(async () => (await env.ids('orders')).at(-1) === id)
 }
 
 test.concurrent('the slot dropped while the relay runs: a gap that cannot be closed, and adopting goes on', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  const { relay } = await running(s)
-  await dropSlot(s)
-  const incident = await expectGap(s, relay, 'slot_missing', 'outrider incidents show')
-  await expectStillness(s, relay)
-  await expect(closeIncident(s.postgres, incident)).rejects.toThrow('outrider adopt')
-  await expectAdopted(s, relay)
+  const { relay } = await running(env)
+  await dropSlot(env)
+  const incident = await expectGap(env, relay, 'slot_missing', 'outrider incidents show')
+  await expectStillness(env, relay)
+  await expect(closeIncident(env.postgres, incident)).rejects.toThrow('outrider adopt')
+  await expectAdopted(env, relay)
 })
 
 test.concurrent('the slot dropped and made again by hand: a gap, never a silent new start; closing it accepts what was passed over', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  const { relay, first } = await running(s)
+  const { relay, first } = await running(env)
   await relay.stop()
-  const missed = await s.insert('orders')
-  await s.postgres.query('select pg_drop_replication_slot($1)', [s.slot])
-  await s.postgres.query("select pg_create_logical_replication_slot($1, 'pgoutput')", [s.slot])
-  const next = await s.relay()
-  const incident = await expectGap(s, next, 'slot_ahead', 'outrider incidents close')
-  const newer = await expectStillness(s, next)
-  await closeIncident(s.postgres, incident, 'the missed one does not matter')
+  const missed = await env.insert('orders')
+  await env.postgres.query('select pg_drop_replication_slot($1)', [env.slot])
+  await env.postgres.query("select pg_create_logical_replication_slot($1, 'pgoutput')", [env.slot])
+  const next = await env.relay()
+  const incident = await expectGap(env, next, 'slot_ahead', 'outrider incidents close')
+  const newer = await expectStillness(env, next)
+  await closeIncident(env.postgres, incident, 'the missed one does not matter')
   await next.streaming()
-  await until(async () => (await s.ids('orders')).length === 2)
-  expect(await s.ids('orders')).toEqual([first, newer])
-  expect(await s.ids('orders')).not.toContain(missed)
+  await until(async () => (await env.ids('orders')).length === 2)
+  expect(await env.ids('orders')).toEqual([first, newer])
+  expect(await env.ids('orders')).not.toContain(missed)
 })
 
-test.concurrent('the slot advanced by hand: a gap', async ({ scenario }) => {
-  const s = await scenario()
-  const { relay } = await running(s)
+test.concurrent('the slot advanced by hand: a gap', async ({ env }) => {
+  const { relay } = await running(env)
   await relay.stop()
-  await s.insert('orders')
-  await s.postgres.query('select pg_replication_slot_advance($1, pg_current_wal_lsn())', [s.slot])
-  const next = await s.relay()
-  await expectGap(s, next, 'slot_ahead', 'outrider incidents close')
-  await expectStillness(s, next)
+  await env.insert('orders')
+  await env.postgres.query('select pg_replication_slot_advance($1, pg_current_wal_lsn())', [env.slot])
+  const next = await env.relay()
+  await expectGap(env, next, 'slot_ahead', 'outrider incidents close')
+  await expectStillness(env, next)
 })
 
 test.concurrent('the slot invalidated because it held too much WAL: a gap while Redis is still frozen', async ({
-  scenario,
+  createEnv,
   skip,
   onTestFinished,
 }) => {
@@ -110,64 +105,62 @@ test.concurrent('the slot invalidated because it held too much WAL: a gap while 
   const server = await startPostgres({ settings: { max_slot_wal_keep_size: '1MB' } })
   onTestFinished(() => server.remove())
   const redis = await startRedis()
-  const s = await scenario({ database: await server.createDatabase(), redis })
-  const { relay } = await running(s)
+  const env = await createEnv({ database: await server.createDatabase(), redis })
+  const { relay } = await running(env)
   await redis.freeze()
-  await s.insert('orders')
+  await env.insert('orders')
   await until(
     async () => {
-      await s.postgres.query('select pg_switch_wal()')
-      await s.insert('elsewhere')
-      await s.postgres.query('checkpoint')
-      const { rows } = await s.postgres.query('select wal_status from pg_replication_slots')
+      await env.postgres.query('select pg_switch_wal()')
+      await env.insert('elsewhere')
+      await env.postgres.query('checkpoint')
+      const { rows } = await env.postgres.query('select wal_status from pg_replication_slots')
       return rows[0].wal_status === 'lost'
     },
     { message: 'the slot to be lost' },
   )
-  const incident = await expectGap(s, relay, 'slot_lost', 'outrider incidents show')
+  const incident = await expectGap(env, relay, 'slot_lost', 'outrider incidents show')
   await redis.thaw()
-  await expectStillness(s, relay)
-  await expect(closeIncident(s.postgres, incident)).rejects.toThrow('outrider adopt')
-  await expectAdopted(s, relay)
+  await expectStillness(env, relay)
+  await expect(closeIncident(env.postgres, incident)).rejects.toThrow('outrider adopt')
+  await expectAdopted(env, relay)
 })
 
 test.concurrent('the publication dropped while the relay runs: a gap within seconds; setup and closing it go on', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  const { relay, first } = await running(s)
-  await s.postgres.query('drop publication outrider')
-  const incident = await expectGap(s, relay, 'publication_missing', 'outrider setup')
-  await expectStillness(s, relay)
-  await expect(closeIncident(s.postgres, incident)).rejects.toThrow('outrider setup')
-  await setUp(s.postgres, {
-    slot: s.slot,
+  const { relay, first } = await running(env)
+  await env.postgres.query('drop publication outrider')
+  const incident = await expectGap(env, relay, 'publication_missing', 'outrider setup')
+  await expectStillness(env, relay)
+  await expect(closeIncident(env.postgres, incident)).rejects.toThrow('outrider setup')
+  await setUp(env.postgres, {
+    slot: env.slot,
     publication: 'outrider',
     source: undefined,
     outboxTable: 'outrider.outbox',
     partitions: new Map(),
   })
-  await closeIncident(s.postgres, incident)
+  await closeIncident(env.postgres, incident)
   await relay.streaming()
-  const id = await s.insert('orders')
-  await until(async () => (await s.ids('orders')).includes(id))
-  expect((await s.ids('orders'))[0]).toBe(first)
+  const id = await env.insert('orders')
+  await until(async () => (await env.ids('orders')).includes(id))
+  expect((await env.ids('orders'))[0]).toBe(first)
 })
 
 test.concurrent('the table taken out of the publication and put back between two looks: a gap, for inserts may have passed unseen', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  const { relay, first } = await running(s)
-  await s.postgres.query('alter publication outrider drop table outrider.outbox')
-  const unseen = await s.insert('orders')
-  await s.postgres.query('alter publication outrider add table outrider.outbox')
-  const incident = await expectGap(s, relay, 'publication_changed', 'outrider incidents close')
-  const newer = await expectStillness(s, relay)
-  await closeIncident(s.postgres, incident)
+  const { relay, first } = await running(env)
+  await env.postgres.query('alter publication outrider drop table outrider.outbox')
+  const unseen = await env.insert('orders')
+  await env.postgres.query('alter publication outrider add table outrider.outbox')
+  const incident = await expectGap(env, relay, 'publication_changed', 'outrider incidents close')
+  const newer = await expectStillness(env, relay)
+  await closeIncident(env.postgres, incident)
   await relay.streaming()
-  await until(async () => (await s.ids('orders')).includes(newer))
+  await until(async () => (await env.ids('orders')).includes(newer))
   // The hole is real: that is why it is told.
-  expect(await s.ids('orders')).toEqual([first, newer])
-  expect(await s.ids('orders')).not.toContain(unseen)
+  expect(await env.ids('orders')).toEqual([first, newer])
+  expect(await env.ids('orders')).not.toContain(unseen)
 })

@@ -1,7 +1,6 @@
 import { expect } from 'vitest'
 import { type Database, needsProcess, startPostgres, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
-import type { Scenario } from './scenario.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 /** Writes about so many MiB of WAL that is nobody's event. */
 async function writeElsewhere(database: Database, mebibytes: number): Promise<void> {
@@ -13,12 +12,12 @@ const bytes = async (database: Database, expression: string): Promise<number> =>
   (await database.query<{ n: number }>(`select (${expression})::float8 as n`))[0]!.n
 
 /** Waits until the slot stands at or past `lsn`, or not more than `slack` bytes before it. */
-async function confirmedPast(s: Scenario, lsn: string, slack: number): Promise<void> {
+async function confirmedPast(env: RelayEnv, lsn: string, slack: number): Promise<void> {
   await until(
     async () => {
-      const { rows } = await s.postgres.query(
+      const { rows } = await env.postgres.query(
         'select $2::pg_lsn - confirmed_flush_lsn <= $3 as past from pg_replication_slots where slot_name = $1',
-        [s.slot, lsn, slack],
+        [env.slot, lsn, slack],
       )
       return rows[0].past
     },
@@ -30,30 +29,28 @@ const writtenWal = async (database: Database): Promise<string> =>
   (await database.query<{ lsn: string }>('select pg_current_wal_lsn()::text as lsn'))[0]!.lsn
 
 test.concurrent('the outbox idle, other tables and another database busy: the slot follows, and retained WAL stays flat', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  await s.database.query(`alter role relay_${s.database.name} set wal_sender_timeout = '2s'`)
-  const relay = await s.relay()
-  await relay.streaming()
-  const other = await s.database.server.createDatabase()
-  for (const busy of [s.database, other]) {
-    const before = await s.confirmed()
+  await env.database.query(`alter role relay_${env.database.name} set wal_sender_timeout = '2s'`)
+  await env.streamingRelay()
+  const other = await env.database.server.createDatabase()
+  for (const busy of [env.database, other]) {
+    const before = await env.confirmed()
     await writeElsewhere(busy, 4)
     const written = await writtenWal(busy)
     expect(await bytes(busy, `'${written}'::pg_lsn - '${before}'`)).toBeGreaterThan(4 << 20)
     // So little is not worth a write.
-    await confirmedPast(s, written, 16_384)
+    await confirmedPast(env, written, 16_384)
   }
   await other.drop()
   // An event among it is none the worse for it.
-  const id = await s.insert('orders')
-  await until(async () => (await s.ids('orders')).length > 0)
-  expect(await s.ids('orders')).toEqual([id])
+  const id = await env.insert('orders')
+  await until(async () => (await env.ids('orders')).length > 0)
+  expect(await env.ids('orders')).toEqual([id])
 })
 
 test.concurrent('nothing flows: nothing is written, in Postgres or in Redis, however many keepalives come and go', async ({
-  scenario,
+  createEnv,
   skip,
   onTestFinished,
 }) => {
@@ -62,11 +59,10 @@ test.concurrent('nothing flows: nothing is written, in Postgres or in Redis, how
   const server = await startPostgres({ settings: { autovacuum: 'off', wal_sender_timeout: '2s' } })
   onTestFinished(() => server.remove())
   const database = await server.createDatabase()
-  const s = await scenario({ database })
-  const relay = await s.relay()
-  await relay.streaming()
-  await s.insert('orders')
-  await confirmedPast(s, await writtenWal(database), 0)
+  const env = await createEnv({ database })
+  await env.streamingRelay()
+  await env.insert('orders')
+  await confirmedPast(env, await writtenWal(database), 0)
 
   const state = async () => {
     const [postgres] = await database.query(
@@ -75,11 +71,11 @@ test.concurrent('nothing flows: nothing is written, in Postgres or in Redis, how
          (select string_agg(xmin::text || ctid, ',') from outrider.head) as heads,
          (select count(*) from outrider.checkpoint) as checkpoints`,
     )
-    const changes = /rdb_changes_since_last_save:(\d+)/.exec(await s.redis.info('persistence'))?.[1]
-    return { ...postgres, changes, confirmed: await s.confirmed() }
+    const changes = /rdb_changes_since_last_save:(\d+)/.exec(await env.redis.info('persistence'))?.[1]
+    return { ...postgres, changes, confirmed: await env.confirmed() }
   }
   const replyTime = async (): Promise<string> =>
-    (await s.postgres.query('select reply_time::text as time from pg_stat_replication')).rows[0]?.time
+    (await env.postgres.query('select reply_time::text as time from pg_stat_replication')).rows[0]?.time
   const before = await state()
   const wal = await writtenWal(database)
   // Longer than the 10 s after which idle WAL may be confirmed.

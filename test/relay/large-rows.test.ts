@@ -2,7 +2,7 @@ import { expect } from 'vitest'
 import { listIncidents } from '../../src/postgres/incidents.js'
 import { peakMemoryMiB } from '../../testkit/peak-memory.js'
 import { until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
+import { relayTest as test } from './relay-env.js'
 
 /** A team's table: Outrider's own refuses such rows where they are inserted. */
 const OUTBOX = {
@@ -24,19 +24,18 @@ const insert = `insert into events select $1, 'test.happened', json_build_object
 
 test.runIf(process.platform === 'linux')(
   'rows of 60 MB become incidents without their payload, within the memory of the chart, and their neighbours are published',
-  async ({ scenario, configFile }) => {
-    const s = await scenario({ outbox: OUTBOX })
-    const relay = await s.relay({ OUTRIDER_CONFIG: await configFile(MAPPING) })
-    await relay.streaming()
+  async ({ createEnv, configFile }) => {
+    const env = await createEnv({ outbox: OUTBOX })
+    const relay = await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(MAPPING) })
     const inserted = [10, 60_000_000, 10, 60_000_000, 10]
-    for (const [n, bytes] of inserted.entries()) await s.postgres.query(insert, [`e${n}`, bytes])
-    await until(async () => (await s.ids('events')).length === 3, {
+    for (const [n, bytes] of inserted.entries()) await env.postgres.query(insert, [`e${n}`, bytes])
+    await until(async () => (await env.ids('events')).length === 3, {
       timeout: 40_000,
       message: () => `the neighbours to arrive\n${relay.tail(10)}`,
     })
-    expect(await s.ids('events')).toEqual(['e0', 'e2', 'e4'])
+    expect(await env.ids('events')).toEqual(['e0', 'e2', 'e4'])
     const incidents = await until(async () => {
-      const found = await listIncidents(s.postgres)
+      const found = await listIncidents(env.postgres)
       return found.length === 2 && found.reverse()
     })
     expect(incidents).toMatchObject(
@@ -58,18 +57,17 @@ test.runIf(process.platform === 'linux')(
 
 test('a row that is longer than any string of Node.js becomes an incident, and the session continues', {
   timeout: 180_000,
-}, async ({ scenario, configFile }) => {
-  const s = await scenario({ outbox: OUTBOX })
-  const relay = await s.relay({ OUTRIDER_CONFIG: await configFile(MAPPING) })
-  await relay.streaming()
-  await s.postgres.query(insert, ['large', BEYOND_STRINGS])
-  await s.postgres.query(insert, ['after', 10])
-  await until(async () => (await s.ids('events')).includes('after'), {
+}, async ({ createEnv, configFile }) => {
+  const env = await createEnv({ outbox: OUTBOX })
+  const relay = await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(MAPPING) })
+  await env.postgres.query(insert, ['large', BEYOND_STRINGS])
+  await env.postgres.query(insert, ['after', 10])
+  await until(async () => (await env.ids('events')).includes('after'), {
     timeout: 120_000,
     message: () => `the row behind the large one to arrive\n${relay.tail(10)}`,
   })
   const incidents = await until(async () => {
-    const found = await listIncidents(s.postgres)
+    const found = await listIncidents(env.postgres)
     return found.length > 0 && found
   })
   expect(incidents).toMatchObject([

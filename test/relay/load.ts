@@ -1,7 +1,7 @@
 import { expect } from 'vitest'
 import type { Database } from '../../testkit/services/index.js'
 import { until } from '../../testkit/services/index.js'
-import type { Scenario } from './scenario.js'
+import type { RelayEnv } from './relay-env.js'
 
 /**
  * One writer that commits transaction after transaction to one stream until it is stopped, through every fault of the
@@ -59,13 +59,13 @@ export async function committed(database: Database, stream: string): Promise<str
 }
 
 /** Everything that was committed to the stream arrives, once, in order, and nothing else. */
-export async function expectComplete(s: Scenario, stream: string, timeout = 30_000): Promise<void> {
-  const expected = await committed(s.database, stream)
-  await until(async () => (await s.redis.xlen(stream)) >= expected.length, {
+export async function expectComplete(env: RelayEnv, stream: string, timeout = 30_000): Promise<void> {
+  const expected = await committed(env.database, stream)
+  await until(async () => (await env.redis.xlen(stream)) >= expected.length, {
     timeout,
     message: `${expected.length} events in stream ${stream}`,
   })
-  const found = await s.ids(stream)
+  const found = await env.ids(stream)
   // Told apart first, because the difference of two long lists is hard to read.
   const known = new Set(expected)
   const met = new Set(found)

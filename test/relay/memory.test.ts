@@ -1,8 +1,8 @@
 import { expect } from 'vitest'
 import { peakMemoryMiB } from '../../testkit/peak-memory.js'
 import { until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
 import { committed, expectComplete } from './load.js'
+import { relayTest as test } from './relay-env.js'
 
 const ROWS = 300_000
 
@@ -11,30 +11,31 @@ test.runIf(process.platform === 'linux')(
   {
     timeout: 180_000,
   },
-  async ({ scenario }) => {
-    const s = await scenario()
-    const first = await s.relay()
-    await first.streaming()
-    await s.postgres.query(
+  async ({ env }) => {
+    const first = await env.streamingRelay()
+    await env.postgres.query(
       `insert into outrider.outbox (stream, type, subject, data)
      select 'orders', 'test.happened', 'subject-' || n % 1000, json_build_object('n', n, 'text', repeat('x', 100))
        from generate_series(1, $1) n`,
       [ROWS],
     )
-    await until(async () => (await s.redis.xlen('orders')) > ROWS / 3, { timeout: 60_000 })
+    await until(async () => (await env.redis.xlen('orders')) > ROWS / 3, { timeout: 60_000 })
     const peak = peakMemoryMiB(first.pid)
     await first.kill()
-    const published = await s.redis.xlen('orders')
+    const published = await env.redis.xlen('orders')
     expect(published).toBeLessThan(ROWS)
 
-    const second = await s.relay()
-    await until(async () => (await s.redis.xlen('orders')) === ROWS, { timeout: 60_000, message: 'all rows to arrive' })
-    const after = await s.insert('payments')
-    await until(async () => (await s.ids('payments')).length === 1, { timeout: 20_000 })
-    expect(await s.ids('payments')).toEqual([after])
+    const second = await env.relay()
+    await until(async () => (await env.redis.xlen('orders')) === ROWS, {
+      timeout: 60_000,
+      message: 'all rows to arrive',
+    })
+    const after = await env.insert('payments')
+    await until(async () => (await env.ids('payments')).length === 1, { timeout: 20_000 })
+    expect(await env.ids('payments')).toEqual([after])
     expect(await second.metric('outrider_events_skipped_total')).toBeGreaterThanOrEqual(published)
     expect(Math.max(peak, peakMemoryMiB(second.pid))).toBeLessThan(200)
-    expect(await committed(s.database, 'orders')).toHaveLength(ROWS)
-    await expectComplete(s, 'orders')
+    expect(await committed(env.database, 'orders')).toHaveLength(ROWS)
+    await expectComplete(env, 'orders')
   },
 )

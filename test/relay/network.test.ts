@@ -1,33 +1,32 @@
 import { expect, type TestContext } from 'vitest'
 import { freshRedis, startProxy, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
-import type { createScenario } from './scenario.js'
+import { type createRelayEnv, relayTest as test } from './relay-env.js'
 import { Traffic } from './traffic.js'
 
 /** A relay that reaches one of its servers through a proxy. */
 async function through(
   which: 'redis' | 'postgres',
-  { scenario, onTestFinished }: Pick<TestContext, 'onTestFinished'> & { scenario: typeof createScenario },
+  { createEnv, onTestFinished }: Pick<TestContext, 'onTestFinished'> & { createEnv: typeof createRelayEnv },
 ) {
   const redis = await freshRedis()
-  const s = await scenario({ redis })
-  const url = which === 'redis' ? redis.url : (s.env.OUTRIDER_POSTGRES_URL as string)
+  const env = await createEnv({ redis })
+  const url = which === 'redis' ? redis.url : (env.variables.OUTRIDER_POSTGRES_URL as string)
   const proxy = await startProxy(Number(new URL(url).port))
   onTestFinished(() => proxy.close())
-  const start = () => s.relay({ [`OUTRIDER_${which.toUpperCase()}_URL`]: proxy.url(url) })
-  return { s, proxy, start }
+  const start = () => env.relay({ [`OUTRIDER_${which.toUpperCase()}_URL`]: proxy.url(url) })
+  return { env, proxy, start }
 }
 
 test.concurrent.for([['up'], ['down']] as const)(
   'Redis half-open, what goes %s is swallowed: given up after a while, and everything arrives once',
   { timeout: 60_000 },
-  async ([direction], { scenario, onTestFinished }) => {
-    const { s, proxy, start } = await through('redis', { scenario, onTestFinished })
+  async ([direction], { createEnv, onTestFinished }) => {
+    const { env, proxy, start } = await through('redis', { createEnv, onTestFinished })
     const relay = await start()
-    const traffic = await Traffic.start(s)
+    const traffic = await Traffic.start(env)
     await relay.streaming()
     await traffic.more(200)
-    const walsender = await s.walsender()
+    const walsender = await env.walsender()
     proxy.swallow(direction)
     await relay.is({ role: 'active', state: 'blocked', reason: 'redis_timeout' })
     await traffic.sample()
@@ -36,7 +35,7 @@ test.concurrent.for([['up'], ['down']] as const)(
     await relay.streaming()
     await traffic.more(100)
     await traffic.finish()
-    expect(await s.walsender()).toBe(walsender)
+    expect(await env.walsender()).toBe(walsender)
     expect(await relay.metric('outrider_sessions_total')).toBe(1)
   },
 )
@@ -44,14 +43,14 @@ test.concurrent.for([['up'], ['down']] as const)(
 test.concurrent.for([['up'], ['down']] as const)(
   'Postgres half-open, what goes %s is swallowed: given up after a while, and everything arrives once',
   { timeout: 90_000 },
-  async ([direction], { scenario, onTestFinished }) => {
-    const { s, proxy, start } = await through('postgres', { scenario, onTestFinished })
+  async ([direction], { createEnv, onTestFinished }) => {
+    const { env, proxy, start } = await through('postgres', { createEnv, onTestFinished })
     const relay = await start()
-    await s.postgres.query(`alter role relay_${s.database.name} set wal_sender_timeout = '2s'`)
+    await env.postgres.query(`alter role relay_${env.database.name} set wal_sender_timeout = '2s'`)
     await relay.streaming()
-    const traffic = await Traffic.start(s)
+    const traffic = await Traffic.start(env)
     await traffic.more(200)
-    const walsender = await s.walsender()
+    const walsender = await env.walsender()
     proxy.swallow(direction)
     await until(async () => relay.logs.some(({ msg }) => msg.startsWith('reconnecting')), {
       timeout: 30_000,
@@ -61,20 +60,18 @@ test.concurrent.for([['up'], ['down']] as const)(
     await relay.streaming(30_000)
     await traffic.more(100)
     await traffic.finish()
-    expect(await s.walsender()).not.toBe(walsender)
+    expect(await env.walsender()).not.toBe(walsender)
   },
 )
 
 test.concurrent('Postgres half-open under a standby: it is no longer ready, and stands by again once it is back', {
   timeout: 60_000,
-}, async ({ scenario, onTestFinished }) => {
-  const s = await scenario()
-  const active = await s.relay()
-  await active.streaming()
-  const url = s.env.OUTRIDER_POSTGRES_URL as string
+}, async ({ env, onTestFinished }) => {
+  await env.streamingRelay()
+  const url = env.variables.OUTRIDER_POSTGRES_URL as string
   const proxy = await startProxy(Number(new URL(url).port))
   onTestFinished(() => proxy.close())
-  const standby = await s.relay({ OUTRIDER_POSTGRES_URL: proxy.url(url) })
+  const standby = await env.relay({ OUTRIDER_POSTGRES_URL: proxy.url(url) })
   await standby.is({ role: 'standby' })
   proxy.pause()
   await standby.is({ role: 'starting', reason: 'postgres_unreachable' }, 20_000)
@@ -85,15 +82,17 @@ test.concurrent('Postgres half-open under a standby: it is no longer ready, and 
 
 test.concurrent('Postgres half-open under a relay that has the lock and waits for Redis: it is no longer ready', {
   timeout: 60_000,
-}, async ({ scenario, onTestFinished }) => {
-  const s = await scenario()
-  await s.postgres.query(`alter role relay_${s.database.name} set wal_sender_timeout = '2s'`)
-  const urls = { postgres: s.env.OUTRIDER_POSTGRES_URL as string, redis: s.env.OUTRIDER_REDIS_URL as string }
+}, async ({ env, onTestFinished }) => {
+  await env.postgres.query(`alter role relay_${env.database.name} set wal_sender_timeout = '2s'`)
+  const urls = {
+    postgres: env.variables.OUTRIDER_POSTGRES_URL as string,
+    redis: env.variables.OUTRIDER_REDIS_URL as string,
+  }
   const postgres = await startProxy(Number(new URL(urls.postgres).port))
   const redis = await startProxy(Number(new URL(urls.redis).port))
   onTestFinished(() => Promise.all([postgres.close(), redis.close()]).then(() => {}))
   redis.refuse()
-  const relay = await s.relay({
+  const relay = await env.relay({
     OUTRIDER_POSTGRES_URL: postgres.url(urls.postgres),
     OUTRIDER_REDIS_URL: redis.url(urls.redis),
   })
@@ -107,10 +106,10 @@ test.concurrent('Postgres half-open under a relay that has the lock and waits fo
 
 test.concurrent('replies of Redis that are lost after the command was applied: nothing comes twice', {
   timeout: 60_000,
-}, async ({ scenario, onTestFinished }) => {
-  const { s, proxy, start } = await through('redis', { scenario, onTestFinished })
+}, async ({ createEnv, onTestFinished }) => {
+  const { env, proxy, start } = await through('redis', { createEnv, onTestFinished })
   const relay = await start()
-  const traffic = await Traffic.start(s)
+  const traffic = await Traffic.start(env)
   await relay.streaming()
   for (let n = 0; n < 10; n++) {
     await traffic.more(30)
@@ -125,10 +124,10 @@ test.concurrent('replies of Redis that are lost after the command was applied: n
 
 test.concurrent('connections to Redis that are reset in the middle of a batch', {
   timeout: 60_000,
-}, async ({ scenario, onTestFinished }) => {
-  const { s, proxy, start } = await through('redis', { scenario, onTestFinished })
+}, async ({ createEnv, onTestFinished }) => {
+  const { env, proxy, start } = await through('redis', { createEnv, onTestFinished })
   const relay = await start()
-  const traffic = await Traffic.start(s)
+  const traffic = await Traffic.start(env)
   await relay.streaming()
   const before = (await relay.metric('outrider_epochs_total')) as number
   for (let n = 0; n < 10; n++) {
@@ -143,11 +142,11 @@ test.concurrent('connections to Redis that are reset in the middle of a batch', 
 test.concurrent.for([['redis'], ['postgres']] as const)(
   'the connection to %s in pieces of 1 to 7 bytes',
   { timeout: 60_000 },
-  async ([which], { scenario, onTestFinished }) => {
-    const { s, proxy, start } = await through(which, { scenario, onTestFinished })
+  async ([which], { createEnv, onTestFinished }) => {
+    const { env, proxy, start } = await through(which, { createEnv, onTestFinished })
     const relay = await start()
     proxy.slice()
-    const traffic = await Traffic.start(s, { writers: 1, events: 500 })
+    const traffic = await Traffic.start(env, { writers: 1, events: 500 })
     await traffic.more(500)
     await traffic.finish(50_000)
     expect(proxy.passed('up') + proxy.passed('down')).toBeGreaterThan(100_000)
@@ -157,9 +156,9 @@ test.concurrent.for([['redis'], ['postgres']] as const)(
 
 test.concurrent('a link to Redis too slow for a batch within the reply deadline: everything arrives in the end', {
   timeout: 120_000,
-}, async ({ scenario, onTestFinished }) => {
-  const { s, proxy, start } = await through('redis', { scenario, onTestFinished })
-  const traffic = await Traffic.start(s, {
+}, async ({ createEnv, onTestFinished }) => {
+  const { env, proxy, start } = await through('redis', { createEnv, onTestFinished })
+  const traffic = await Traffic.start(env, {
     streams: ['orders'],
     writers: 1,
     every: 0,
@@ -171,8 +170,8 @@ test.concurrent('a link to Redis too slow for a batch within the reply deadline:
   proxy.limit(16_000, 'up')
   const relay = await start()
   await relay.is({ role: 'active', state: 'blocked', reason: 'redis_timeout' })
-  const walsender = await s.walsender()
+  const walsender = await env.walsender()
   await traffic.finish(90_000)
   expect(proxy.passed('up')).toBeGreaterThan(250_000)
-  expect(await s.walsender()).toBe(walsender)
+  expect(await env.walsender()).toBe(walsender)
 })

@@ -1,10 +1,10 @@
 import { expect } from 'vitest'
 import { needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
 import { expectComplete, Load } from './load.js'
+import { relayTest as test } from './relay-env.js'
 
 test('Postgres killed in mid-stream, twice: after each crash recovery it goes on, and nothing is lost or doubled', async ({
-  scenario,
+  createEnv,
   skip,
   onTestFinished,
 }) => {
@@ -12,9 +12,8 @@ test('Postgres killed in mid-stream, twice: after each crash recovery it goes on
   const server = await startPostgres()
   onTestFinished(() => server.remove())
   const database = await server.createDatabase()
-  const s = await scenario({ database })
-  const relay = await s.relay()
-  await relay.streaming()
+  const env = await createEnv({ database })
+  const relay = await env.streamingRelay()
   const load = new Load(database, 'orders')
   for (let crash = 1; crash <= 2; crash++) {
     await load.more(30)
@@ -26,34 +25,32 @@ test('Postgres killed in mid-stream, twice: after each crash recovery it goes on
   }
   await load.more(10)
   await load.stop()
-  await expectComplete(s, 'orders')
+  await expectComplete(env, 'orders')
   expect(await relay.metric('outrider_sessions_total')).toBe(3)
   expect(await relay.metric('outrider_events_skipped_total')).toBeGreaterThan(0)
   expect(await database.query('select * from outrider.incident')).toEqual([])
 })
 
-test('a walsender that is terminated again and again: the relay resumes at once each time', async ({ scenario }) => {
-  const s = await scenario()
-  const relay = await s.relay()
-  await relay.streaming()
-  const load = new Load(s.database, 'orders')
+test('a walsender that is terminated again and again: the relay resumes at once each time', async ({ env }) => {
+  const relay = await env.streamingRelay()
+  const load = new Load(env.database, 'orders')
   for (let fault = 1; fault <= 5; fault++) {
     await load.more(10)
-    const { rowCount } = await s.postgres.query(
+    const { rowCount } = await env.postgres.query(
       'select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1 and active',
-      [s.slot],
+      [env.slot],
     )
     expect(rowCount).toBe(1)
     await until(async () => (await relay.metric('outrider_sessions_total')) === fault + 1, { timeout: 5_000 })
   }
   await load.more(10)
   await load.stop()
-  await expectComplete(s, 'orders')
+  await expectComplete(env, 'orders')
   expect(await relay.metric('outrider_events_skipped_total')).toBeGreaterThan(0)
 })
 
 test('Postgres shuts down at once while Redis is frozen with events in flight, and what was in flight arrives later', async ({
-  scenario,
+  createEnv,
   skip,
   onTestFinished,
 }) => {
@@ -62,9 +59,8 @@ test('Postgres shuts down at once while Redis is frozen with events in flight, a
   onTestFinished(() => server.remove())
   const redis = await startRedis()
   const database = await server.createDatabase()
-  const s = await scenario({ database, redis })
-  const relay = await s.relay()
-  await relay.streaming()
+  const env = await createEnv({ database, redis })
+  const relay = await env.streamingRelay()
   const load = new Load(database, 'orders', 100)
   await load.more(10)
   await redis.freeze()
@@ -83,5 +79,5 @@ test('Postgres shuts down at once while Redis is frozen with events in flight, a
   await redis.thaw()
   await server.start()
   await relay.streaming()
-  await expectComplete(s, 'orders')
+  await expectComplete(env, 'orders')
 })

@@ -13,22 +13,22 @@ const BYTES = 100
 let redis: FreshRedis
 /** What the publisher publishes to, seen by somebody else. */
 let admin: Client
-let stage: Stage
+let env: PublisherEnv
 
 beforeEach(async () => {
   redis = await freshRedis()
   admin = redis.client()
-  stage = new Stage()
+  env = new PublisherEnv()
 })
 
 afterEach(async () => {
-  stage.publisher.close()
+  env.publisher.close()
   admin.disconnect()
   await redis.remove()
 })
 
 /** A publisher of session `new` between a real Redis and functions that note what they are called with. */
-class Stage {
+class PublisherEnv {
   readonly publisher: Publisher
   /** How many events of a transaction are done. */
   readonly done = new Map<number, number>()
@@ -90,9 +90,9 @@ class Stage {
 
 /** Breaks the connection of the running epoch, and waits for the next one. */
 async function breakEpoch(how: (client: RedisClient) => unknown): Promise<void> {
-  const client = stage.publisher.client as RedisClient
+  const client = env.publisher.client as RedisClient
   await how(client)
-  await until(() => stage.publisher.client !== undefined && stage.publisher.client !== client)
+  await until(() => env.publisher.client !== undefined && env.publisher.client !== client)
 }
 
 const breaks: [string, (client: RedisClient) => unknown][] = [
@@ -102,85 +102,85 @@ const breaks: [string, (client: RedisClient) => unknown][] = [
 
 it.each([
   ['at once', async () => {}],
-  ['after the replay', () => stage.settled()],
+  ['after the replay', () => env.settled()],
   [
     'in the next epoch',
     async () => {
-      await stage.settled()
+      await env.settled()
       await breakEpoch((client) => client.disconnect())
     },
   ],
 ])('a chain that begins at the head takes a replay from below it, and what is new %s', async (_, between) => {
-  await stage.publisher.start()
+  await env.publisher.start()
   const old = { key: KEY, session: 'new', previous: ZERO_POSITION, events: events(1, 9) }
-  const { head } = await call(stage.publisher.client as RedisClient, old)
-  stage.publisher.open(stage.publisher.lane(KEY), head, head.position)
-  stage.add(1, 5)
+  const { head } = await call(env.publisher.client as RedisClient, old)
+  env.publisher.open(env.publisher.lane(KEY), head, head.position)
+  env.add(1, 5)
   await new Promise((resolve) => setImmediate(resolve))
   await between()
-  stage.add(10, 12)
-  await stage.settled()
+  env.add(10, 12)
+  await env.settled()
   expect(await idsIn(admin, KEY)).toEqual(events(1, 12).map(({ id }) => id))
-  expect([...stage.done]).toEqual([1, 2, 3, 4, 5, 10, 11, 12].map((n) => [n, 1]))
+  expect([...env.done]).toEqual([1, 2, 3, 4, 5, 10, 11, 12].map((n) => [n, 1]))
 })
 
 it('the same with a phantom: a head of an older timeline, from beyond where it was left', async () => {
-  await stage.publisher.start()
+  await env.publisher.start()
   const phantom = { position: at(9), id: 'phantom', fields: ['id', 'phantom'] }
   const old = { key: KEY, session: 'new', previous: ZERO_POSITION, events: [...events(1, 3), phantom] }
-  const { head } = await call(stage.publisher.client as RedisClient, old)
-  const lane = stage.publisher.lane(KEY)
-  stage.publisher.open(lane, head, head.position)
-  stage.add(1, 3)
-  await stage.settled()
-  const batch = stage.publisher.batch(lane, BYTES)
+  const { head } = await call(env.publisher.client as RedisClient, old)
+  const lane = env.publisher.lane(KEY)
+  env.publisher.open(lane, head, head.position)
+  env.add(1, 3)
+  await env.settled()
+  const batch = env.publisher.batch(lane, BYTES)
   const position = positionOf(positionPrefix(2, 4n), 0)
   batch.args.push(position, 'e4', 'id<id')
-  stage.publisher.added(lane, batch, 4, position, BYTES, 0)
-  await stage.settled()
+  env.publisher.added(lane, batch, 4, position, BYTES, 0)
+  await env.settled()
   expect(await idsIn(admin, KEY)).toEqual(['e1', 'e2', 'e3', 'phantom', 'e4'])
-  expect([...stage.done]).toEqual([1, 2, 3, 4].map((n) => [n, 1]))
+  expect([...env.done]).toEqual([1, 2, 3, 4].map((n) => [n, 1]))
 })
 
 it.each(breaks)(
   'an opening that outlives the connection that %s leaves the lane of the next epoch alone',
   async (_, cut) => {
-    await stage.publisher.start()
+    await env.publisher.start()
     const old = { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 4) }
-    await call(stage.publisher.client as RedisClient, old)
+    await call(env.publisher.client as RedisClient, old)
     const gates: (() => void)[] = []
-    stage.owns = (session) => new Promise((resolve) => gates.push(() => resolve(session === 'old')))
-    stage.add(1, 7)
+    env.owns = (session) => new Promise((resolve) => gates.push(() => resolve(session === 'old')))
+    env.add(1, 7)
     await until(() => gates.length === 1, { message: 'the first opening to ask whose session it is' })
     await breakEpoch(cut)
     await until(() => gates.length === 2, { message: 'the second opening to ask' })
     gates[1]?.()
-    await until(() => stage.publisher.lane(KEY).state === 'open')
-    stage.add(8, 40)
+    await until(() => env.publisher.lane(KEY).state === 'open')
+    env.add(8, 40)
     gates[0]?.()
     for (let n = 41; n <= 60; n++) {
-      stage.add(n, n)
+      env.add(n, n)
       await new Promise((resolve) => setImmediate(resolve))
     }
-    await stage.expectOnce(60)
-    stage.add(61, 70)
-    await stage.expectOnce(70)
-    expect(stage.epochs).toBe(2)
+    await env.expectOnce(60)
+    env.add(61, 70)
+    await env.expectOnce(70)
+    expect(env.epochs).toBe(2)
   },
 )
 
 it('a stream whose ids are exhausted in the middle of a batch: what is in it is done, only the rest is rejected', async () => {
   const last = '18446744073709551615'
   await admin.xadd(KEY, `${last}-18446744073709551613`, 'id', 'foreign')
-  await stage.publisher.start()
-  stage.add(1, 5)
-  await stage.settled()
+  await env.publisher.start()
+  env.add(1, 5)
+  await env.settled()
   expect(await idsIn(admin, KEY)).toEqual(['foreign', 'e1', 'e2'])
-  expect([...stage.done]).toEqual([
+  expect([...env.done]).toEqual([
     [1, 1],
     [2, 1],
   ])
-  expect(stage.rejected).toEqual([
+  expect(env.rejected).toEqual([
     ['stream_exhausted', ['e3']],
     ['stream_exhausted', ['e4', 'e5']],
   ])
@@ -188,11 +188,11 @@ it('a stream whose ids are exhausted in the middle of a batch: what is in it is 
 
 it('preparing an epoch that fails again and again leaves no connection behind', async () => {
   let attempts = 0
-  stage.prepare = async () => {
+  env.prepare = async () => {
     attempts += 1
     if (attempts < 6) throw new Error('OOM command not allowed')
   }
-  await stage.publisher.start()
+  await env.publisher.start()
   expect(attempts).toBe(6)
   const open = async () => String(await admin.client('LIST')).match(/name=publisher\b/g)?.length
   await until(async () => (await open()) === 1, { message: 'one connection, that of the epoch' })

@@ -4,7 +4,7 @@ import type { Redis as Client } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { needsProcess, type Redis, startRedis, until } from '../../testkit/services/index.js'
-import { createScenario, type Scenario } from './scenario.js'
+import { createRelayEnv, type RelayEnv } from './relay-env.js'
 import { Traffic } from './traffic.js'
 
 const USER = 'relay'
@@ -25,7 +25,7 @@ interface Fault {
 // One relay lives through all of them, under load: one after the other, and what it did is judged in the end.
 describe('Redis refuses', () => {
   let redis: Redis
-  let s: Scenario
+  let env: RelayEnv
   let traffic: Traffic
   let relay: RelayProcess
   let walsender: number
@@ -35,21 +35,21 @@ describe('Redis refuses', () => {
   beforeAll(async () => {
     if (process.env.OUTRIDER_TEST_REDIS_URL) return
     redis = await startRedis()
-    s = await createScenario({ redis })
-    admin = s.redis
+    env = await createRelayEnv({ redis })
+    admin = env.redis
     await admin.call('ACL', 'SETUSER', USER, 'on', '>secret', '~*', '+@all')
-    await s.postgres.query(`alter role relay_${s.database.name} set wal_sender_timeout = '5s'`)
-    traffic = await Traffic.start(s)
+    await env.postgres.query(`alter role relay_${env.database.name} set wal_sender_timeout = '5s'`)
+    traffic = await Traffic.start(env)
     const url = new URL(redis.url)
     url.username = USER
-    relay = await s.relay({ OUTRIDER_REDIS_URL: url.href, OUTRIDER_REDIS_PASSWORD: 'secret' })
+    relay = await env.relay({ OUTRIDER_REDIS_URL: url.href, OUTRIDER_REDIS_PASSWORD: 'secret' })
     await relay.streaming()
-    walsender = await s.walsender()
+    walsender = await env.walsender()
   })
 
   afterAll(async () => {
     await traffic?.stop()
-    await s?.close()
+    await env?.close()
   })
 
   const set = (name: string, value: string) => admin.call('CONFIG', 'SET', name, value)
@@ -218,9 +218,9 @@ describe('Redis refuses', () => {
     needsProcess({ skip }, ['redis'])
     const truth = await traffic.finish()
     expect(truth.length).toBeGreaterThan(1_000)
-    expect(await s.walsender()).toBe(walsender)
+    expect(await env.walsender()).toBe(walsender)
     expect(await relay.metric('outrider_sessions_total')).toBe(1)
-    const { rows } = await s.postgres.query('select reason, detail from outrider.incident')
+    const { rows } = await env.postgres.query('select reason, detail from outrider.incident')
     expect(rows).toEqual([])
   })
 

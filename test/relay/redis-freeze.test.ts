@@ -1,8 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
 import { needsProcess, startRedis } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
-import type { Scenario } from './scenario.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
 import { Traffic } from './traffic.js'
 
 /** Longer than `wal_sender_timeout`, several times over. */
@@ -16,51 +15,49 @@ const brimful = {
 }
 
 /** The relay's role gets the time-out that some operators of Postgres set: a silent relay is thrown out after 5 s. */
-async function impatient(s: Scenario): Promise<void> {
-  await s.postgres.query(`alter role relay_${s.database.name} set wal_sender_timeout = '5s'`)
+async function impatient(env: RelayEnv): Promise<void> {
+  await env.postgres.query(`alter role relay_${env.database.name} set wal_sender_timeout = '5s'`)
 }
 
 test('Redis frozen for 15 s: the walsender lives on, and everything arrives once and in order', {
   timeout: 90_000,
-}, async ({ scenario, skip }) => {
+}, async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis()
-  const s = await scenario({ redis })
-  await impatient(s)
-  const traffic = await Traffic.start(s, { events: 4_000 })
-  const relay = await s.relay(brimful)
-  await relay.streaming()
+  const env = await createEnv({ redis })
+  await impatient(env)
+  const traffic = await Traffic.start(env, { events: 4_000 })
+  const relay = await env.streamingRelay(brimful)
   await traffic.more(500)
-  const before = await s.walsender()
+  const before = await env.walsender()
 
   await redis.freeze()
   const frozenAt = performance.now()
   await relay.is({ role: 'active', state: 'blocked', reason: 'redis_timeout' })
-  const stood = await s.confirmed()
+  const stood = await env.confirmed()
   expect(await relay.status()).toMatchObject({ code: 200, message: expect.stringContaining('no reply') })
   await pause(FROZEN - (performance.now() - frozenAt))
-  expect(await s.confirmed()).toBe(stood)
+  expect(await env.confirmed()).toBe(stood)
   await redis.thaw()
 
   await relay.streaming()
   await traffic.sample()
   await traffic.finish()
   expect(before).toBeGreaterThan(0)
-  expect(await s.walsender()).toBe(before)
+  expect(await env.walsender()).toBe(before)
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
 test('Redis killed and restarted from its append-only file: the walsender lives on, and everything arrives once and in order', {
   timeout: 90_000,
-}, async ({ scenario, skip }) => {
+}, async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis({ settings: { appendonly: 'yes', appendfsync: 'always' } })
-  const s = await scenario({ redis })
-  await impatient(s)
-  const traffic = await Traffic.start(s)
-  const relay = await s.relay(brimful)
-  await relay.streaming()
-  const before = await s.walsender()
+  const env = await createEnv({ redis })
+  await impatient(env)
+  const traffic = await Traffic.start(env)
+  const relay = await env.streamingRelay(brimful)
+  const before = await env.walsender()
   for (let kill = 0; kill < 3; kill++) {
     await traffic.more(500)
     await redis.kill()
@@ -74,7 +71,7 @@ test('Redis killed and restarted from its append-only file: the walsender lives 
   await traffic.more(500)
   await traffic.finish()
   expect(before).toBeGreaterThan(0)
-  expect(await s.walsender()).toBe(before)
+  expect(await env.walsender()).toBe(before)
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
   expect(await relay.metric('outrider_epochs_total')).toBeGreaterThanOrEqual(4)
 })

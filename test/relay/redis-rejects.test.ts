@@ -1,26 +1,24 @@
 import { expect } from 'vitest'
 import { listIncidents } from '../../src/postgres/incidents.js'
 import { needsProcess, startRedis, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
+import { relayTest as test } from './relay-env.js'
 
 test('a stream whose key holds another type: its rows become incidents, everything else flows, and so does it once the key is gone', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  await s.redis.set('taken', 'a string')
-  const relay = await s.relay()
-  await relay.streaming()
-  const before = await s.confirmed()
+  await env.redis.set('taken', 'a string')
+  const relay = await env.streamingRelay()
+  const before = await env.confirmed()
   const rejected: string[] = []
   const flowing: string[] = []
   for (let n = 0; n < 5; n++) {
-    rejected.push(await s.insert('taken', { n, text: 'Blåbær' }, `subject-${n}`))
-    flowing.push(await s.insert('orders', { n }))
+    rejected.push(await env.insert('taken', { n, text: 'Blåbær' }, `subject-${n}`))
+    flowing.push(await env.insert('orders', { n }))
   }
-  await until(async () => (await s.ids('orders')).length === 5, { message: 'the other stream to flow' })
-  expect(await s.ids('orders')).toEqual(flowing)
+  await until(async () => (await env.ids('orders')).length === 5, { message: 'the other stream to flow' })
+  expect(await env.ids('orders')).toEqual(flowing)
   const incidents = await until(async () => {
-    const found = await listIncidents(s.postgres)
+    const found = await listIncidents(env.postgres)
     return found.length === 5 && found.reverse()
   })
   expect(incidents).toMatchObject(
@@ -32,39 +30,38 @@ test('a stream whose key holds another type: its rows become incidents, everythi
       row: { id: eventId, type: 'test.happened', subject: `subject-${n}`, data: JSON.stringify({ n, text: 'Blåbær' }) },
     })),
   )
-  expect(await s.redis.get('taken')).toBe('a string')
+  expect(await env.redis.get('taken')).toBe('a string')
   await relay.streaming()
-  await until(async () => (await s.confirmed()) > before, { message: 'the slot to move on' })
+  await until(async () => (await env.confirmed()) > before, { message: 'the slot to move on' })
 
-  await s.redis.del('taken')
-  const probed = async () => (await s.redis.exists('taken')) === 1
+  await env.redis.del('taken')
+  const probed = async () => (await env.redis.exists('taken')) === 1
   const later: string[] = []
   await until(async () => {
-    later.push(await s.insert('taken', { later: true }))
+    later.push(await env.insert('taken', { later: true }))
     return probed()
   })
-  await until(async () => (await s.ids('taken')).at(-1) === later.at(-1))
-  const known = await listIncidents(s.postgres)
+  await until(async () => (await env.ids('taken')).at(-1) === later.at(-1))
+  const known = await listIncidents(env.postgres)
   const held = known.map(({ eventId }) => eventId)
-  expect(await s.ids('taken')).toEqual(later.filter((id) => !held.includes(id)))
+  expect(await env.ids('taken')).toEqual(later.filter((id) => !held.includes(id)))
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
 test('a row larger than Redis takes in one piece becomes an incident, and its neighbours go on', {
   timeout: 60_000,
-}, async ({ scenario, skip }) => {
+}, async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis({ settings: { 'proto-max-bulk-len': '1mb' } })
-  const s = await scenario({ redis })
-  const relay = await s.relay({
+  const env = await createEnv({ redis })
+  const relay = await env.streamingRelay({
     OUTRIDER_MAX_EVENT_BYTES: '8MiB',
     OUTRIDER_LIMITS_BATCH_BYTES: '16MiB',
     OUTRIDER_LIMITS_INFLIGHT_BYTES: '32MiB',
   })
-  await relay.streaming()
-  const before = await s.confirmed()
+  const before = await env.confirmed()
   const large = JSON.stringify({ text: 'x'.repeat(2_000_000) })
-  const { rows } = await s.postgres.query(
+  const { rows } = await env.postgres.query(
     `with inserted as (
        insert into outrider.outbox (stream, type, subject, data)
        select 'orders', 'test.happened', n::text, (case when n % 3 = 0 then $1 else '{}' end)::json
@@ -73,13 +70,13 @@ test('a row larger than Redis takes in one piece becomes an incident, and its ne
     [large],
   )
   const ids = rows.map(({ id }) => id as string)
-  await until(async () => (await s.ids('orders')).length === 5, {
+  await until(async () => (await env.ids('orders')).length === 5, {
     timeout: 20_000,
     message: () => `the neighbours to arrive\n${relay.tail(10)}`,
   })
-  expect(await s.ids('orders')).toEqual([0, 1, 3, 4, 6].map((at) => ids[at]))
+  expect(await env.ids('orders')).toEqual([0, 1, 3, 4, 6].map((at) => ids[at]))
   const incidents = await until(async () => {
-    const found = await listIncidents(s.postgres)
+    const found = await listIncidents(env.postgres)
     return found.length === 2 && found.reverse()
   })
   expect(incidents.map(({ reason, eventId }) => [reason, eventId])).toEqual([
@@ -89,21 +86,22 @@ test('a row larger than Redis takes in one piece becomes an incident, and its ne
   expect(incidents.map(({ row }) => row)).toEqual(
     [2, 5].map((at) => expect.objectContaining({ id: ids[at], data: large })),
   )
-  await until(async () => (await s.confirmed()) > before, { message: 'the slot to move on' })
+  await until(async () => (await env.confirmed()) > before, { message: 'the slot to move on' })
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
 test('Redis that refuses what an epoch begins with: tried again and again, and no connection is left behind', {
   timeout: 60_000,
-}, async ({ scenario, skip }) => {
+}, async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis()
-  const s = await scenario({ redis, partitions: { orders: 4 } })
+  const env = await createEnv({ redis, partitions: { orders: 4 } })
   await redis.config('maxmemory', '1')
-  const relay = await s.relay()
+  const relay = await env.relay()
   await relay.is({ role: 'active', state: 'blocked', reason: 'redis_oom' })
-  const clients = async () => String(await s.redis.client('LIST')).match(new RegExp(`outrider-${s.slot}`, 'g')) ?? []
-  const attempts = async () => Number(/total_connections_received:(\d+)/.exec(await s.redis.info('stats'))?.[1])
+  const clients = async () =>
+    String(await env.redis.client('LIST')).match(new RegExp(`outrider-${env.slot}`, 'g')) ?? []
+  const attempts = async () => Number(/total_connections_received:(\d+)/.exec(await env.redis.info('stats'))?.[1])
   const before = await attempts()
   await until(async () => {
     expect((await clients()).length).toBeLessThan(3)

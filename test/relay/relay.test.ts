@@ -1,22 +1,21 @@
 import { expect } from 'vitest'
 import { startRedis, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
+import { relayTest as test } from './relay-env.js'
 
 test('an event that was committed appears in its stream, as a CloudEvent with its payload byte for byte', async ({
-  scenario,
+  createEnv,
 }) => {
-  const s = await scenario({ redis: await startRedis() })
-  const relay = await s.relay()
-  await relay.streaming()
+  const env = await createEnv({ redis: await startRedis() })
+  const relay = await env.streamingRelay()
   const data = { text: 'Blåbærgrød 🫐', nested: [1, { a: null }] }
-  const id = await s.insert('orders', data, 'order-42')
-  await until(async () => (await s.ids('orders')).length === 1)
-  const [[, fields]] = (await s.redis.xrange('orders', '-', '+')) as [[string, string[]]]
+  const id = await env.insert('orders', data, 'order-42')
+  await until(async () => (await env.ids('orders')).length === 1)
+  const [[, fields]] = (await env.redis.xrange('orders', '-', '+')) as [[string, string[]]]
   const event = Object.fromEntries(fields.flatMap((field, i) => (i % 2 === 0 ? [[field, fields[i + 1]]] : [])))
   expect(event).toEqual({
     specversion: '1.0',
     id,
-    source: `/${s.database.name}`,
+    source: `/${env.database.name}`,
     type: 'test.happened',
     subject: 'order-42',
     time: expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/),

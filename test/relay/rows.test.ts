@@ -1,93 +1,89 @@
 import { expect } from 'vitest'
-import { fieldsOf } from '../../testkit/oracle/verdict.js'
+import { fieldsOf } from '../../testkit/entry.js'
 import { freshRedis, needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
-import type { Scenario } from './scenario.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 const rejected = async (
-  s: Scenario,
+  env: RelayEnv,
 ): Promise<{ reason: string; stream: string | null; row: Record<string, string> }[]> =>
   (
-    await s.postgres.query('select reason, stream, "row" from outrider.incident where kind = $1 order by id', [
+    await env.postgres.query('select reason, stream, "row" from outrider.incident where kind = $1 order by id', [
       'rejected',
     ])
   ).rows
 
 /** Waits until the last event of a stream is this one; the ids of all of them. */
-async function upTo(s: Scenario, stream: string, id: string): Promise<string[]> {
-  await until(async () => (await s.ids(stream)).at(-1) === id, { message: `event ${id} at the end of ${stream}` })
-  return s.ids(stream)
+async function upTo(env: RelayEnv, stream: string, id: string): Promise<string[]> {
+  await until(async () => (await env.ids(stream)).at(-1) === id, { message: `event ${id} at the end of ${stream}` })
+  return env.ids(stream)
 }
 
 test('updates, deletes, truncates, savepoints, prepared transactions: what is published is what was inserted and committed', async ({
-  scenario,
+  createEnv,
   skip,
   onTestFinished,
 }) => {
   needsProcess({ skip })
   const server = await startPostgres({ settings: { max_prepared_transactions: '10' } })
   onTestFinished(() => server.remove())
-  const s = await scenario({ database: await server.createDatabase() })
-  const relay = await s.relay()
-  await relay.streaming()
-  const run = (sql: string, values?: unknown[]) => s.postgres.query(sql, values)
+  const env = await createEnv({ database: await server.createDatabase() })
+  await env.streamingRelay()
+  const run = (sql: string, values?: unknown[]) => env.postgres.query(sql, values)
   const expected: string[] = []
 
-  expected.push(await s.insert('orders'))
+  expected.push(await env.insert('orders'))
   await run("update outrider.outbox set type = 'test.changed'")
   await run('delete from outrider.outbox')
-  expected.push(await s.insert('orders'))
+  expected.push(await env.insert('orders'))
   await run('truncate outrider.outbox')
 
   await run('begin')
-  expected.push(await s.insert('orders'))
+  expected.push(await env.insert('orders'))
   await run('savepoint undone')
-  await s.insert('orders')
+  await env.insert('orders')
   await run('rollback to undone')
   await run('savepoint kept')
-  expected.push(await s.insert('orders'))
+  expected.push(await env.insert('orders'))
   await run('release kept')
   await run('commit')
 
   // Gone from the table when it commits, and an event all the same: it was inserted.
   await run('begin')
-  const gone = await s.insert('orders')
+  const gone = await env.insert('orders')
   expected.push(gone)
   await run('delete from outrider.outbox where id = $1', [gone])
   await run('commit')
 
   await run('begin')
-  const prepared = await s.insert('orders')
+  const prepared = await env.insert('orders')
   await run("prepare transaction 'kept'")
   await run('begin')
-  await s.insert('orders')
+  await env.insert('orders')
   await run("prepare transaction 'undone'")
-  const between = await s.insert('orders')
+  const between = await env.insert('orders')
   expected.push(between)
-  expect(await upTo(s, 'orders', between)).toEqual(expected)
+  expect(await upTo(env, 'orders', between)).toEqual(expected)
   await run("commit prepared 'kept'")
   await run("rollback prepared 'undone'")
   expected.push(prepared)
-  expected.push(await s.insert('orders'))
-  expect(await upTo(s, 'orders', expected.at(-1)!)).toEqual(expected)
+  expected.push(await env.insert('orders'))
+  expect(await upTo(env, 'orders', expected.at(-1)!)).toEqual(expected)
 })
 
 test('a row over the size limit becomes an incident with its whole content, its neighbours go on, and the slot passes it', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  const relay = await s.relay({ OUTRIDER_MAX_EVENT_BYTES: '10KiB' })
-  await relay.streaming()
+  const relay = await env.streamingRelay({ OUTRIDER_MAX_EVENT_BYTES: '10KiB' })
   const text = 'Ωμέγα 🚀 "quoted" '.repeat(1000)
-  await s.postgres.query('begin')
-  const before = await s.insert('orders')
-  const large = await s.insert('orders', { text }, 'order-1')
-  const after = await s.insert('orders')
-  await s.postgres.query('commit')
-  expect(await upTo(s, 'orders', after)).toEqual([before, after])
+  await env.postgres.query('begin')
+  const before = await env.insert('orders')
+  const large = await env.insert('orders', { text }, 'order-1')
+  const after = await env.insert('orders')
+  await env.postgres.query('commit')
+  expect(await upTo(env, 'orders', after)).toEqual([before, after])
 
   const [incident] = await until(async () => {
-    const found = await rejected(s)
+    const found = await rejected(env)
     return found.length === 1 ? found : undefined
   })
   expect(incident).toMatchObject({
@@ -97,31 +93,30 @@ test('a row over the size limit becomes an incident with its whole content, its 
   })
   expect(await relay.metric('outrider_events_rejected_total')).toBe(1)
 
-  const { rows } = await s.postgres.query('select pg_current_wal_lsn()::text as lsn')
-  await s.insert('orders')
+  const { rows } = await env.postgres.query('select pg_current_wal_lsn()::text as lsn')
+  await env.insert('orders')
   await until(
     async () =>
       (
-        await s.postgres.query(
+        await env.postgres.query(
           'select confirmed_flush_lsn > $2 as past from pg_replication_slots where slot_name = $1',
-          [s.slot, rows[0].lsn],
+          [env.slot, rows[0].lsn],
         )
       ).rows[0].past,
     { timeout: 15_000, message: 'the slot to pass the rejected row' },
   )
   // Read again, it is not rejected twice.
   await relay.kill()
-  const next = await s.relay({ OUTRIDER_MAX_EVENT_BYTES: '10KiB' })
-  await next.streaming()
-  await upTo(s, 'orders', await s.insert('orders'))
-  expect(await rejected(s)).toHaveLength(1)
+  await env.streamingRelay({ OUTRIDER_MAX_EVENT_BYTES: '10KiB' })
+  await upTo(env, 'orders', await env.insert('orders'))
+  expect(await rejected(env)).toHaveLength(1)
 })
 
 test('of a row over 8 MiB the incident keeps the small columns and the size of the others', async ({
-  scenario,
+  createEnv,
   configFile,
 }) => {
-  const s = await scenario({
+  const env = await createEnv({
     outbox: {
       table: 'public.events',
       create: 'create table events (id text, type text, subject text, payload json)',
@@ -133,15 +128,14 @@ outbox:
   stream: events
   columns: { id: id, type: type, subject: subject, data: payload }
 `)
-  const relay = await s.relay({ OUTRIDER_CONFIG: file })
-  await relay.streaming()
+  const relay = await env.streamingRelay({ OUTRIDER_CONFIG: file })
   const insert = `insert into events
     select $1, 'test.happened', $2, json_build_object('text', repeat('x', $3::int))`
   const small = 's'.repeat(1000)
-  await s.postgres.query(insert, ['large', small, 9_000_000])
-  await s.postgres.query(insert, ['after', small, 10])
-  expect(await upTo(s, 'events', 'after')).toEqual(['after'])
-  const { rows } = await s.postgres.query('select event_id, reason, detail, "row" from outrider.incident')
+  await env.postgres.query(insert, ['large', small, 9_000_000])
+  await env.postgres.query(insert, ['after', small, 10])
+  expect(await upTo(env, 'events', 'after')).toEqual(['after'])
+  const { rows } = await env.postgres.query('select event_id, reason, detail, "row" from outrider.incident')
   expect(rows).toEqual([
     {
       event_id: 'large',
@@ -157,11 +151,9 @@ outbox:
 })
 
 test('columns added, renamed and dropped, between inserts and within a transaction: the rows are read by name', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  const relay = await s.relay()
-  await relay.streaming()
+  const relay = await env.streamingRelay()
   const expected: string[] = []
   const changes = [
     'alter table outrider.outbox add column extra text default $$x$$',
@@ -169,35 +161,33 @@ test('columns added, renamed and dropped, between inserts and within a transacti
     'alter table outrider.outbox drop column other',
   ]
   for (const transaction of [false, true]) {
-    if (transaction) await s.postgres.query('begin')
+    if (transaction) await env.postgres.query('begin')
     for (const change of changes) {
-      await s.postgres.query(change)
-      expected.push(await s.insert('orders', { change }, `order-${expected.length}`))
+      await env.postgres.query(change)
+      expected.push(await env.insert('orders', { change }, `order-${expected.length}`))
     }
-    if (transaction) await s.postgres.query('commit')
+    if (transaction) await env.postgres.query('commit')
   }
-  expect(await upTo(s, 'orders', expected.at(-1)!)).toEqual(expected)
-  const entries = await s.redis.xrange('orders', '-', '+')
+  expect(await upTo(env, 'orders', expected.at(-1)!)).toEqual(expected)
+  const entries = await env.redis.xrange('orders', '-', '+')
   expect(entries.map(([, pairs]) => fieldsOf(pairs).subject)).toEqual(expected.map((_, i) => `order-${i}`))
   expect(entries.map(([, pairs]) => JSON.parse(fieldsOf(pairs).data ?? '').change)).toEqual([...changes, ...changes])
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
 test('a column that the mapping names is gone: halted with its name, nothing skipped; without it in the mapping it goes on', async ({
-  scenario,
+  env,
   configFile,
 }) => {
-  const s = await scenario()
-  const relay = await s.relay()
-  await relay.streaming()
-  const before = await s.insert('orders')
-  await upTo(s, 'orders', before)
-  await s.postgres.query('alter table outrider.outbox rename column correlation_id to other_id')
+  const relay = await env.streamingRelay()
+  const before = await env.insert('orders')
+  await upTo(env, 'orders', before)
+  await env.postgres.query('alter table outrider.outbox rename column correlation_id to other_id')
   const insert = "insert into outrider.outbox (stream, type) values ('orders', 'test.happened') returning id"
-  const { rows } = await s.postgres.query(insert)
+  const { rows } = await env.postgres.query(insert)
   await relay.is({ role: 'halted', reason: 'column_missing' })
   expect(await relay.status()).toMatchObject({ code: 503, message: expect.stringContaining('correlation_id') })
-  expect(await s.ids('orders')).toEqual([before])
+  expect(await env.ids('orders')).toEqual([before])
   expect(await relay.stop()).toBe(0)
 
   // Rows of before the change may come again, and have the old column: the mapping must fit both.
@@ -207,16 +197,15 @@ outbox:
   stream: '{stream}'
   columns: { id: id, type: type, subject: subject, data: data }
 `)
-  const next = await s.relay({ OUTRIDER_CONFIG: file })
-  await next.streaming()
-  expect(await upTo(s, 'orders', rows[0].id)).toEqual([before, rows[0].id])
+  await env.streamingRelay({ OUTRIDER_CONFIG: file })
+  expect(await upTo(env, 'orders', rows[0].id)).toEqual([before, rows[0].id])
 })
 
 test("a team's own table in Debezium's layout: its rows are published by the mapping, and what cannot be becomes an incident", async ({
-  scenario,
+  createEnv,
   configFile,
 }) => {
-  const s = await scenario({
+  const env = await createEnv({
     outbox: {
       table: 'shop.outbox',
       create: `
@@ -232,9 +221,8 @@ outbox:
   stream: 'shop.{aggregatetype}'
   columns: { id: id, type: type, subject: aggregateid, data: payload }
 `)
-  const relay = await s.relay({ OUTRIDER_CONFIG: file })
-  await relay.streaming()
-  const { rows } = await s.postgres.query(
+  await env.streamingRelay({ OUTRIDER_CONFIG: file })
+  const { rows } = await env.postgres.query(
     `insert into shop.outbox (aggregatetype, aggregateid, type, payload) values
        ('order', '42', 'OrderPlaced', '{"total": 99}'),
        (null, '43', 'OrderPlaced', '{"n": 1}'),
@@ -244,15 +232,15 @@ outbox:
      returning id`,
   )
   const ids: string[] = rows.map(({ id }) => id)
-  expect(await upTo(s, 'shop.order', ids[4]!)).toEqual([ids[0], ids[4]])
-  const [first, last] = (await s.redis.xrange('shop.order', '-', '+')).map(([, pairs]) => fieldsOf(pairs))
+  expect(await upTo(env, 'shop.order', ids[4]!)).toEqual([ids[0], ids[4]])
+  const [first, last] = (await env.redis.xrange('shop.order', '-', '+')).map(([, pairs]) => fieldsOf(pairs))
   expect(first).toMatchObject({ type: 'OrderPlaced', subject: '42', data: '{"total": 99}', id: ids[0] })
   expect(first!.time).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/)
   expect(last).not.toHaveProperty('subject')
   expect(last).not.toHaveProperty('data')
 
-  await until(async () => (await rejected(s)).length === 3)
-  expect(await rejected(s)).toEqual([
+  await until(async () => (await rejected(env)).length === 3)
+  expect(await rejected(env)).toEqual([
     { reason: 'bad_stream', stream: null, row: row(ids[1]!, null, '43', 'OrderPlaced', '{"n": 1}') },
     {
       reason: 'malformed',
@@ -268,12 +256,12 @@ outbox:
 })
 
 test('malformed rows of a mapped table, alone and while a good one is in flight: incidents, and the good ones go on', async ({
-  scenario,
+  createEnv,
   configFile,
   onTestFinished,
 }) => {
   const redis = await freshRedis()
-  const s = await scenario({
+  const env = await createEnv({
     redis,
     outbox: {
       table: 'public.events',
@@ -288,14 +276,13 @@ outbox:
   stream: events
   columns: { id: id, type: type, headers: headers }
 `)
-  const relay = await s.relay({ OUTRIDER_CONFIG: file, OUTRIDER_REDIS_URL: proxy.url(redis.url) })
-  await relay.streaming()
+  const relay = await env.streamingRelay({ OUTRIDER_CONFIG: file, OUTRIDER_REDIS_URL: proxy.url(redis.url) })
   const insert = async (type: string | null, headers: string | null = null): Promise<string> => {
     const sql = 'insert into events (type, headers) values ($1, $2) returning id'
-    return (await s.postgres.query(sql, [type, headers])).rows[0].id
+    return (await env.postgres.query(sql, [type, headers])).rows[0].id
   }
   const details = async () =>
-    (await s.postgres.query('select reason, event_id, detail from outrider.incident order by position')).rows
+    (await env.postgres.query('select reason, event_id, detail from outrider.incident order by position')).rows
   const good: string[] = []
   const expected: object[] = []
   for (const [type, headers, message] of [
@@ -311,7 +298,7 @@ outbox:
     // Alone: first in the stream, or behind what has arrived.
     await reject()
     good.push(await insert('test.happened', '{"tenant": "a"}'))
-    expect(await upTo(s, 'events', good.at(-1)!)).toEqual(good)
+    expect(await upTo(env, 'events', good.at(-1)!)).toEqual(good)
     // Behind a good one that is in flight.
     const received = await relay.metric('outrider_events_received_total')
     proxy.pause('down')
@@ -321,7 +308,7 @@ outbox:
     proxy.resume('down')
     for (let n = 0; n < 2; n++) {
       good.push(await insert('test.happened'))
-      expect(await upTo(s, 'events', good.at(-1)!)).toEqual(good)
+      expect(await upTo(env, 'events', good.at(-1)!)).toEqual(good)
     }
   }
   expect(await details()).toEqual(expected)

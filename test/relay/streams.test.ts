@@ -1,17 +1,17 @@
 import { expect } from 'vitest'
 import { daDK, freePort, needsProcess, startRedis, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
 import { expectComplete, Load } from './load.js'
+import { relayTest as test } from './relay-env.js'
 import { Traffic } from './traffic.js'
 
 test.concurrent('two databases that write to one stream: each is complete and in its own order', {
   timeout: 60_000,
-}, async ({ scenario, skip }) => {
+}, async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis()
-  const both = [await scenario({ redis }), await scenario({ redis })]
-  const loads = both.map((s) => new Load(s.database, 'orders'))
-  for (const s of both) await (await s.relay()).streaming()
+  const both = [await createEnv({ redis }), await createEnv({ redis })]
+  const loads = both.map((env) => new Load(env.database, 'orders'))
+  for (const env of both) await (await env.relay()).streaming()
   for (const load of loads) await load.more(50)
   for (const load of loads) await load.stop()
 
@@ -36,19 +36,18 @@ test.concurrent('two databases that write to one stream: each is complete and in
   expect(turns.length).toBeGreaterThan(2)
 })
 
-test.concurrent('Redis under a Danish locale: everything arrives', { timeout: 60_000 }, async ({ scenario, skip }) => {
+test.concurrent('Redis under a Danish locale: everything arrives', { timeout: 60_000 }, async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
-  const env = await daDK()
-  if (!env) return skip('the locale da_DK cannot be had here')
-  const s = await scenario({ redis: await startRedis({ env }) })
-  expect(await s.redis.eval("return tostring('aa' < 'z')", 0)).toBe('false')
-  const traffic = await Traffic.start(s, { writers: 4, every: 0, events: 1_000 })
-  const relay = await s.relay()
-  await relay.streaming()
+  const locale = await daDK()
+  if (!locale) return skip('the locale da_DK cannot be had here')
+  const env = await createEnv({ redis: await startRedis({ env: locale }) })
+  expect(await env.redis.eval("return tostring('aa' < 'z')", 0)).toBe('false')
+  const traffic = await Traffic.start(env, { writers: 4, every: 0, events: 1_000 })
+  const relay = await env.streamingRelay()
   await traffic.more(1_000)
   // A new session meets the heads that the first one left.
   await relay.kill()
-  await s.relay()
+  await env.relay()
   await traffic.more(1_000)
   await until(() => traffic.committed >= 4_000)
   expect((await traffic.finish()).length).toBeGreaterThanOrEqual(4_000)
@@ -56,36 +55,36 @@ test.concurrent('Redis under a Danish locale: everything arrives', { timeout: 60
 
 test.concurrent('a cluster of one: events flow, and what is lost is a gap there, too', {
   timeout: 60_000,
-}, async ({ scenario, skip }) => {
+}, async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
   // By default its bus is at the port plus 10000, which may be past the last one.
   const bus = String(await freePort())
   const redis = await startRedis({
     settings: { 'cluster-enabled': 'yes', 'cluster-announce-ip': '127.0.0.1', 'cluster-port': bus },
   })
-  const s = await scenario({ redis, partitions: { orders: 4 } })
-  await s.redis.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383')
-  await until(async () => /cluster_state:ok/.test(String(await s.redis.call('CLUSTER', 'INFO'))))
-  const relay = await s.relay({ OUTRIDER_REDIS_URL: redis.url.replace('redis:', 'redis+cluster:') })
-  const load = new Load(s.database, 'payments')
+  const env = await createEnv({ redis, partitions: { orders: 4 } })
+  await env.redis.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383')
+  await until(async () => /cluster_state:ok/.test(String(await env.redis.call('CLUSTER', 'INFO'))))
+  const relay = await env.relay({ OUTRIDER_REDIS_URL: redis.url.replace('redis:', 'redis+cluster:') })
+  const load = new Load(env.database, 'payments')
   await relay.streaming()
   await load.more(30)
   // Nodes come and go: the connections are cut, and made again.
-  await s.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+  await env.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
   await load.more(30)
   await load.stop()
-  await expectComplete(s, 'payments')
-  const before = await s.confirmed()
-  for (let n = 0; n < 20; n++) await s.insert('orders', { n }, `subject-${n}`)
-  const lengths = () => Promise.all([0, 1, 2, 3].map((partition) => s.redis.xlen(`orders:${partition}`)))
+  await expectComplete(env, 'payments')
+  const before = await env.confirmed()
+  for (let n = 0; n < 20; n++) await env.insert('orders', { n }, `subject-${n}`)
+  const lengths = () => Promise.all([0, 1, 2, 3].map((partition) => env.redis.xlen(`orders:${partition}`)))
   await until(async () => (await lengths()).reduce((sum, length) => sum + length) === 20)
-  await until(async () => (await s.confirmed()) > before, { message: 'the slot to move on' })
+  await until(async () => (await env.confirmed()) > before, { message: 'the slot to move on' })
   expect(await relay.metric('outrider_epochs_total')).toBeGreaterThanOrEqual(2)
   const { rows } = await until(async () => {
-    const saved = await s.postgres.query("select from outrider.head where stream_key = 'payments'")
+    const saved = await env.postgres.query("select from outrider.head where stream_key = 'payments'")
     return saved.rowCount === 1 && saved
   })
   expect(rows.length).toBe(1)
-  await s.redis.del('payments')
+  await env.redis.del('payments')
   await relay.is({ role: 'halted', reason: 'stream_behind' })
 })

@@ -1,15 +1,13 @@
 import { expect } from 'vitest'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { startRedis, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
 import { expectComplete, Load } from './load.js'
-import type { Scenario } from './scenario.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 /** One active relay and one that waits. */
-async function pair(s: Scenario): Promise<[active: RelayProcess, standby: RelayProcess]> {
-  const active = await s.relay()
-  await active.streaming()
-  const standby = await s.relay()
+async function pair(env: RelayEnv): Promise<[active: RelayProcess, standby: RelayProcess]> {
+  const active = await env.streamingRelay()
+  const standby = await env.relay()
   await standby.is({ role: 'standby' })
   return [active, standby]
 }
@@ -21,20 +19,19 @@ async function timeToStream(relay: RelayProcess): Promise<number> {
   return performance.now() - began
 }
 
-const sessions = async (s: Scenario): Promise<number> =>
-  (await s.postgres.query('select count(*)::int as n from outrider.session')).rows[0].n
+const sessions = async (env: RelayEnv): Promise<number> =>
+  (await env.postgres.query('select count(*)::int as n from outrider.session')).rows[0].n
 
 test('of several relays exactly one is active, the others are ready, and one takes over within 2 s of a SIGKILL', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  const [active, standby] = await pair(s)
-  const third = await s.relay()
+  const [active, standby] = await pair(env)
+  const third = await env.relay()
   await third.is({ role: 'standby' })
   expect(await standby.status()).toMatchObject({ code: 200, role: 'standby' })
   expect(await active.status()).toMatchObject({ code: 200, role: 'active' })
 
-  const load = new Load(s.database, 'orders')
+  const load = new Load(env.database, 'orders')
   await load.more(50)
   await active.kill()
   const began = performance.now()
@@ -47,18 +44,17 @@ test('of several relays exactly one is active, the others are ready, and one tak
   expect(await other.status()).toMatchObject({ code: 200, role: 'standby' })
   await load.more(20)
   await load.stop()
-  await expectComplete(s, 'orders')
+  await expectComplete(env, 'orders')
   // What the dead one had published and not confirmed came again, and was known.
   expect(await heir.metric('outrider_events_skipped_total')).toBeGreaterThan(0)
-  expect(await sessions(s)).toBe(2)
+  expect(await sessions(env)).toBe(2)
 })
 
 test('on SIGTERM a relay in mid-stream drains and exits with 0, and the standby is active within 2 s', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  let [active, standby] = await pair(s)
-  const load = new Load(s.database, 'orders')
+  let [active, standby] = await pair(env)
+  const load = new Load(env.database, 'orders')
   for (let update = 1; update <= 2; update++) {
     await load.more(50)
     const [code, milliseconds] = await Promise.all([active.stop(), timeToStream(standby)])
@@ -66,22 +62,21 @@ test('on SIGTERM a relay in mid-stream drains and exits with 0, and the standby 
     expect(milliseconds).toBeLessThan(2_000)
     expect(active.logs.find(({ msg }) => msg === 'drained')).toMatchObject({ drained: true })
     active = standby
-    standby = await s.relay()
+    standby = await env.relay()
     await standby.is({ role: 'standby' })
   }
   await load.more(10)
   await load.stop()
-  await expectComplete(s, 'orders')
-  expect(await sessions(s)).toBe(3)
+  await expectComplete(env, 'orders')
+  expect(await sessions(env)).toBe(3)
 })
 
 test('a relay that freezes in mid-stream and comes back later doubles nothing and reorders nothing', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  await s.database.query(`alter role relay_${s.database.name} set wal_sender_timeout = '2s'`)
-  const [active, standby] = await pair(s)
-  const load = new Load(s.database, 'orders', 100)
+  await env.database.query(`alter role relay_${env.database.name} set wal_sender_timeout = '2s'`)
+  const [active, standby] = await pair(env)
+  const load = new Load(env.database, 'orders', 100)
   await load.more(20)
   active.signal('SIGSTOP')
   // What it received and did not publish: that is what a zombie still sends.
@@ -92,10 +87,10 @@ test('a relay that freezes in mid-stream and comes back later doubles nothing an
   await active.is({ role: 'standby' })
   await load.more(20)
   await load.stop()
-  await expectComplete(s, 'orders')
-  expect(await sessions(s)).toBe(2)
+  await expectComplete(env, 'orders')
+  expect(await sessions(env)).toBe(2)
   expect(active.logs.some(({ state }) => state === 'reconnecting')).toBe(true)
-  expect(await s.postgres.query('select * from outrider.incident').then(({ rows }) => rows)).toEqual([])
+  expect(await env.postgres.query('select * from outrider.incident').then(({ rows }) => rows)).toEqual([])
 
   // And it is as good as new.
   await standby.kill()
@@ -103,13 +98,13 @@ test('a relay that freezes in mid-stream and comes back later doubles nothing an
 })
 
 test('a relay that freezes between taking the lock and streaming does not hold the lock for ever', async ({
-  scenario,
+  createEnv,
 }) => {
   const redis = await startRedis()
-  const s = await scenario({ redis })
-  await s.database.query(`alter role relay_${s.database.name} set wal_sender_timeout = '2s'`)
+  const env = await createEnv({ redis })
+  await env.database.query(`alter role relay_${env.database.name} set wal_sender_timeout = '2s'`)
   await redis.freeze()
-  const [first, second] = [await s.relay(), await s.relay()]
+  const [first, second] = [await env.relay(), await env.relay()]
   const holder = await until(
     async () => {
       const roles = await Promise.all([first, second].map(async (relay) => (await relay.status())?.role))
@@ -118,15 +113,15 @@ test('a relay that freezes between taking the lock and streaming does not hold t
     },
     { message: 'one relay that holds the lock and waits for Redis, and one that waits for the lock' },
   )
-  const { rows } = await s.postgres.query('select active from pg_replication_slots where slot_name = $1', [s.slot])
+  const { rows } = await env.postgres.query('select active from pg_replication_slots where slot_name = $1', [env.slot])
   expect(rows).toEqual([{ active: false }])
   holder.signal('SIGSTOP')
   await redis.thaw()
   const other = holder === first ? second : first
   await other.streaming(20_000)
-  const id = await s.insert('orders')
-  await until(async () => (await s.ids('orders')).includes(id))
+  const id = await env.insert('orders')
+  await until(async () => (await env.ids('orders')).includes(id))
   holder.signal('SIGCONT')
   await holder.is({ role: 'standby' })
-  expect(await s.ids('orders')).toEqual([id])
+  expect(await env.ids('orders')).toEqual([id])
 })

@@ -5,7 +5,7 @@ import { createTruth, readTruth, type Truth } from '../../testkit/oracle/truth.j
 import { countVerdict, judge, readStreams } from '../../testkit/oracle/verdict.js'
 import { createSubjects, seeded, write } from '../../testkit/oracle/writer.js'
 import { until } from '../../testkit/services/index.js'
-import type { Scenario } from './scenario.js'
+import type { RelayEnv } from './relay-env.js'
 
 export interface TrafficOptions {
   streams?: string[]
@@ -23,24 +23,24 @@ export class Traffic {
   readonly samples: Sample[] = []
   readonly streams: string[]
   readonly #stop = new AbortController()
-  readonly #s: Scenario
+  readonly #env: RelayEnv
   #writers: Promise<unknown> = Promise.resolve()
 
-  private constructor(s: Scenario, streams: string[]) {
-    this.#s = s
+  private constructor(env: RelayEnv, streams: string[]) {
+    this.#env = env
     this.streams = streams
   }
 
-  static async start(s: Scenario, options: TrafficOptions = {}): Promise<Traffic> {
+  static async start(env: RelayEnv, options: TrafficOptions = {}): Promise<Traffic> {
     const { streams = ['orders', 'payments', 'users'], writers = 2, every = 20 } = options
     const events = options.events ?? Number.POSITIVE_INFINITY
-    const traffic = new Traffic(s, streams)
-    await createTruth(s.postgres)
-    await createSubjects(s.postgres, 60)
+    const traffic = new Traffic(env, streams)
+    await createTruth(env.postgres)
+    await createSubjects(env.postgres, 60)
     const payload = options.payload ?? ((random) => JSON.stringify({ n: random(), text: 'æ'.repeat(random() * 400) }))
     traffic.#writers = Promise.all(
       Array.from({ length: writers }, async (_, writer) => {
-        const client = await s.database.connect()
+        const client = await env.database.connect()
         await write(client, {
           writer,
           events,
@@ -67,20 +67,20 @@ export class Traffic {
 
   /** What the slot has confirmed now, and what the streams hold: `finish` holds one against the other. */
   async sample(): Promise<void> {
-    this.samples.push(await sampleConfirmed(this.#s.postgres, this.#s.slot, this.#s.redis, this.streams))
+    this.samples.push(await sampleConfirmed(this.#env.postgres, this.#env.slot, this.#env.redis, this.streams))
   }
 
   /** Ends the writers. Resolves with what they committed. */
   async stop(): Promise<Truth[]> {
     this.#stop.abort()
     await this.#writers
-    return readTruth(this.#s.postgres)
+    return readTruth(this.#env.postgres)
   }
 
   /** Ends the writers, waits until everything has arrived, and expects it to be there once, unaltered and in order. */
   async finish(timeout = 30_000): Promise<Truth[]> {
     const truth = await this.stop()
-    const { redis: client } = this.#s
+    const { redis: client } = this.#env
     let length = 0
     await until(
       async () => {

@@ -2,9 +2,8 @@ import { expect, onTestFinished } from 'vitest'
 import { readMigrations } from '../../src/postgres/migration.js'
 import { RelayProcess } from '../../testkit/relay-process.js'
 import { freshRedis, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
 import { Release } from './release.js'
-import type { Scenario } from './scenario.js'
 import { Traffic } from './traffic.js'
 
 const known = await readMigrations()
@@ -43,14 +42,14 @@ async function release(...args: Parameters<typeof Release.make>): Promise<Releas
   return made
 }
 
-async function relayOf(made: Release, s: Scenario): Promise<RelayProcess> {
-  const relay = await RelayProcess.start(s.env, made.main)
+async function relayOf(made: Release, env: RelayEnv): Promise<RelayProcess> {
+  const relay = await RelayProcess.start(env.variables, made.main)
   onTestFinished(() => (relay.isRunning ? relay.kill() : undefined))
   return relay
 }
 
 /** Commands run as the owner of the database. */
-const ownerOf = (s: Scenario) => ({ ...s.env, OUTRIDER_POSTGRES_URL: s.database.url })
+const ownerOf = (env: RelayEnv) => ({ ...env.variables, OUTRIDER_POSTGRES_URL: env.database.url })
 
 async function workerOf(made: Release, config: Parameters<Release['worker']>[0]) {
   const worker = made.worker(config)
@@ -60,10 +59,10 @@ async function workerOf(made: Release, config: Parameters<Release['worker']>[0])
 }
 
 /** As a Deployment with two replicas and maxSurge 1 does: the next one is ready before one goes. */
-async function roll(relays: RelayProcess[], made: Release, s: Scenario, traffic: Traffic): Promise<RelayProcess[]> {
+async function roll(relays: RelayProcess[], made: Release, env: RelayEnv, traffic: Traffic): Promise<RelayProcess[]> {
   const next: RelayProcess[] = []
   for (const old of relays) {
-    const relay = await relayOf(made, s)
+    const relay = await relayOf(made, env)
     await until(async () => (await relay.status())?.code === 200, { timeout: 20_000, message: () => relay.tail() })
     next.push(relay)
     await traffic.more(100)
@@ -73,21 +72,21 @@ async function roll(relays: RelayProcess[], made: Release, s: Scenario, traffic:
 }
 
 /** Which version publishes. */
-async function activeVersion(s: Scenario): Promise<string> {
-  const { rows } = await s.postgres.query('select version from outrider.session order by started_at desc limit 1')
+async function activeVersion(env: RelayEnv): Promise<string> {
+  const { rows } = await env.postgres.query('select version from outrider.session order by started_at desc limit 1')
   return rows[0].version
 }
 
 test('from one version to the next and back under load: every event once, in order, and its effect once; writers never wait longer than setup may', {
   timeout: 240_000,
-}, async ({ scenario }) => {
+}, async ({ createEnv }) => {
   const server = await freshRedis()
-  const s = await scenario({ redis: server })
+  const env = await createEnv({ redis: server })
   const [n, next] = [await release('1.0.0'), await release('1.1.0', NEXT)]
-  await s.postgres.query('create table effect (event uuid, release text)')
-  let relays = [await relayOf(n, s), await relayOf(n, s)]
-  const traffic = await Traffic.start(s, { every: 80 })
-  const settings = { redis: server.url, postgres: s.database.url, streams: traffic.streams }
+  await env.postgres.query('create table effect (event uuid, release text)')
+  let relays = [await relayOf(n, env), await relayOf(n, env)]
+  const traffic = await Traffic.start(env, { every: 80 })
+  const settings = { redis: server.url, postgres: env.database.url, streams: traffic.streams }
   let worker = await workerOf(n, { ...settings, release: 'n' })
   await traffic.more(200)
 
@@ -97,18 +96,18 @@ test('from one version to the next and back under load: every event once, in ord
   const inserting = (async () => {
     while (!settingUp.signal.aborted) {
       const began = performance.now()
-      await s.insert('others')
+      await env.insert('others')
       longest = Math.max(longest, performance.now() - began)
     }
   })()
-  const reader = await s.database.connect()
+  const reader = await env.database.connect()
   await reader.query('begin; lock table outrider.outbox in access share mode')
-  expect(await next.run(['setup'], ownerOf(s))).toMatchObject({
+  expect(await next.run(['setup'], ownerOf(env))).toMatchObject({
     code: 1,
     text: expect.stringContaining(`Migration ${FIRST} waited 5s for a lock and gave up`),
   })
   await reader.end()
-  expect(await next.run(['setup'], ownerOf(s))).toMatchObject({
+  expect(await next.run(['setup'], ownerOf(env))).toMatchObject({
     code: 0,
     text: expect.stringContaining(`created  schema outrider (${FIRST}, ${SECOND})`),
   })
@@ -123,67 +122,66 @@ test('from one version to the next and back under load: every event once, in ord
     expect(relay.logs.filter(({ level }) => level === 'error' || level === 'warn')).toEqual([])
     expect((await relay.status())?.code).toBe(200)
   }
-  expect((await s.postgres.query('select from outrider.session')).rowCount).toBe(1)
+  expect((await env.postgres.query('select from outrider.session')).rowCount).toBe(1)
   // So does the old worker, also when it starts anew, and beside a new one.
   const oldWorker = worker
   worker = await workerOf(next, { ...settings, release: 'next' })
   await traffic.more(100)
   expect(await oldWorker.stop()).toBe(0)
 
-  relays = await roll(relays, next, s, traffic)
+  relays = await roll(relays, next, env, traffic)
   await traffic.more(200)
-  expect(await activeVersion(s)).toBe('1.1.0')
+  expect(await activeVersion(env)).toBe('1.1.0')
 
   // And back: the schema stays.
-  const rows = async () => (await s.postgres.query('select * from outrider.migration order by version')).rows
+  const rows = async () => (await env.postgres.query('select * from outrider.migration order by version')).rows
   const before = await rows()
-  expect(await n.run(['setup'], ownerOf(s))).toMatchObject({
+  expect(await n.run(['setup'], ownerOf(env))).toMatchObject({
     code: 0,
     text: expect.stringContaining(`it is newer (${FIRST}, ${SECOND}) and serves this version, so it stays as it is`),
   })
   expect(await rows()).toEqual(before)
-  const check = await n.run(['check', '--json'], s.env)
+  const check = await n.run(['check', '--json'], env.variables)
   expect(JSON.parse(check.text).findings).toContainEqual(
     expect.objectContaining({ id: 'schema-newer', level: 'info', is: expect.stringContaining(SECOND) }),
   )
   expect(JSON.parse(check.text).findings.filter(({ level }: { level: string }) => level === 'blocker')).toEqual([])
-  relays = await roll(relays, n, s, traffic)
+  relays = await roll(relays, n, env, traffic)
   const newWorker = worker
   worker = await workerOf(n, { ...settings, release: 'n again' })
   await traffic.more(200)
   expect(await newWorker.stop()).toBe(0)
   await traffic.more(200)
-  expect(await activeVersion(s)).toBe('1.0.0')
+  expect(await activeVersion(env)).toBe('1.0.0')
 
   const truth = await traffic.finish()
   const effects = () =>
-    s.postgres.query('select count(*)::int as done, count(distinct event)::int as events from effect')
+    env.postgres.query('select count(*)::int as done, count(distinct event)::int as events from effect')
   await until(async () => (await effects()).rows[0].events >= truth.length, {
     timeout: 30_000,
     message: 'every effect',
   })
   expect(await worker.stop()).toBe(0)
   expect((await effects()).rows[0]).toEqual({ done: truth.length, events: truth.length })
-  for (const stream of traffic.streams) expect((await s.redis.xpending(stream, 'billing'))[0]).toBe(0)
-  const { rows: releases } = await s.postgres.query('select release from effect group by 1 order by 1')
+  for (const stream of traffic.streams) expect((await env.redis.xpending(stream, 'billing'))[0]).toBe(0)
+  const { rows: releases } = await env.postgres.query('select release from effect group by 1 order by 1')
   expect(releases).toEqual([{ release: 'n' }, { release: 'n again' }, { release: 'next' }])
-  expect((await s.postgres.query('select from outrider.incident')).rowCount).toBe(0)
+  expect((await env.postgres.query('select from outrider.incident')).rowCount).toBe(0)
 })
 
 test('a relay one migration behind the schema runs; two behind, it is refused in the same words as setup and check, and publishes nothing', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
   const behind = await release('0.9.0', { [`${newest.name}.sql`]: undefined })
-  const relay = await relayOf(behind, s)
+  const relay = await relayOf(behind, env)
   await relay.streaming()
 
   // Under its feet the schema goes on, and what is committed from then on is for others.
   const next = await release('1.1.0', NEXT)
-  expect((await next.run(['setup'], ownerOf(s))).code).toBe(0)
+  expect((await next.run(['setup'], ownerOf(env))).code).toBe(0)
   await relay.is({ role: 'halted', reason: 'schema_foreign' })
-  const id = await s.insert('orders')
-  const late = await relayOf(behind, s)
+  const id = await env.insert('orders')
+  const late = await relayOf(behind, env)
   await late.is({ role: 'halted', reason: 'schema_foreign' })
 
   const found = `found migration ${FIRST}, which serves only versions that know ${newest.name}.`
@@ -193,10 +191,10 @@ test('a relay one migration behind the schema runs; two behind, it is refused in
     expect(status).toMatchObject({ code: 503, message: expect.stringContaining(found) })
     expect(status?.message).toContain(advice)
   }
-  const setup = await behind.run(['setup'], ownerOf(s))
+  const setup = await behind.run(['setup'], ownerOf(env))
   expect(setup).toMatchObject({ code: 1, text: expect.stringContaining(found) })
   expect(setup.text).toContain(advice)
-  const check = await behind.run(['check', '--json'], s.env)
+  const check = await behind.run(['check', '--json'], env.variables)
   expect(check.code).toBe(4)
   expect(JSON.parse(check.text).findings).toContainEqual(
     expect.objectContaining({
@@ -205,23 +203,21 @@ test('a relay one migration behind the schema runs; two behind, it is refused in
       is: `migration ${FIRST}, which serves only versions that know ${newest.name}`,
     }),
   )
-  expect(await s.ids('orders')).toEqual([])
+  expect(await env.ids('orders')).toEqual([])
 
   // It holds no lock: a version that knows the schema does what is left.
-  const right = await relayOf(next, s)
+  const right = await relayOf(next, env)
   await right.streaming()
-  await until(async () => (await s.ids('orders')).includes(id))
-  expect(await s.ids('orders')).toEqual([id])
+  await until(async () => (await env.ids('orders')).includes(id))
+  expect(await env.ids('orders')).toEqual([id])
 })
 
 test('a relay whose setup has not run yet is no standby: it waits, leaves the lock to older ones, and goes on by itself', async ({
-  scenario,
+  env,
 }) => {
-  const s = await scenario()
-  const old = await s.relay()
-  await old.streaming()
+  const old = await env.streamingRelay()
   const next = await release('1.1.0', NEXT)
-  const early = await relayOf(next, s)
+  const early = await relayOf(next, env)
   const waiting = { role: 'starting', state: 'waiting', reason: 'setup_outdated' }
   await early.is(waiting)
   expect(await early.status()).toMatchObject({
@@ -234,50 +230,43 @@ test('a relay whose setup has not run yet is no standby: it waits, leaves the lo
 
   // The lock is free, and it still waits; an older one may have it.
   await old.stop()
-  const id = await s.insert('orders')
-  const another = await s.relay()
-  await another.streaming()
-  await until(async () => (await s.ids('orders')).includes(id))
+  const id = await env.insert('orders')
+  const another = await env.streamingRelay()
+  await until(async () => (await env.ids('orders')).includes(id))
   await early.is(waiting)
 
-  expect((await next.run(['setup'], ownerOf(s))).code).toBe(0)
+  expect((await next.run(['setup'], ownerOf(env))).code).toBe(0)
   await early.is({ role: 'standby' })
   await another.stop()
   await early.streaming()
   expect(early.logs.filter(({ level }) => level === 'error')).toEqual([])
 })
 
-test('a standby looks again when it has the lock: setup may have gone on meanwhile', async ({ scenario }) => {
-  const s = await scenario()
-  const active = await s.relay()
-  await active.streaming()
+test('a standby looks again when it has the lock: setup may have gone on meanwhile', async ({ env }) => {
+  const active = await env.streamingRelay()
   const behind = await release('0.9.0', { [`${newest.name}.sql`]: undefined })
-  const standby = await relayOf(behind, s)
+  const standby = await relayOf(behind, env)
   await standby.is({ role: 'standby' })
   const next = await release('1.1.0', NEXT)
-  expect((await next.run(['setup'], ownerOf(s))).code).toBe(0)
+  expect((await next.run(['setup'], ownerOf(env))).code).toBe(0)
   await active.stop()
   await standby.is({ role: 'halted', reason: 'schema_foreign' })
-  expect((await s.postgres.query('select from outrider.session')).rowCount).toBe(1)
+  expect((await env.postgres.query('select from outrider.session')).rowCount).toBe(1)
 })
 
-test('a relay that is halted before it may look at the slot tells no figures of an earlier look', async ({
-  scenario,
-}) => {
-  const s = await scenario()
-  const relay = await s.relay()
-  await relay.streaming()
+test('a relay that is halted before it may look at the slot tells no figures of an earlier look', async ({ env }) => {
+  const relay = await env.streamingRelay()
   const names = ['outrider_slot_retained_wal_bytes', 'outrider_slot_lag_bytes', 'outrider_open_incidents']
   const figures = () => Promise.all(names.map((name) => relay.metric(name)))
   await until(async () => (await figures()).every((figure) => figure !== undefined))
-  await s.postgres.query(
+  await env.postgres.query(
     "insert into outrider.migration (version, name, checksum, serves) values (999, '999-later', '', 999)",
   )
   await relay.is({ role: 'halted', reason: 'schema_foreign' })
   await until(async () => (await figures()).every((figure) => figure === undefined), {
     message: 'what the slot was like to be forgotten',
   })
-  await s.postgres.query('delete from outrider.migration where version = 999')
+  await env.postgres.query('delete from outrider.migration where version = 999')
   await relay.streaming()
   await until(async () => (await figures()).every((figure) => figure !== undefined))
 })

@@ -1,20 +1,19 @@
 import { expect } from 'vitest'
 import { DeadLetter } from '../../src/consumer/index.js'
 import { until } from '../../testkit/services/index.js'
-import { Happened, test as staged } from '../consumer/fixture.js'
-import { test } from '../relay/fixture.js'
+import { consumerTest } from '../consumer/consumer-env.js'
+import { Happened } from '../consumer/happened.js'
+import { relayTest as test } from '../relay/relay-env.js'
 
 // Logs are read by more people than events are: what an event holds is not in them, at any level.
 
 const CARD = 'card-4111111111111111'
 const PERSON = 'person-jane-doe'
 
-test('a relay logs nothing of what an event holds, not of one that it rejects either', async ({ scenario }) => {
-  const s = await scenario()
-  const relay = await s.relay({ OUTRIDER_LOG_LEVEL: 'trace', OUTRIDER_MAX_EVENT_BYTES: '1KiB' })
-  await relay.streaming()
+test('a relay logs nothing of what an event holds, not of one that it rejects either', async ({ env }) => {
+  const relay = await env.streamingRelay({ OUTRIDER_LOG_LEVEL: 'trace', OUTRIDER_MAX_EVENT_BYTES: '1KiB' })
   const insert = (length: number) =>
-    s.postgres.query("select outrider.publish('orders', 'test.happened', $1, subject => $2, headers => $3)", [
+    env.postgres.query("select outrider.publish('orders', 'test.happened', $1, subject => $2, headers => $3)", [
       JSON.stringify({ card: CARD, more: 'x'.repeat(length) }),
       PERSON,
       JSON.stringify({ who: PERSON }),
@@ -23,19 +22,19 @@ test('a relay logs nothing of what an event holds, not of one that it rejects ei
   await insert(2_000)
   const rejected = 'select id, row::text from outrider.rejected'
   const { rows } = await until(async () => {
-    const found = await s.postgres.query(rejected)
+    const found = await env.postgres.query(rejected)
     return found.rowCount === 1 && found
   })
   // There it is, whole, for whoever may read that table.
   expect(rows[0].row).toContain(CARD)
-  await until(async () => (await s.ids('orders')).length === 1)
+  await until(async () => (await env.ids('orders')).length === 1)
   // Of what Redis refuses nothing is repeated.
-  await s.redis.set('users', 'no stream')
-  await s.postgres.query("select outrider.publish('users', 'test.happened', $1, subject => $2)", [
+  await env.redis.set('users', 'no stream')
+  await env.postgres.query("select outrider.publish('users', 'test.happened', $1, subject => $2)", [
     JSON.stringify(CARD),
     PERSON,
   ])
-  await until(async () => (await s.postgres.query(rejected)).rowCount === 2)
+  await until(async () => (await env.postgres.query(rejected)).rowCount === 2)
   await relay.stop()
   expect(relay.logs.length).toBeGreaterThan(3)
   const text = relay.tail(Number.MAX_SAFE_INTEGER)
@@ -43,9 +42,9 @@ test('a relay logs nothing of what an event holds, not of one that it rejects ei
   expect(text).not.toContain(PERSON)
 })
 
-staged('a worker logs nothing of what an event holds, whatever becomes of it', async ({ stage }) => {
+consumerTest('a worker logs nothing of what an event holds, whatever becomes of it', async ({ env }) => {
   const input = { subject: PERSON, more: { who: PERSON } }
-  await stage.append(
+  await env.append(
     'things',
     [
       { n: 1, card: CARD },
@@ -54,17 +53,17 @@ staged('a worker logs nothing of what an event holds, whatever becomes of it', a
     ],
     input,
   )
-  await stage.append('things', [{ n: CARD }], input)
-  await stage.append('things', [{ n: 1, card: CARD }], { ...input, type: 'nobody.knows' })
-  const consumer = stage.consumer().on(Happened, async ({ data }, { attempt }) => {
+  await env.append('things', [{ n: CARD }], input)
+  await env.append('things', [{ n: 1, card: CARD }], { ...input, type: 'nobody.knows' })
+  const consumer = env.consumer().on(Happened, async ({ data }, { attempt }) => {
     if (data.n === 2 && attempt === 1) throw new Error('not yet')
     if (data.n === 3) throw new DeadLetter('never')
   })
   await consumer.start()
-  await until(async () => (await stage.dead('things')).length === 3)
-  await until(async () => (await stage.pending('things')) === 0)
+  await until(async () => (await env.dead('things')).length === 3)
+  await until(async () => (await env.pending('things')) === 0)
   await consumer.stop()
-  const text = JSON.stringify(stage.logs)
+  const text = JSON.stringify(env.logs)
   expect(text).toContain('dead-lettered')
   expect(text).not.toContain(CARD)
   expect(text).not.toContain(PERSON)

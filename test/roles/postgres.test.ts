@@ -2,7 +2,8 @@ import pg from 'pg'
 import { afterAll, test as base, beforeAll, describe, expect } from 'vitest'
 import { setUp } from '../../src/postgres/setup.js'
 import { createDatabase, type Database, until } from '../../testkit/services/index.js'
-import { effect, GROUP, Happened, test as staged } from '../consumer/fixture.js'
+import { consumerTest, effect } from '../consumer/consumer-env.js'
+import { GROUP, Happened } from '../consumer/happened.js'
 
 // What the relay does as `outrider_relay` is what all of test/relay does: its relays log in as nothing more.
 
@@ -177,27 +178,27 @@ base('a writer publishes, and knows nothing of what others have published', asyn
   )
 })
 
-staged.for([false, true])(
+consumerTest.for([false, true])(
   'a worker does all its work as `outrider_consumer`: ordered %s',
-  async (ordered, { stage }) => {
-    const role = `${stage.database.name}_worker`
-    await stage.pool.query(`create role ${role} login password 'secret' in role outrider_consumer`)
-    await stage.pool.query(`grant insert on effect to ${role}; grant usage on sequence effect_seq_seq to ${role}`)
-    const pool = new pg.Pool({ connectionString: stage.database.urlAs({ user: role, password: 'secret' }), max: 20 })
+  async (ordered, { env }) => {
+    const role = `${env.database.name}_worker`
+    await env.pool.query(`create role ${role} login password 'secret' in role outrider_consumer`)
+    await env.pool.query(`grant insert on effect to ${role}; grant usage on sequence effect_seq_seq to ${role}`)
+    const pool = new pg.Pool({ connectionString: env.database.urlAs({ user: role, password: 'secret' }), max: 20 })
     try {
-      await stage.append('things', [{ n: 1 }, { n: 2 }, { n: 3 }])
-      const consumer = stage.consumer({ db: pool, ordered, group: GROUP }).on(Happened, async (event, context) => {
+      await env.append('things', [{ n: 1 }, { n: 2 }, { n: 3 }])
+      const consumer = env.consumer({ db: pool, ordered, group: GROUP }).on(Happened, async (event, context) => {
         if (event.data.n === 2 && context.attempt === 1) throw new Error('not yet')
         await effect(event, context)
       })
       await consumer.start()
-      await stage.drained('things', 3)
+      await env.drained('things', 3)
       await until(async () => (await consumer.stats()).streams.every(({ pending }) => pending === 0))
       await consumer.stop()
-      expect(stage.logs.filter(({ level, code }) => level === 'error' || code === '42501')).toEqual([])
+      expect(env.logs.filter(({ level, code }) => level === 'error' || code === '42501')).toEqual([])
     } finally {
       await pool.end()
-      await stage.pool.query(`drop owned by ${role}; drop role ${role}`)
+      await env.pool.query(`drop owned by ${role}; drop role ${role}`)
     }
   },
 )

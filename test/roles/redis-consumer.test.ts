@@ -3,8 +3,9 @@ import { describe, expect, vi } from 'vitest'
 import { z } from 'zod'
 import { DeadLetter } from '../../src/consumer/index.js'
 import { defineEvent } from '../../src/index.js'
+import { entryOf } from '../../testkit/entry.js'
 import { freePort, type RedisVersion, until } from '../../testkit/services/index.js'
-import { effect, entryOf, type Stage, test } from '../consumer/fixture.js'
+import { type ConsumerEnv, effect, consumerTest as test } from '../consumer/consumer-env.js'
 import { expectRefused, expectRefusedInScript, type Guarded, granted, startGuarded, VERSIONS } from './acl.js'
 
 // Servers of three versions may have to be fetched first.
@@ -21,7 +22,7 @@ const EVENTS = 12
  */
 async function work(
   { admin, url, forget }: Guarded,
-  stage: Stage,
+  env: ConsumerEnv,
   keys: readonly string[],
   ordered: boolean,
 ): Promise<void> {
@@ -31,17 +32,17 @@ async function work(
   }
   await forget()
   const options = { redis: url('consumer'), group: 'billing', ordered }
-  const done = async (count: number) => until(async () => (await stage.effects()).length === count, { timeout: 20_000 })
+  const done = async (count: number) => until(async () => (await env.effects()).length === count, { timeout: 20_000 })
 
   let frozen = true
-  const handler: Parameters<ReturnType<typeof stage.consumer>['on']>[1] = async (event, context) => {
+  const handler: Parameters<ReturnType<typeof env.consumer>['on']>[1] = async (event, context) => {
     const { n } = event.data as { n: number }
     if (n === 3 && context.attempt === 1) throw new Error('not yet')
     if (n === 5) throw new DeadLetter('never')
     if (n === 7 && frozen) await once(context.signal, 'abort').then(() => Promise.reject(context.signal.reason))
     await effect(event as never, context as never)
   }
-  const first = stage.consumer(options).on(Placed, handler as never)
+  const first = env.consumer(options).on(Placed, handler as never)
   await first.start()
   await done(EVENTS - 2)
   // Longer than a third of `claimAfter`: the one that is frozen was kept alive.
@@ -49,7 +50,7 @@ async function work(
   await first.stop({ timeout: 0 })
 
   frozen = false
-  const second = stage.consumer(options).on(Placed, handler as never)
+  const second = env.consumer(options).on(Placed, handler as never)
   await second.start()
   await done(EVENTS - 1)
   await until(async () => (await second.stats()).streams.every(({ pending }) => pending === 0))
@@ -60,9 +61,9 @@ async function work(
 describe.each(VERSIONS)('a worker on %s', (version: RedisVersion) => {
   test.for(['plain', 'partitioned'] as const)(
     'does all its work under its line, and uses every command of it: a %s stream',
-    async (kind, { stage, skip }) => {
+    async (kind, { env, skip }) => {
       const guarded = await startGuarded({ skip }, version, ['consumer'])
-      await work(guarded, stage, KEYS[kind], false)
+      await work(guarded, env, KEYS[kind], false)
       expect(await guarded.called()).toEqual(granted('consumer'))
       expect(await guarded.refused()).toEqual([])
       const dead = await Promise.all(KEYS[kind].map((key) => guarded.admin.xlen(`outrider:{${key}}:dead:billing`)))
@@ -72,9 +73,9 @@ describe.each(VERSIONS)('a worker on %s', (version: RedisVersion) => {
 
   test.for(['plain', 'partitioned'] as const)(
     'of an ordered group does all its work under both, and uses every command of the second: a %s stream',
-    async (kind, { stage, skip }) => {
+    async (kind, { env, skip }) => {
       const guarded = await startGuarded({ skip }, version, ['consumer', 'ordered'])
-      await work(guarded, stage, KEYS[kind], true)
+      await work(guarded, env, KEYS[kind], true)
       const called = await guarded.called()
       expect(granted('consumer', 'ordered')).toEqual(expect.arrayContaining(called))
       expect(called).toEqual(expect.arrayContaining(granted('ordered')))
@@ -92,7 +93,7 @@ describe.each(VERSIONS)('a worker on %s', (version: RedisVersion) => {
   })
 })
 
-test('in a cluster a worker needs one command more', async ({ stage, skip }) => {
+test('in a cluster a worker needs one command more', async ({ env, skip }) => {
   const clustered = {
     'cluster-enabled': 'yes',
     'cluster-announce-ip': '127.0.0.1',
@@ -104,13 +105,13 @@ test('in a cluster a worker needs one command more', async ({ stage, skip }) => 
   await until(async () => String(await admin.call('CLUSTER', 'INFO')).includes('cluster_state:ok'))
   const url = () => guarded.url('consumer').replace('redis:', 'redis+cluster:')
   await expect(
-    stage
+    env
       .consumer({ redis: url() })
       .on(Placed, async () => {})
       .start(),
   ).rejects.toThrow(/cluster\|slots/)
   await admin.call('ACL', 'SETUSER', 'billing', '+cluster|slots')
-  await work({ ...guarded, url }, stage, KEYS.partitioned, false)
+  await work({ ...guarded, url }, env, KEYS.partitioned, false)
   expect(await guarded.called()).toEqual([...granted('consumer'), 'cluster|slots'].sort())
 })
 

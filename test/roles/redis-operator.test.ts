@@ -1,8 +1,8 @@
 import { describe, expect, test, vi } from 'vitest'
 import { deadLetters } from '../../src/cli/dead-letters.js'
 import { deadKey } from '../../src/event/names.js'
+import { entryOf } from '../../testkit/entry.js'
 import type { RedisVersion } from '../../testkit/services/index.js'
-import { entryOf } from '../consumer/entries.js'
 import { runCommand } from '../support/command.js'
 import { expectRefused, expectRefusedInScript, type Guarded, granted, startGuarded, VERSIONS } from './acl.js'
 

@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { ping } from '../../src/cli/ping.js'
 import { endOf } from '../../src/redis/arrival.js'
-import { createScenario } from '../relay/scenario.js'
+import { createRelayEnv } from '../relay/relay-env.js'
 import { runCommand } from '../support/command.js'
 import { expectRefused, granted, startGuarded, VERSIONS } from './acl.js'
 
@@ -14,21 +14,20 @@ test.for(VERSIONS)(
     const guarded = await startGuarded({ skip }, version, ['relay', 'ping'])
     const { server } = guarded
     const redis = { url: guarded.url('relay'), client: server.client.bind(server), remove: async () => {} }
-    const s = await createScenario({ redis })
-    onTestFinished(() => s.close())
-    const relay = await s.relay({ OUTRIDER_DURABILITY: 'memory' })
-    await relay.streaming()
-    const writer = `writer_${s.database.name}`
-    await s.postgres.query(`create role ${writer} login in role outrider_writer`)
+    const env = await createRelayEnv({ redis })
+    onTestFinished(() => env.close())
+    await env.streamingRelay({ OUTRIDER_DURABILITY: 'memory' })
+    const writer = `writer_${env.database.name}`
+    await env.postgres.query(`create role ${writer} login in role outrider_writer`)
     try {
       await guarded.forget()
       const config = { redis: { url: guarded.url('ping'), connectTimeout: 5_000 } }
-      const { code } = await runCommand(ping, s.database.urlAs({ user: writer }), { config })
+      const { code } = await runCommand(ping, env.database.urlAs({ user: writer }), { config })
       expect(code).toBe(0)
       expect(await guarded.refused()).toEqual([])
       expect(await guarded.called()).toEqual(expect.arrayContaining(granted('ping').filter((name) => name !== 'ping')))
     } finally {
-      await s.postgres.query(`drop role ${writer}`)
+      await env.postgres.query(`drop role ${writer}`)
     }
     const client = guarded.as('ping')
     expect(await endOf(client, 'ping')).not.toBe('0-0')

@@ -2,7 +2,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { LEVELS } from '../../src/redis/durability.js'
 import { type RedisVersion, startRedis, until } from '../../testkit/services/index.js'
 import { runCheck } from '../check/run.js'
-import { createScenario, type Scenario } from '../relay/scenario.js'
+import { createRelayEnv, type RelayEnv } from '../relay/relay-env.js'
 import {
   expectRefused,
   expectRefusedInScript,
@@ -16,21 +16,21 @@ import {
 // Servers of three versions may have to be fetched first.
 vi.setConfig({ testTimeout: 180_000 })
 
-async function scenarioOf({ server, url }: Guarded, partitions: Record<string, number>): Promise<Scenario> {
+async function relayEnvOf({ server, url }: Guarded, partitions: Record<string, number>): Promise<RelayEnv> {
   const redis = { url: url('relay'), client: server.client.bind(server), remove: async () => {} }
-  const scenario = await createScenario({ redis, partitions })
-  onTestFinished(() => scenario.close())
-  return scenario
+  const env = await createRelayEnv({ redis, partitions })
+  onTestFinished(() => env.close())
+  return env
 }
 
 const SUBJECTS = ['a', 'b', 'c', 'd']
 
 /** Inserts an event of each subject, and waits until Postgres may forget them. */
-async function confirmed(s: Scenario): Promise<void> {
-  for (const subject of SUBJECTS) await s.insert('orders', {}, subject)
-  const [row] = (await s.postgres.query('select pg_current_wal_lsn()::text as lsn')).rows
+async function confirmed(env: RelayEnv): Promise<void> {
+  for (const subject of SUBJECTS) await env.insert('orders', {}, subject)
+  const [row] = (await env.postgres.query('select pg_current_wal_lsn()::text as lsn')).rows
   const reached = 'select confirmed_flush_lsn >= $2::pg_lsn as done from pg_replication_slots where slot_name = $1'
-  await until(async () => (await s.postgres.query(reached, [s.slot, row.lsn])).rows[0].done, {
+  await until(async () => (await env.postgres.query(reached, [env.slot, row.lsn])).rows[0].done, {
     timeout: 30_000,
     message: `${SUBJECTS.length} events confirmed`,
   })
@@ -46,25 +46,23 @@ describe.each(VERSIONS)('a relay on %s', (version: RedisVersion) => {
       const replica = await startRedis({ replicaOf: server, settings: fsync })
       onTestFinished(() => replica.remove())
       await until(async () => /connected_slaves:1/.test(await admin.info('replication')))
-      const s = await scenarioOf(guarded, partitions > 1 ? { orders: partitions } : {})
+      const env = await relayEnvOf(guarded, partitions > 1 ? { orders: partitions } : {})
       const keys = partitions > 1 ? ['orders:0', 'orders:1'] : ['orders']
       const levels = (await hasWaitAof(admin)) ? LEVELS : LEVELS.filter((level) => !level.includes('fsync'))
       await guarded.forget()
 
       for (const level of levels) {
-        const relay = await s.relay({ OUTRIDER_DURABILITY: level })
-        await relay.streaming()
-        await confirmed(s)
+        const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: level })
+        await confirmed(env)
         expect(await relay.metric(`outrider_durability_level{level="${level}"}`)).toBe(1)
         await relay.stop()
       }
 
       // Heads that no saved head knows, and their streams are gone: the relay removes them and begins anew.
-      await s.postgres.query('delete from outrider.head')
+      await env.postgres.query('delete from outrider.head')
       await admin.unlink(...keys)
-      const relay = await s.relay({ OUTRIDER_DURABILITY: 'auto' })
-      await relay.streaming()
-      await confirmed(s)
+      const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: 'auto' })
+      await confirmed(env)
       await relay.stop()
       expect(await guarded.refused()).toEqual(['config|get'])
 
@@ -77,7 +75,7 @@ describe.each(VERSIONS)('a relay on %s', (version: RedisVersion) => {
 
   test('is found to be permitted enough, by `outrider check` under the same line', async (context) => {
     const guarded = await startGuarded(context, version, ['relay'], { appendonly: 'yes' })
-    const { database } = await scenarioOf(guarded, {})
+    const { database } = await relayEnvOf(guarded, {})
     for (const streams of [{}, { orders: {} }, { orders: { partitions: 4 } }]) {
       const { findings } = await runCheck(database.url, guarded.url('relay'), { streams })
       expect(findings.filter(({ server }) => server === 'redis')).toEqual([
@@ -90,12 +88,11 @@ describe.each(VERSIONS)('a relay on %s', (version: RedisVersion) => {
 
   test('that meets a stream it may not append to holds all others up, until it may, and loses nothing', async (context) => {
     const guarded = await startGuarded(context, version, ['relay'])
-    const s = await scenarioOf(guarded, {})
-    const relay = await s.relay({ OUTRIDER_DURABILITY: 'memory' })
-    await relay.streaming()
-    await s.insert('payments')
+    const env = await relayEnvOf(guarded, {})
+    const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: 'memory' })
+    await env.insert('payments')
     await relay.is({ role: 'active', state: 'blocked', reason: 'redis_noperm' })
-    const id = await s.insert('orders')
+    const id = await env.insert('orders')
     expect(await guarded.admin.exists('orders', 'payments')).toBe(0)
     await guarded.admin.call('ACL', 'SETUSER', 'relay', '~payments', '~outrider:{payments}:head:*')
     await until(async () => (await guarded.admin.xlen('payments')) === 1)

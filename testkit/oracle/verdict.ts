@@ -1,4 +1,5 @@
 import type { Redis } from 'ioredis'
+import { fieldsOf } from '../entry.js'
 import { shaOf, type Truth } from './truth.js'
 
 /** One entry of a stream. */
@@ -28,12 +29,6 @@ export async function readStreams(redis: Redis, streams: string[]): Promise<Seen
     }
   }
   return seen
-}
-
-export function fieldsOf(pairs: string[]): Record<string, string> {
-  const fields: Record<string, string> = {}
-  for (let i = 0; i < pairs.length; i += 2) fields[pairs[i] as string] = pairs[i + 1] as string
-  return fields
 }
 
 /** What the streams hold, held against the truth; every list is empty when all is well. */

@@ -38,7 +38,7 @@ const NOTHING: Seen = { events: [], lastEntry: '0-0', head: undefined }
 
 type Snapshot = (Buffer | null)[]
 
-export class World {
+export class PublishedState {
   /** After the last change; at first Redis is empty. */
   view: View = { generated: undefined, seen: { north: NOTHING, south: NOTHING } }
   readonly #snapshots: Snapshot[] = []

@@ -25,7 +25,7 @@ const images: Record<string, Image> = {
 }
 
 /** A cluster with its one node, and a Postgres that was there before. */
-export interface Site {
+export interface KubernetesEnv {
   cluster: Cluster
   kubelet: Kubelet
   postgres: Postgres
@@ -34,30 +34,30 @@ export interface Site {
 /** The relay's login role, which a database team has made. */
 export const relayRole = { user: 'shop_relay', password: 'relay-hunter2' }
 
-/** One site for all tests of a file; a test that cannot have it is skipped and says why. */
-export function useSite(): (context: { skip(note?: string): void }) => Promise<Site> {
-  let site: Site | undefined
+/** One environment for all tests of a file; a test that cannot have it is skipped and says why. */
+export function useKubernetesEnv(): (context: { skip(note?: string): void }) => Promise<KubernetesEnv> {
+  let env: KubernetesEnv | undefined
   vi.setConfig({ testTimeout: 180_000 })
   beforeAll(async () => {
     if (!(await prepare(helmPath)) || !(await prepare(kubernetesHost)) || isGiven) return
-    site = await startSite()
+    env = await startKubernetesEnv()
   }, BUILD_TIMEOUT)
   afterAll(async () => {
-    await site?.kubelet.stop()
-    await site?.postgres.remove()
-    await site?.cluster.remove()
+    await env?.kubelet.stop()
+    await env?.postgres.remove()
+    await env?.cluster.remove()
   })
   return async (context) => {
     needsProcess(context)
     await orSkip(context, 'Helm', helmPath)
     await orSkip(context, 'a Kubernetes API server', kubernetesHost)
-    return site!
+    return env!
   }
 }
 
 const isGiven = process.env.OUTRIDER_TEST_POSTGRES_URL || process.env.OUTRIDER_TEST_REDIS_URL
 
-async function startSite(): Promise<Site> {
+async function startKubernetesEnv(): Promise<KubernetesEnv> {
   const cluster = await startCluster()
   const kubelet = new Kubelet(cluster.client, images)
   kubelet.start()

@@ -1,0 +1,139 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import pg from 'pg'
+import { test as base } from 'vitest'
+import { setUp } from '../../src/postgres/setup.js'
+import { RelayProcess } from '../../testkit/relay-process.js'
+import { until } from '../../testkit/services/index.js'
+import { createTestEnv, type TestEnv, type TestEnvOptions } from '../support/test-env.js'
+
+/** A database that is set up, a Redis, and relays between them, which have the rights of `outrider_relay` alone. */
+export interface RelayEnv extends TestEnv {
+  /** Over the superuser's connection. */
+  postgres: pg.Client
+  slot: string
+  /** The environment variables of its relays. */
+  variables: Record<string, string>
+  /** Starts a relay; `variables` are added to those of the environment. */
+  relay(variables?: Record<string, string>): Promise<RelayProcess>
+  /** Starts a relay and waits until it streams. */
+  streamingRelay(variables?: Record<string, string>): Promise<RelayProcess>
+  /** Inserts one event; its id. */
+  insert(stream: string, data?: unknown, subject?: string): Promise<string>
+  /** The event ids in a stream, in order. */
+  ids(stream: string): Promise<string[]>
+  /** The slot's `confirmed_flush_lsn`. */
+  confirmed(): Promise<string>
+  /** The process id of the walsender that serves the slot, once there is one. */
+  walsender(): Promise<number>
+}
+
+export interface RelayEnvOptions extends TestEnvOptions {
+  partitions?: Record<string, number>
+  /** A table of the team's own: its name, and the statements that create it. */
+  outbox?: { table: string; create: string }
+}
+
+export async function createRelayEnv(options: RelayEnvOptions = {}): Promise<RelayEnv> {
+  const env = await createTestEnv(options)
+  const { database, server, redis } = env
+  const slot = `outrider_${database.name}`
+  const role = `relay_${database.name}`
+  const postgres = await database.connect()
+  if (options.outbox) await postgres.query(options.outbox.create)
+  await setUp(postgres, {
+    slot,
+    publication: 'outrider',
+    source: undefined,
+    outboxTable: options.outbox?.table ?? 'outrider.outbox',
+    partitions: new Map(Object.entries(options.partitions ?? {})),
+  })
+  await postgres.query(`create role ${pg.escapeIdentifier(role)} login replication in role outrider_relay`)
+  const relays: RelayProcess[] = []
+  const variables = {
+    OUTRIDER_POSTGRES_URL: database.urlAs({ user: role }),
+    OUTRIDER_REDIS_URL: server.url,
+    OUTRIDER_SLOT: slot,
+    OUTRIDER_LOG_LEVEL: 'debug',
+  }
+  const start = async (more: Record<string, string> = {}) => {
+    const relay = await RelayProcess.start({ ...variables, ...more })
+    relays.push(relay)
+    return relay
+  }
+  return {
+    ...env,
+    postgres,
+    slot,
+    variables,
+    relay: start,
+    async streamingRelay(more) {
+      const relay = await start(more)
+      await relay.streaming()
+      return relay
+    },
+    async insert(stream, data = {}, subject) {
+      const { rows } = await postgres.query('select outrider.publish($1, $2, $3, subject => $4) as id', [
+        stream,
+        'test.happened',
+        JSON.stringify(data),
+        subject ?? null,
+      ])
+      return rows[0].id
+    },
+    async ids(stream) {
+      const entries = await redis.xrange(stream, '-', '+')
+      return entries.map(([, fields]) => fields[fields.indexOf('id') + 1] as string)
+    },
+    async confirmed() {
+      const { rows } = await postgres.query(
+        'select confirmed_flush_lsn::text as lsn from pg_replication_slots where slot_name = $1',
+        [slot],
+      )
+      return rows[0]?.lsn
+    },
+    async walsender() {
+      const active = 'select active_pid from pg_replication_slots where slot_name = $1'
+      return until(async () => (await postgres.query(active, [slot])).rows[0]?.active_pid)
+    },
+    async close() {
+      for (const relay of relays) if (relay.isRunning) await relay.kill()
+      await postgres.end().catch(() => {})
+      await env.close()
+      if (!options.database) await database.server.query(`drop role ${pg.escapeIdentifier(role)}`).catch(() => {})
+    },
+  }
+}
+
+interface Fixtures {
+  env: RelayEnv
+  /** Makes one with options, and closes it when the test is over. */
+  createEnv(options?: RelayEnvOptions): Promise<RelayEnv>
+  /** The path of a file with this configuration, for `OUTRIDER_CONFIG`. */
+  configFile(yaml: string): Promise<string>
+}
+
+export const relayTest = base.extend<Fixtures>({
+  env: async ({ createEnv }, use) => use(await createEnv()),
+  // biome-ignore lint/correctness/noEmptyPattern: Vitest needs the pattern to see which fixtures are needed.
+  createEnv: async ({}, use) => {
+    const made: RelayEnv[] = []
+    await use(async (options) => {
+      const env = await createRelayEnv(options)
+      made.push(env)
+      return env
+    })
+    for (const env of made) await env.close()
+  },
+  // biome-ignore lint/correctness/noEmptyPattern: Vitest needs the pattern to see which fixtures are needed.
+  configFile: async ({}, use) => {
+    const folder = await mkdtemp(join(tmpdir(), 'outrider-'))
+    await use(async (yaml) => {
+      const file = join(folder, 'outrider.yaml')
+      await writeFile(file, yaml)
+      return file
+    })
+    await rm(folder, { recursive: true })
+  },
+})
