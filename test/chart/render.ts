@@ -35,9 +35,9 @@ const texts = new Map<string, Promise<string>>()
 
 /** The text that Helm makes of a chart, hooks and tests included. The same is asked for by many tests, and made once. */
 export function renderText(helm: Helm, rendering: Rendering): Promise<string> {
-  const args = argumentsOf(rendering)
-  const text = texts.get(args.join(' ')) ?? helm.run(...args)
-  texts.set(args.join(' '), text)
+  const key = JSON.stringify(rendering)
+  const text = texts.get(key) ?? helm.run(...argumentsOf(rendering))
+  texts.set(key, text)
   return text
 }
 
