@@ -3,7 +3,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
-import { afterAll, describe, expect, it, onTestFinished } from 'vitest'
+import { afterAll, describe, expect, it, onTestFinished, vi } from 'vitest'
 import type { PostgresConfig } from '../../src/config/schema.js'
 import type { ExitCode, Failure } from '../../src/failure.js'
 import { connectPostgres, postgresOptions } from '../../src/postgres/connect.js'
@@ -345,12 +345,9 @@ describe('TLS', () => {
   it('checks even where the environment says not to', async (context) => {
     needsProcess(context, ['postgres'])
     await start()
-    const before = { ...process.env }
-    onTestFinished(() => {
-      process.env = before
-    })
-    process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0'
-    process.env.PGSSLMODE = 'no-verify'
+    onTestFinished(() => void vi.unstubAllEnvs())
+    vi.stubEnv('NODE_TLS_REJECT_UNAUTHORIZED', '0')
+    vi.stubEnv('PGSSLMODE', 'no-verify')
     const other = written(createCertificate().cert)
     expect((await failure(config(url('localhost'), { tls: { ca: other } }))).exitCode).toBe(3)
   })
