@@ -1,5 +1,7 @@
 import type pg from 'pg'
 import { Failure } from '../failure.js'
+import { endInheritance, readPublishedTable, recordPublishedTable } from './published-table.js'
+import { parseTable, quoteTable } from './table.js'
 import { inTransaction } from './transaction.js'
 
 export type IncidentKind = 'gap' | 'foreign' | 'rejected' | 'operator'
@@ -171,6 +173,15 @@ async function acceptGap(client: pg.ClientBase, { id, lineage, reason, stream }:
       return acceptPublication(client, lineage, id)
     case 'slot_ahead':
       return acceptSlot(client, lineage, id)
+    case 'outbox_renamed':
+      return recordPublishedTable(client, lineage)
+    case 'outbox_replaced':
+      return acceptReplaced(client, lineage, id)
+    case 'outbox_inherited':
+      return requireNoChildren(client, lineage, id)
+    case 'outbox_foreign_rows':
+      // The closed incident itself is what lets the relay skip them.
+      return
     default:
       throw new Failure(
         `Incident ${id} (${reason}) cannot be closed: the slot that this lineage depends on is gone, and a new one would ` +
@@ -190,6 +201,7 @@ async function acceptPublication(client: pg.ClientBase, lineage: string, id: str
       `Incident ${id} cannot be closed while the publication is missing. \`outrider setup\` creates it again; then close this.`,
     )
   }
+  await recordPublishedTable(client, lineage)
 }
 
 async function acceptSlot(client: pg.ClientBase, lineage: string, id: string): Promise<void> {
@@ -205,6 +217,37 @@ async function acceptSlot(client: pg.ClientBase, lineage: string, id: string): P
       `Incident ${id} cannot be closed: the slot is missing or lost by now. \`outrider adopt\` starts a new lineage.`,
     )
   }
+}
+
+async function acceptReplaced(client: pg.ClientBase, lineage: string, id: string): Promise<void> {
+  const { outboxTable, publication, found } = await publishedBy(client, lineage)
+  if (found?.table === outboxTable) return recordPublishedTable(client, lineage)
+  const name = client.escapeIdentifier(publication)
+  throw new Failure(
+    `Incident ${id} cannot be closed while publication ${publication} publishes ${found?.table ?? 'no table'} and another table ` +
+      `is named ${outboxTable}. Rename both back. Or, to publish from the other table from now on: \`alter publication ${name} ` +
+      `set table ${quoteTable(client, parseTable(outboxTable))}\`. Rows that it already has are not published: insert them again.`,
+  )
+}
+
+async function requireNoChildren(client: pg.ClientBase, lineage: string, id: string): Promise<void> {
+  const { outboxTable, found } = await publishedBy(client, lineage)
+  if (!found?.children.length) return
+  const quoted = (table: string) => quoteTable(client, parseTable(table))
+  throw new Failure(
+    `Incident ${id} cannot be closed while ${found.children.join(', ')} inherits from ${outboxTable}: ` +
+      `\`${endInheritance({ parent: quoted(found.table), children: found.children.map(quoted) })}\`. ` +
+      'Rows that are in it are not published: insert them into the outbox table.',
+  )
+}
+
+async function publishedBy(client: pg.ClientBase, lineage: string) {
+  const { rows } = await client.query<{ publication: string; outbox_table: string }>(
+    'select publication, outbox_table from outrider.lineage where lineage = $1',
+    [lineage],
+  )
+  const { publication, outbox_table: outboxTable } = rows[0]!
+  return { publication, outboxTable, found: await readPublishedTable(client, publication, outboxTable) }
 }
 
 interface IncidentRow {

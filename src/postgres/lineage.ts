@@ -15,6 +15,8 @@ export interface Lineage {
   publicationState: string
   /** `schema.table` */
   outboxTable: string
+  /** Of the tables that it has published from, the current one last; empty where that is not known. */
+  outboxOids: number[]
 }
 
 /** A lineage whose setup may have been interrupted: `confirmedLsn` is undefined until its slot exists. */
@@ -30,10 +32,11 @@ interface LineageRow {
   confirmed_lsn: string | null
   publication_state: string
   outbox_table: string
+  outbox_oids: number[]
 }
 
-const COLUMNS =
-  'lineage, slot, publication, source, system_id, timeline, confirmed_lsn::text, publication_state, outbox_table'
+const COLUMNS = `lineage, slot, publication, source, system_id, timeline, confirmed_lsn::text, publication_state,
+  outbox_table, outbox_oids`
 
 /** The lineage of `slot` that is not retired, finished or not. */
 export async function storedLineage(client: pg.ClientBase, slot: string): Promise<StoredLineage | undefined> {
@@ -92,8 +95,10 @@ export async function insertLineage(
 ): Promise<StoredLineage> {
   const { systemId, timeline } = await serverIdentity(client)
   const { rows } = await client.query<LineageRow>(
-    `insert into outrider.lineage (slot, publication, source, outbox_table, system_id, timeline, publication_state)
-     values ($1, $2, $3, $4, $5, $6, outrider.publication_state($2))
+    `insert into outrider.lineage (slot, publication, source, outbox_table, system_id, timeline, publication_state,
+       outbox_oids)
+     values ($1, $2, $3, $4, $5, $6, outrider.publication_state($2),
+       array_remove(array[outrider.outbox_oid($2, $4)], null))
      returning ${COLUMNS}`,
     [slot, publication, source, outboxTable, systemId, timeline],
   )
@@ -112,7 +117,8 @@ export async function finishLineage(
   if (!slot) {
     // Nothing is decoded yet, so whatever happened to the publication since the interruption left no hole.
     await client.query(
-      `update outrider.lineage set publication_state = coalesce(outrider.publication_state(publication), '')
+      `update outrider.lineage set publication_state = coalesce(outrider.publication_state(publication), ''),
+         outbox_oids = array_remove(array[outrider.outbox_oid(publication, outbox_table)], null)
        where lineage = $1`,
       [lineage.lineage],
     )
@@ -154,5 +160,6 @@ function fromRow(row: LineageRow): StoredLineage {
     confirmedLsn: row.confirmed_lsn ?? undefined,
     publicationState: row.publication_state,
     outboxTable: row.outbox_table,
+    outboxOids: row.outbox_oids,
   }
 }

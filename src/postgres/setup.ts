@@ -15,6 +15,7 @@ import {
 import { migrate } from './migrate.js'
 import { fixPartitions } from './partitions.js'
 import { ensurePublication } from './publication.js'
+import { readPublishedTable, recordPublishedTable } from './published-table.js'
 import { requireDecoding } from './server.js'
 import { findSlot, foreignSlot } from './slot-creation.js'
 import { grantReading, parseTable, requirePublishable } from './table.js'
@@ -70,14 +71,18 @@ export async function setUp(client: pg.ClientBase, options: SetupOptions): Promi
   const publication = await ensurePublication(client, options.publication, table)
   const report = { migrations: applied, newer, grants, publication, streams }
 
-  if (stored?.confirmedLsn !== undefined) {
-    const lineage = { ...stored, confirmedLsn: stored.confirmedLsn }
-    return { ...report, slot: 'present', lineage, findings: await inspect(client, lineage, publication) }
+  if (!stored) {
+    const lineage = await createLineage(client, { ...options, source: await sourceOf(client, options) })
+    return { ...report, slot: 'created', lineage, findings: await describeOthers(client, lineage) }
   }
-  const lineage = stored
-    ? await finishLineage(client, stored, options.lockTimeout)
-    : await createLineage(client, { ...options, source: await sourceOf(client, options) })
-  return { ...report, slot: 'created', lineage, findings: await describeOthers(client, lineage) }
+  const named = { ...stored, outboxTable: options.outboxTable }
+  await recordName(client, named)
+  if (named.confirmedLsn === undefined) {
+    const lineage = await finishLineage(client, named, options.lockTimeout)
+    return { ...report, slot: 'created', lineage, findings: await describeOthers(client, lineage) }
+  }
+  const lineage = { ...named, confirmedLsn: named.confirmedLsn }
+  return { ...report, slot: 'present', lineage, findings: await inspect(client, lineage, publication) }
 }
 
 async function sourceOf(client: pg.ClientBase, { source }: SetupOptions): Promise<string> {
@@ -105,10 +110,17 @@ async function requireNew(client: pg.ClientBase, options: SetupOptions): Promise
 }
 
 async function requireSame(client: pg.ClientBase, stored: StoredLineage, options: SetupOptions): Promise<void> {
+  const { outboxTable } = stored
+  const renamed = outboxTable !== options.outboxTable && (await isRenamed(client, stored, options.outboxTable))
   const fixed: [string, string, string | undefined, string][] = [
     ['OUTRIDER_SOURCE', stored.source, options.source, 'Consumers deduplicate by source and id'],
     ['OUTRIDER_PUBLICATION', stored.publication, options.publication, 'Another publication may leave a hole'],
-    ['outbox.table', stored.outboxTable, options.outboxTable, 'A slot that changes its table leaves a hole'],
+    [
+      'outbox.table',
+      renamed ? options.outboxTable : outboxTable,
+      options.outboxTable,
+      'A slot that changes its table leaves a hole',
+    ],
   ]
   for (const [setting, expected, found, why] of fixed) {
     if (found === undefined || found === expected) continue
@@ -126,6 +138,12 @@ async function requireSame(client: pg.ClientBase, stored: StoredLineage, options
         'Read `outrider incidents`; `outrider adopt` starts a new lineage and says which events it leaves out.',
     )
   }
+}
+
+/** Whether the table that this lineage publishes has the name now: the same table, so nothing is missed. */
+async function isRenamed(client: pg.ClientBase, stored: StoredLineage, name: string): Promise<boolean> {
+  const found = await readPublishedTable(client, stored.publication, name)
+  return found?.table === name && stored.outboxOids.includes(found.oid)
 }
 
 async function requireSameServer(client: pg.ClientBase, stored: StoredLineage): Promise<void> {
@@ -154,6 +172,20 @@ async function inspect(client: pg.ClientBase, lineage: Lineage, publication: 'cr
     )
   }
   return findings
+}
+
+/** The name of a table that was renamed; and its oid, where an older version has made the lineage. */
+async function recordName(
+  client: pg.ClientBase,
+  { lineage, publication, outboxTable, outboxOids }: StoredLineage,
+): Promise<void> {
+  await client.query('update outrider.lineage set outbox_table = $2 where lineage = $1 and outbox_table <> $2', [
+    lineage,
+    outboxTable,
+  ])
+  if (outboxOids.length > 0) return
+  const found = await readPublishedTable(client, publication, outboxTable)
+  if (found?.table === outboxTable) await recordPublishedTable(client, lineage)
 }
 
 async function describeOthers(client: pg.ClientBase, lineage: Lineage): Promise<string[]> {

@@ -21,10 +21,16 @@ export function parseTable(text: string): TableName {
 export const quoteTable = (client: pg.ClientBase, { schema, name }: TableName): string =>
   `${client.escapeIdentifier(schema)}.${client.escapeIdentifier(name)}`
 
+/** An SQL expression: the tables that inherit from `oid`, as a JSON array of `schema.table`. */
+export const childrenOf = (oid: string): string =>
+  `(select coalesce(json_agg(kn.nspname::text || '.' || k.relname::text order by kn.nspname, k.relname), '[]')
+    from pg_inherits join pg_class as k on k.oid = inhrelid join pg_namespace as kn on kn.oid = k.relnamespace
+    where inhparent = ${oid} and not k.relispartition)`
+
 /** Throws a Failure unless it is a table whose inserts are written to WAL, so that they can be published. */
 export async function requirePublishable(client: pg.ClientBase, { schema, name }: TableName): Promise<void> {
-  const { rows } = await client.query<{ kind: string; persistence: string }>(
-    `select relkind as kind, relpersistence as persistence
+  const { rows } = await client.query<{ kind: string; persistence: string; children: string[] }>(
+    `select relkind as kind, relpersistence as persistence, ${childrenOf('c.oid')} as children
      from pg_class as c join pg_namespace as n on n.oid = relnamespace
      where nspname = $1 and relname = $2`,
     [schema, name],
@@ -36,7 +42,10 @@ export async function requirePublishable(client: pg.ClientBase, { schema, name }
       ? 'something that is not a table'
       : table.persistence !== 'p'
         ? 'an unlogged or temporary table, whose rows never reach the WAL'
-        : undefined
+        : table.children.length > 0
+          ? `that ${table.children.join(', ')} inherits from it: rows of such a table are not published. Use partitions instead, or end it ` +
+            'with `alter table … no inherit …`'
+          : undefined
   if (found) {
     throw new Failure(`outbox.table: expected the table ${schema}.${name}, found ${found}.`, {
       exitCode: ExitCode.usage,

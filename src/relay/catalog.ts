@@ -5,6 +5,7 @@ import { readSlot, type Slot } from '../postgres/slot.js'
 import type { Metrics } from '../telemetry/metrics.js'
 import { verifyPublication, verifySlot } from './identity.js'
 import { verifyServed } from './schema.js'
+import { verifyTable } from './table.js'
 
 /**
  * Looks at what may change while events flow: a publication that is altered says nothing by itself, a slot is lost in
@@ -13,6 +14,7 @@ import { verifyServed } from './schema.js'
 export async function watchCatalog(postgres: pg.ClientBase, lineage: Lineage, metrics: Metrics): Promise<void> {
   await verifyServed(async (sql) => (await postgres.query(sql)).rows)
   await verifyPublication(postgres, lineage)
+  await verifyTable(postgres, lineage)
   await countIncidents(postgres, lineage, metrics)
   const slot = await measureSlot(postgres, lineage, metrics)
   if (slot?.walStatus === 'lost') await verifySlot(postgres, lineage, slot)

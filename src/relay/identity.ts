@@ -93,6 +93,14 @@ const WHAT: Record<string, string> = {
   publication_missing:
     'The publication is gone: inserts made since then are not decoded. `outrider setup` creates it again.',
   publication_changed: 'The publication was altered: inserts may not have been decoded meanwhile.',
+  outbox_renamed:
+    'The outbox table was renamed before this version ran: an earlier one may have skipped its rows since then.',
+  outbox_replaced:
+    'Another table bears the name of the outbox table: its rows are not decoded. Rename both back and insert those rows into the outbox table.',
+  outbox_inherited:
+    'A table inherits from the outbox table: its rows are not published. End that with `alter table … no inherit …`.',
+  outbox_foreign_rows:
+    'The publication gave a row of a table that is not the outbox. The slot stays before that row; closing skips all rows of that table.',
   stream_behind: 'Redis has lost events that were confirmed.',
   system_id: 'This is another Postgres cluster than the one that was set up (a restore, a copy, or a major upgrade).',
   timeline: 'This Postgres is on an older timeline than one that was published from: an old primary, or a restore.',

@@ -115,12 +115,31 @@ describe('the columns of a row', () => {
 })
 
 describe('the rows of a table', () => {
-  it('that is not the outbox are passed over, whatever columns it has', () => {
-    const router = routerFor(OWN, ['id', 'type', 'subject', 'data', 'stream'])
+  const COLUMNS = ['id', 'type', 'subject', 'data', 'stream']
+
+  it('that is not the outbox are an error, whatever columns it has; that it exists is none', () => {
+    const router = routerFor(OWN, COLUMNS)
     for (const [i, table] of ['outrider.outbox_old', 'public.outbox', 'Outrider.outbox'].entries()) {
       announce(router, { table }, ['id'], i)
-      expect(read(router, { id: 'e1' }, i)).toBe(false)
+      expect(() => read(router, { id: 'e1' }, i)).toThrow(
+        `Expected rows of the outbox table, found one of ${table} (oid ${i}).`,
+      )
     }
+  })
+
+  it('that somebody has decided to skip are passed over', () => {
+    const router = new Router(OWN, {}, { ours: [], skipped: [7] })
+    announce(router, { table: 'public.other' }, ['id'], 7)
+    expect(read(router, { id: 'e1' }, 7)).toBe(false)
+  })
+
+  it('that was renamed are read: it is the same table by its oid; and one of its name, whatever its oid', () => {
+    const router = new Router(OWN, {}, { ours: [7], skipped: [] })
+    announce(router, { table: 'app.events' }, COLUMNS, 7)
+    announce(router, OWN, COLUMNS, 8)
+    const row = { id: 'e1', type: 't', subject: null, data: null, stream: 'orders' }
+    expect(read(router, row, 7)).toBe(true)
+    expect(read(router, row, 8)).toBe(true)
   })
 
   it('that was never described are an error: no row is skipped', () => {

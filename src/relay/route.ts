@@ -3,6 +3,7 @@ import { COLUMN_COUNT, Column, type RowValues } from '../event/envelope.js'
 import { STREAM_NAME, streamKey } from '../event/names.js'
 import { partitionOf } from '../event/partition.js'
 import { type Relation, readInsert } from '../postgres/pgoutput.js'
+import { ForeignRow } from './foreign-row.js'
 import { type KeptRow, keepRow } from './kept-row.js'
 
 const NONE_OMITTED: Record<string, number> = {}
@@ -10,6 +11,14 @@ const NONE_OMITTED: Record<string, number> = {}
 /** The table lacks a column that the mapping names. Nothing is skipped: the relay halts until it is mended. */
 export class ColumnMissing extends Error {
   override name = 'ColumnMissing'
+}
+
+/** Tables by oid, which stays when a table is renamed. */
+export interface KnownTables {
+  /** What the lineage publishes from, or has published from. */
+  ours: readonly number[]
+  /** Not the outbox, and somebody has decided that their rows are not published. */
+  skipped: readonly number[]
 }
 
 /**
@@ -23,14 +32,20 @@ export class Router {
   readonly #template: (string | number)[]
   readonly #table: string
   readonly #partitions: ReadonlyMap<string, number>
-  /** By the oid of each relation that the stream has named: where its columns go; null for a table that is not ours. */
-  readonly #slots = new Map<number, Int8Array | null>()
+  /** By the oid of each relation that the stream has named: where its columns go; for a table that is not ours, the relation. */
+  readonly #slots = new Map<number, Int8Array | Relation>()
+  readonly #tables: KnownTables
   /** Sizes of the columns of the row in `values` that were too large to be read, by column. */
   #omitted: Record<string, number> = {}
 
   /** `partitions`: the count for each stream that has any. */
-  constructor(mapping: OutboxMapping, partitions: Readonly<Record<string, number>>) {
+  constructor(
+    mapping: OutboxMapping,
+    partitions: Readonly<Record<string, number>>,
+    tables: KnownTables = { ours: [], skipped: [] },
+  ) {
     this.#table = mapping.table
+    this.#tables = tables
     this.#partitions = new Map(Object.entries(partitions))
     this.#columns = new Array<string>(COLUMN_COUNT).fill('')
     for (const [name, column] of Object.entries(mapping.columns)) {
@@ -51,8 +66,10 @@ export class Router {
 
   /** Takes a Relation message. Throws `ColumnMissing`. */
   relation(relation: Relation): void {
-    if (`${relation.schema}.${relation.table}` !== this.#table) {
-      this.#slots.set(relation.oid, null)
+    // The name as it was when the row was written: the table may have been renamed since, or dropped and made again.
+    if (!this.#tables.ours.includes(relation.oid) && `${relation.schema}.${relation.table}` !== this.#table) {
+      // A partition is announced, too, while its rows come as the root's.
+      this.#slots.set(relation.oid, relation)
       return
     }
     const missing = new Set(this.#columns.filter((name) => name !== '' && !relation.columns.includes(name)))
@@ -69,13 +86,16 @@ export class Router {
   }
 
   /**
-   * Reads an inserted row into `values`; false when its table is not the outbox. With `maxColumnBytes`, larger columns
-   * are null in `values`, and `omitted` has their sizes.
+   * Reads an inserted row into `values`; false when its table is one to be skipped. With `maxColumnBytes`, larger columns
+   * are null in `values`, and `omitted` has their sizes. Throws `ForeignRow`.
    */
   read(message: Buffer, oid: number, maxColumnBytes?: number): boolean {
     const slots = this.#slots.get(oid)
-    if (slots === null) return false
     if (slots === undefined) throw new Error(`Expected a Relation message before the rows of table ${oid}, found none.`)
+    if (!(slots instanceof Int8Array)) {
+      if (this.#tables.skipped.includes(oid)) return false
+      throw new ForeignRow(slots)
+    }
     this.#omitted = NONE_OMITTED
     if (maxColumnBytes === undefined) readInsert(message, slots, this.values)
     else {

@@ -22,6 +22,7 @@ import { Barrier } from './barrier.js'
 import { countIncidents, measureSlot, watchCatalog } from './catalog.js'
 import { chainStart, claimHeads, type ServerWal } from './claim.js'
 import { Confirmer, type Pending } from './confirm.js'
+import { ForeignRow } from './foreign-row.js'
 import { Halt } from './halt.js'
 import { verifyIdentity } from './identity.js'
 import { keepRow } from './kept-row.js'
@@ -34,6 +35,7 @@ import { Publisher, type PublisherOptions } from './publisher.js'
 import { Receiver } from './receiver.js'
 import { Router } from './route.js'
 import { lineageMissing, verifySchema } from './schema.js'
+import { foreignRow, requireConfiguredTable, skippedTables, verifyTable } from './table.js'
 
 /**
  * One run as leader: a replication connection that takes the advisory lock and then streams, so that the lock and the
@@ -103,12 +105,18 @@ export class Session {
       })
       await streaming
     } catch (error) {
-      this.#failure ??= this.#connected ? error : connectFailure(error, config.postgres)
+      this.#failure ??= this.#connected ? await this.#explain(error) : connectFailure(error, config.postgres)
     } finally {
       this.#end()
       await this.#leavePostgres()
     }
     if (this.#failure !== undefined && !this.#stopping) throw this.#failure
+  }
+
+  /** A row of another table is recorded before the session ends; the slot stays before it. */
+  async #explain(error: unknown): Promise<unknown> {
+    if (!(error instanceof ForeignRow)) return error
+    return this.#ledger.inTurn((client) => foreignRow(client, this.#lineage, error)).catch((cause) => cause)
   }
 
   /**
@@ -216,7 +224,9 @@ export class Session {
     await measureSlot(postgres, lineage, metrics)
     this.#lineage = lineage
     this.#ledger = new Ledger(postgres, lineage, this.#id)
+    requireConfiguredTable(config.outbox, lineage)
     const slot = await verifyIdentity(postgres, lineage, { systemId: String(identity?.systemid), timeline })
+    await verifyTable(postgres, lineage)
     await fixPartitions(postgres, partitionsOf(config.streams))
     const confirmed = parseLsn(lineage.confirmedLsn)
     this.#server = { history, lsn: slot.serverLsn, confirmed }
@@ -224,6 +234,7 @@ export class Session {
 
     await this.#ledger.begin(VERSION, timeline)
     const partitions = await readPartitions(postgres)
+    const tables = { ours: lineage.outboxOids, skipped: await skippedTables(postgres, lineage) }
     const connect = (timeout?: number) => connectRedis(config.redis, `outrider ${config.slot}`, timeout)
     this.#barrier = new Barrier(() => connect(), lineage.lineage, this.#id)
     this.#confirmer = this.#createConfirmer(confirmed)
@@ -246,7 +257,7 @@ export class Session {
       'session began',
     )
     this.#receiver = new Receiver({
-      router: new Router(config.outbox, partitions),
+      router: new Router(config.outbox, partitions, tables),
       progress: this.#progress,
       publisher: this.#publisher,
       history,

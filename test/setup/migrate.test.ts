@@ -17,7 +17,12 @@ afterEach(async () => {
   await database.drop()
 })
 
-const ALL = ['001-outbox', '002-inbox', '003-relay', '004-inbox']
+const KNOWN = await readMigrations()
+const ALL = KNOWN.map(({ name }) => name)
+const NEWEST = KNOWN.at(-1)!.version
+/** A migration that a newer version brings: its number, and its name. */
+const ahead = (by: number) => NEWEST + by
+const named = (by: number) => `${String(ahead(by)).padStart(3, '0')}-test`
 
 const DONE = { applied: ALL, newer: [] }
 const NOTHING = { applied: [], newer: [] }
@@ -38,7 +43,7 @@ test('applies each migration once, in order', async () => {
   expect(await migrate(client)).toEqual(DONE)
   expect(await migrate(client)).toEqual(NOTHING)
   const { rows } = await client.query('select version, name, length(checksum) as digits from outrider.migration')
-  expect(rows).toEqual(ALL.map((name, index) => ({ version: index + 1, name, digits: 64 })))
+  expect(rows).toEqual(KNOWN.map(({ version, name }) => ({ version, name, digits: 64 })))
 })
 
 test('two at once take turns', async () => {
@@ -61,23 +66,21 @@ test('the inbox alone needs nothing else, and the rest can follow', async () => 
   expect((await client.query("select outrider.accept('g', 's', 'i') as work")).rows).toEqual([{ work: true }])
   expect((await client.query("select to_regclass('outrider.outbox') as outbox")).rows).toEqual([{ outbox: null }])
   expect(await migrate(client, { only: 'inbox' })).toEqual(NOTHING)
-  expect(await migrate(client)).toMatchObject({ applied: ['001-outbox', '003-relay'] })
+  expect(await migrate(client)).toMatchObject({ applied: ALL.filter((name) => !name.endsWith('-inbox')) })
 })
 
 test('an older database gets what is new, and keeps its rows', async () => {
-  const known = await readMigrations()
-  await migrate(client, { migrations: known.slice(0, 2) })
+  await migrate(client, { migrations: KNOWN.slice(0, 2) })
   await client.query("insert into outrider.outbox (stream, type) values ('orders', 'x')")
-  const next = migration(5, 'alter table outrider.outbox add column later int')
-  expect(await migrate(client, { migrations: [...known, next] })).toMatchObject({
-    applied: ['003-relay', '004-inbox', '005-test'],
+  const next = migration(ahead(1), 'alter table outrider.outbox add column later int')
+  expect(await migrate(client, { migrations: [...KNOWN, next] })).toMatchObject({
+    applied: [...ALL.slice(2), named(1)],
   })
   expect((await client.query('select later from outrider.outbox')).rows).toEqual([{ later: null }])
 })
 
 test('an altered migration is refused, and nothing is applied', async () => {
-  const known = await readMigrations()
-  await migrate(client, { migrations: known.slice(0, 2) })
+  await migrate(client, { migrations: KNOWN.slice(0, 2) })
   await client.query("update outrider.migration set checksum = 'deadbeefdeadbeef' where version = 1")
   await expect(migrate(client)).rejects.toThrow(
     /^Expected migration 001-outbox as .* another content \(deadbeefdead…\)/,
@@ -87,47 +90,56 @@ test('an altered migration is refused, and nothing is applied', async () => {
 
 describe('a database that a newer version has set up', () => {
   const after = async (...newer: Migration[]) => {
-    await migrate(client, { migrations: [...(await readMigrations()), ...newer] })
+    await migrate(client, { migrations: [...KNOWN, ...newer] })
     return () => migrate(client)
   }
 
   test('is left alone where it is one migration ahead', async () => {
-    const again = await after(migration(5, 'alter table outrider.outbox add column later int'))
+    const again = await after(migration(ahead(1), 'alter table outrider.outbox add column later int'))
     const before = await rows()
-    expect(await again()).toEqual({ applied: [], newer: ['005-test'] })
+    expect(await again()).toEqual({ applied: [], newer: [named(1)] })
     expect(await rows()).toEqual(before)
-    expect(await migrate(client, { only: 'inbox' })).toEqual({ applied: [], newer: ['005-test'] })
+    expect(await migrate(client, { only: 'inbox' })).toEqual({ applied: [], newer: [named(1)] })
   })
 
   test('is refused where it is two migrations ahead and nothing is said', async () => {
-    const again = await after(migration(5, 'select 1'), migration(6, 'select 1'))
+    const again = await after(migration(ahead(1), 'select 1'), migration(ahead(2), 'select 1'))
     await expect(again()).rejects.toThrow(
-      'Expected a schema that this version of Outrider can work with (it knows migrations up to 004-inbox), ' +
-        'found migration 006-test, which serves only versions that know 005-test. ' +
-        'This database was set up by a newer version, and a schema is not taken back: use that one, or any that knows 005-test.',
+      `Expected a schema that this version of Outrider can work with (it knows migrations up to ${ALL.at(-1)}), ` +
+        `found migration ${named(2)}, which serves only versions that know ${named(1)}. ` +
+        `This database was set up by a newer version, and a schema is not taken back: use that one, or any that knows ${named(1)}.`,
     )
   })
 
   test('is left alone where each of its migrations says that it serves this version', async () => {
-    const again = await after(migration(5, 'select 1'), migration(6, 'select 1', 4))
-    expect(await again()).toEqual({ applied: [], newer: ['005-test', '006-test'] })
+    const again = await after(migration(ahead(1), 'select 1'), migration(ahead(2), 'select 1', NEWEST))
+    expect(await again()).toEqual({ applied: [], newer: [named(1), named(2)] })
   })
 
   test('is refused where one of them does not, though a later one would', async () => {
-    const again = await after(migration(5, 'select 1'), migration(6, 'select 1', 5), migration(7, 'select 1', 4))
-    await expect(again()).rejects.toThrow('found migration 006-test, which serves only versions that know 005-test')
+    const again = await after(
+      migration(ahead(1), 'select 1'),
+      migration(ahead(2), 'select 1', ahead(1)),
+      migration(ahead(3), 'select 1', NEWEST),
+    )
+    await expect(again()).rejects.toThrow(
+      `found migration ${named(2)}, which serves only versions that know ${named(1)}`,
+    )
   })
 
   test('counts as one migration ahead where its rows say nothing', async () => {
-    const again = await after(migration(5, 'select 1'))
+    const again = await after(migration(ahead(1), 'select 1'))
     await client.query('update outrider.migration set serves = null')
-    expect(await again()).toEqual({ applied: [], newer: ['005-test'] })
-    await client.query("insert into outrider.migration (version, name, checksum) values (6, '006-test', 'x')")
-    await expect(again()).rejects.toThrow('found migration 006-test')
+    expect(await again()).toEqual({ applied: [], newer: [named(1)] })
+    await client.query("insert into outrider.migration (version, name, checksum) values ($1, $2, 'x')", [
+      ahead(2),
+      named(2),
+    ])
+    await expect(again()).rejects.toThrow(`found migration ${named(2)}`)
   })
 
   test('is refused where a migration that both know differs, whatever it serves', async () => {
-    const again = await after(migration(5, 'select 1'))
+    const again = await after(migration(ahead(1), 'select 1'))
     await client.query("update outrider.migration set checksum = 'deadbeefdeadbeef' where version = 3")
     await expect(again()).rejects.toThrow('Expected migration 003-relay as this version of Outrider has it')
   })
@@ -139,9 +151,11 @@ test('a database from before migrations said whom they serve gets the column, an
   await client.query('alter table outrider.migration drop column serves')
   expect(await migrate(client)).toEqual(NOTHING)
   expect(await rows()).toEqual(before.map((row) => ({ ...row, serves: null })))
-  const next = migration(5, 'select 1', 3)
-  await migrate(client, { migrations: [...(await readMigrations()), next] })
-  expect((await client.query('select serves from outrider.migration where version = 5')).rows).toEqual([{ serves: 3 }])
+  const next = migration(ahead(1), 'select 1', 3)
+  await migrate(client, { migrations: [...KNOWN, next] })
+  expect((await client.query('select serves from outrider.migration order by version desc limit 1')).rows).toEqual([
+    { serves: 3 },
+  ])
 })
 
 test("a relay that looks at the migrations does not wait while one runs, also where the table was an earlier version's", async () => {
@@ -149,15 +163,15 @@ test("a relay that looks at the migrations does not wait while one runs, also wh
   await client.query('alter table outrider.migration drop column serves')
   const [setup, relay] = [await database.connect(), await database.connect()]
   await client.query('begin; lock table outrider.outbox in access share mode')
-  const next = migration(5, 'alter table outrider.outbox add column later int')
-  const migrating = migrate(setup, { migrations: [...(await readMigrations()), next] })
+  const next = migration(ahead(1), 'alter table outrider.outbox add column later int')
+  const migrating = migrate(setup, { migrations: [...KNOWN, next] })
   await until(
     async () => (await client.query('select from pg_locks where not granted and relation is not null')).rowCount,
   )
   await relay.query("set lock_timeout = '100ms'")
-  expect((await relay.query('select serves from outrider.migration')).rows).toHaveLength(4)
+  expect((await relay.query('select serves from outrider.migration')).rows).toHaveLength(KNOWN.length)
   await client.query('rollback')
-  expect(await migrating).toMatchObject({ applied: ['005-test'] })
+  expect(await migrating).toMatchObject({ applied: [named(1)] })
   await setup.end()
   await relay.end()
 })
@@ -171,15 +185,14 @@ test('a migration that fails leaves nothing of itself', async () => {
 
 test('gives up on a lock instead of letting others queue behind it', async () => {
   await migrate(client)
-  const known = await readMigrations()
   const reader = await database.connect()
   await reader.query('begin; lock table outrider.outbox in access share mode')
-  const next = migration(5, "set local lock_timeout = '100ms'; alter table outrider.outbox add column later int")
-  await expect(migrate(client, { migrations: [...known, next] })).rejects.toThrow(
-    /^Migration 005-test waited .* nothing was changed/,
+  const next = migration(ahead(1), "set local lock_timeout = '100ms'; alter table outrider.outbox add column later int")
+  await expect(migrate(client, { migrations: [...KNOWN, next] })).rejects.toThrow(
+    new RegExp(`^Migration ${named(1)} waited .* nothing was changed`),
   )
   await reader.end()
-  expect(await migrate(client, { migrations: [...known, next] })).toMatchObject({ applied: ['005-test'] })
+  expect(await migrate(client, { migrations: [...KNOWN, next] })).toMatchObject({ applied: [named(1)] })
 })
 
 test('works where the server is read only by default', async () => {

@@ -5,9 +5,12 @@ import { teardown } from '../../src/cli/teardown.js'
 import { OWN_OUTBOX } from '../../src/config/schema.js'
 import { currentLineage, insertLineage } from '../../src/postgres/lineage.js'
 import { migrate } from '../../src/postgres/migrate.js'
+import { readMigrations } from '../../src/postgres/migration.js'
 import { createSlot } from '../../src/postgres/slot-creation.js'
 import { createDatabase, type Database } from '../../testkit/services/index.js'
 import { type CommandRun, runCommand } from '../support/command.js'
+
+const MIGRATIONS = (await readMigrations()).map(({ name }) => name)
 
 let database: Database
 let client: pg.Client
@@ -38,7 +41,7 @@ describe('a fresh database', () => {
   test('gets schema, publication, lineage and slot, and says so', async () => {
     const { code, text } = await run()
     expect(code).toBe(0)
-    expect(text).toContain('created  schema outrider (001-outbox, 002-inbox, 003-relay, 004-inbox)')
+    expect(text).toContain(`created  schema outrider (${MIGRATIONS.join(', ')})`)
     expect(text).toContain('created  publication outrider for outrider.outbox')
     expect(text).toContain(`created  slot ${slot}`)
     const found = await lineage()
@@ -80,7 +83,7 @@ describe('a fresh database', () => {
   test('prints JSON when asked', async () => {
     const { text } = await run({ json: true })
     expect(JSON.parse(text)).toMatchObject({
-      migrations: ['001-outbox', '002-inbox', '003-relay', '004-inbox'],
+      migrations: MIGRATIONS,
       publication: 'created',
       slot: 'created',
       lineage: { slot },

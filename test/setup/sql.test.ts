@@ -104,13 +104,13 @@ describe('every object', () => {
       'outrider_consumer update inbox.processed_at',
       'outrider_consumer update subscription worker',
       'outrider_relay delete checkpoint',
-      'outrider_relay execute publication_state',
+      'outrider_relay execute outbox_oid publication_state',
       'outrider_relay insert checkpoint head incident session stream',
       'outrider_relay select checkpoint head incident lineage migration outbox rejected session stream',
       'outrider_relay update head incident stream',
       'outrider_relay update lineage.confirmed_lsn lineage.timeline',
       'outrider_writer execute publish uuid_v7 valid_headers',
-      'outrider_writer insert outbox',
+      `outrider_writer insert ${['causation_id', 'correlation_id', 'created_at', 'data', 'headers', 'id', 'schema_version', 'stream', 'subject', 'type'].map((column) => `outbox.${column}`).join(' ')}`,
     ])
   })
 
@@ -239,6 +239,13 @@ describe('a writer', () => {
     )
   })
 
+  test("leaves Outrider's own columns to their defaults: their values are refused", async () => {
+    for (const value of ['seq', 'txid', 'bucket']) {
+      const sql = `insert into outrider.outbox (stream, type, ${value}) values ('a', 'b', '1')`
+      expect([sql, await refusal(clients.writer, sql)]).toEqual([sql, '42501'])
+    }
+  })
+
   test('may do no more than that', async () => {
     for (const sql of [
       'select from outrider.outbox',
@@ -260,6 +267,27 @@ describe('a writer', () => {
     await clients.writer.query('rollback')
     expect(await refusal(clients.writer, "insert into outrider.outbox (stream, type) values ('a', 'b')")).toBe('42501')
     await owner.query(`grant outrider_writer to ${database.name}_writer`)
+  })
+})
+
+describe('a row of the outbox', () => {
+  test('stays in its partition, because moving it would publish it again; its other columns may be updated', async () => {
+    await owner.query("insert into outrider.outbox (stream, type, subject, bucket) values ('orders', 'moved', 'a', 1)")
+    await owner.query("update outrider.outbox set subject = 'b', bucket = 1 where type = 'moved'")
+    await expect(owner.query("update outrider.outbox set bucket = 2 where type = 'moved'")).rejects.toMatchObject({
+      code: '23000',
+      message: expect.stringContaining('must stay in its partition: moving it would publish its event again'),
+    })
+    const { rows } = await owner.query("select subject, bucket from outrider.outbox where type = 'moved'")
+    expect(rows).toEqual([{ subject: 'b', bucket: 1 }])
+  })
+})
+
+describe('the schema', () => {
+  test('has a comment that names only commands that are there', async () => {
+    const { rows } = await owner.query("select obj_description('outrider'::regnamespace) as comment")
+    const named = [...rows[0].comment.matchAll(/`outrider ([a-z-]+)`/g)].map(([, name]) => name)
+    expect(named).toEqual(['check', 'incidents'])
   })
 })
 

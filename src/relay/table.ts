@@ -1,0 +1,68 @@
+import type pg from 'pg'
+import type { OutboxMapping } from '../config/schema.js'
+import { Failure } from '../failure.js'
+import type { Lineage } from '../postgres/lineage.js'
+import { readPublishedTable } from '../postgres/published-table.js'
+import type { ForeignRow } from './foreign-row.js'
+import { Halt } from './halt.js'
+import { gap } from './identity.js'
+
+/** Throws a Failure unless the configuration names the table that was set up: rows of another one are not decoded. */
+export function requireConfiguredTable({ table }: OutboxMapping, { outboxTable, slot }: Lineage): void {
+  if (table === outboxTable) return
+  throw new Failure(
+    `outbox.table: expected ${outboxTable}, as slot ${slot} was set up, found ${table}. Nothing is published. ` +
+      `If ${outboxTable} was renamed to ${table}, run \`outrider setup\` with this configuration; else configure ${outboxTable}.`,
+  )
+}
+
+/**
+ * Is the published table still the one that the configuration names? The publication follows the table's oid, and
+ * applications follow its name: where the two part, rows may be inserted that are never decoded.
+ *
+ *   name now                     old name              rows                        outcome
+ *   another one                  nothing, or a view    all decoded, by the oid     halted, until name and setup agree
+ *   another one                  another table         of that one: not decoded    gap `outbox_replaced`
+ *   the expected one             itself                all decoded                 published
+ *     with INHERITS children                           of those: not decoded       gap `outbox_inherited`
+ */
+export async function verifyTable(client: pg.ClientBase, lineage: Lineage): Promise<void> {
+  const { publication, outboxTable } = lineage
+  const found = await readPublishedTable(client, publication, outboxTable)
+  // Without a table in it the publication differs from what is stored, which is found elsewhere.
+  if (!found) return
+  if (found.children.length > 0) {
+    throw await gap(client, lineage, 'outbox_inherited', { table: outboxTable, children: found.children })
+  }
+  if (found.table === outboxTable) return
+  const detail = { expected: outboxTable, published: found.table, oid: found.oid }
+  if (found.namesake?.isTable) {
+    throw await gap(client, lineage, 'outbox_replaced', { ...detail, replaced_by: found.namesake.oid })
+  }
+  // A version that compared names only may have passed over rows since it was renamed.
+  if (lineage.outboxOids.length === 0) throw await gap(client, lineage, 'outbox_renamed', detail)
+  throw new Halt(
+    'outbox_renamed',
+    `Expected the outbox table ${outboxTable}, found that it is named ${found.table} now. Nothing is published; its rows are ` +
+      `kept in WAL and none is lost. Either rename it back, and the relay continues; or set outbox.table to ${found.table}, ` +
+      'run `outrider setup`, and restart the relay.',
+  )
+}
+
+/** Opens the gap for a foreign row, and gives what to throw. */
+export const foreignRow = (client: pg.ClientBase, lineage: Lineage, { relation }: ForeignRow): Promise<Halt> =>
+  gap(client, lineage, 'outbox_foreign_rows', {
+    expected: lineage.outboxTable,
+    found: `${relation.schema}.${relation.table}`,
+    oid: relation.oid,
+  })
+
+/** The tables whose rows are skipped: somebody has closed the gap that said so. */
+export async function skippedTables(client: pg.ClientBase, lineage: Lineage): Promise<number[]> {
+  const { rows } = await client.query<{ oid: number }>(
+    `select distinct (detail ->> 'oid')::oid as oid from outrider.incident
+     where lineage = $1 and kind = 'gap' and reason = 'outbox_foreign_rows' and closed_at is not null`,
+    [lineage.lineage],
+  )
+  return rows.map(({ oid }) => oid)
+}
