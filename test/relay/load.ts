@@ -1,7 +1,11 @@
+import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
 import type { Database } from '../../testkit/services/index.js'
 import { until } from '../../testkit/services/index.js'
 import type { RelayEnv } from './relay-env.js'
+
+/** Between two transactions, so that the load leaves the machine to what is tested. */
+const PAUSE_MS = 5
 
 /**
  * One writer that commits transaction after transaction to one stream until it is stopped, through every fault of the
@@ -40,6 +44,7 @@ export class Load {
             [stream, rows],
           )
           this.commits += 1
+          await pause(PAUSE_MS)
         }
       } catch (error) {
         if ((error as { severity?: string }).severity === 'ERROR') throw error

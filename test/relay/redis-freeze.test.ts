@@ -19,7 +19,7 @@ async function impatient(env: RelayEnv): Promise<void> {
   await env.postgres.query(`alter role relay_${env.database.name} set wal_sender_timeout = '5s'`)
 }
 
-test('Redis frozen for 15 s: the walsender lives on, and everything arrives once and in order', {
+test.concurrent('Redis frozen for 15 s: the walsender lives on, and everything arrives once and in order', {
   timeout: 90_000,
 }, async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
@@ -48,7 +48,7 @@ test('Redis frozen for 15 s: the walsender lives on, and everything arrives once
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
-test('Redis killed and restarted from its append-only file: the walsender lives on, and everything arrives once and in order', {
+test.concurrent('Redis killed and restarted from its append-only file: the walsender lives on, and everything arrives once and in order', {
   timeout: 90_000,
 }, async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
