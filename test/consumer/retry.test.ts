@@ -159,15 +159,15 @@ test('an event that waits for its next attempt does not delay a stop', async ({ 
   expect(performance.now() - began).toBeLessThan(5_000)
 })
 
-test('one poison event among thousands is dead-lettered, and its neighbours go on', async ({ env }) => {
-  const poison = 1_234
+test('one poison event among hundreds is dead-lettered, and its neighbours go on', async ({ env }) => {
+  const poison = 234
   const consumer = env.consumer({ maxAttempts: 5 }).on(Happened, async (event, context) => {
     await effect(event, context)
     if (event.data.n === poison) throw new Error('poison')
   })
   await consumer.start()
-  const ids = await env.append('things', numbers(3_000))
-  await env.drained('things', 2_999, 40_000)
+  const ids = await env.append('things', numbers(500))
+  await env.drained('things', 499)
   expect(await env.dead('things')).toMatchObject([{ id: ids[poison], deadreason: 'attempts_exhausted' }])
   const done = (await env.effects()).map(({ event }) => event)
   expect(done.sort()).toEqual(ids.filter((id) => id !== ids[poison]).sort())

@@ -6,7 +6,7 @@ import { needsProcess, type Redis, startRedis } from '../../testkit/services/ind
 import { KINDS, Schedule } from './publish-schedule.js'
 import { LINEAGES, PublishedState } from './published-state.js'
 
-const SCHEDULES = 150
+const SCHEDULES = 50
 const STEPS = 80
 
 let redis: Redis | undefined
@@ -51,7 +51,7 @@ it('loses nothing in silence, doubles nothing and reorders nothing, whatever hap
   await fc.assert(schedules, {
     seed,
     numRuns: SCHEDULES,
-    interruptAfterTimeLimit: 40_000,
+    interruptAfterTimeLimit: 20_000,
     markInterruptAsFailure: false,
   })
   expect(steps).toBeGreaterThan((SCHEDULES * STEPS) / 3)
