@@ -78,7 +78,7 @@ export class RelayProcess {
   }
 
   /** Waits until /readyz says so. */
-  async is(expected: { role?: string; state?: string; reason?: string }, timeout = 15_000): Promise<void> {
+  async is(expected: { role?: string; state?: string; reason?: string }, timeout = 30_000): Promise<void> {
     let last: object | undefined
     await until(
       async () => {

@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 
 export interface UntilOptions {
-  /** Milliseconds until giving up; 10 s by default. */
+  /** Milliseconds until giving up; 30 s by default, for a machine that does much else. */
   timeout?: number
   /** What was awaited, as the error will say it. A function is called only then, so it can tell the last state. */
   message?: string | (() => string)
@@ -14,7 +14,7 @@ type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>
  * its last error becomes the cause when the time is over, also when the condition itself never answers.
  */
 export async function until<T>(condition: () => T | Promise<T>, options: UntilOptions = {}): Promise<Truthy<T>> {
-  const { timeout = 10_000, message } = options
+  const { timeout = 30_000, message } = options
   const began = performance.now()
   const deadline = began + timeout
   const late = Symbol('late')
