@@ -7,9 +7,9 @@ import { GROUP } from './happened.js'
 import { Subjects } from './subjects.js'
 import { WorkerProcess, widenEffects } from './worker-process.js'
 
-const SUBJECTS = 500
+const SUBJECTS = 200
 const PARTITIONS = 8
-const PORTION = 1_000
+const PORTION = 500
 const HOLDS = 'this worker holds the partition'
 const LOST = 'another worker holds this partition by now'
 
