@@ -10,6 +10,7 @@ import { Loss } from './loss.js'
 import { ColumnMissing } from './route.js'
 import { SetupAwaited } from './schema.js'
 import { Session } from './session.js'
+import { Steadiness } from './steadiness.js'
 
 /**
  * The roles:
@@ -34,7 +35,10 @@ export class Relay {
   readonly #log: Logger
   readonly #metrics: Metrics
   readonly #stop = new AbortController()
+  readonly #steadiness = new Steadiness(GOOD_SESSION)
   #session: Session | undefined
+  /** Reports that the session streams, once it has for long enough. */
+  #held: NodeJS.Timeout | undefined
   #status: Status = { role: 'starting', state: 'starting', ready: false }
 
   constructor(config: Config, log: Logger, metrics: Metrics) {
@@ -64,6 +68,7 @@ export class Relay {
       } catch (error) {
         if (signal.aborted) break
         const verdict = judge(error)
+        this.#steadiness.ended(performance.now(), verdict.halt)
         this.#metrics.errors.inc({ target: verdict.target, code: verdict.reason })
         this.#report(
           verdict.halt ? 'halted' : 'starting',
@@ -89,8 +94,10 @@ export class Relay {
   #report(role: Role, state: string, reason?: string, message?: string): void {
     if (this.#stop.signal.aborted && role !== 'stopping') return
     const before = this.#status
+    clearTimeout(this.#held)
     // Looking again is not being ready: what halted it may well still be there.
     if (before.role === 'halted' && state === 'starting') return
+    if (this.#isHeld(role, state)) return
     this.#status = {
       role,
       state,
@@ -102,6 +109,17 @@ export class Relay {
     if (before.role === role && before.state === state && before.reason === reason) return
     const level = role === 'halted' ? 'error' : reason === undefined ? 'info' : 'warn'
     this.#log[level]({ role, state, ...(reason && { reason }) }, message ? `${state}: ${message}` : state)
+  }
+
+  /** In a loop of sessions that fail soon, the last reason is reported until one has streamed for long enough. */
+  #isHeld(role: Role, state: string): boolean {
+    const now = performance.now()
+    if (role !== 'active' || (state !== 'streaming' && state !== 'starting')) return false
+    if (state === 'streaming') this.#steadiness.streaming(now)
+    const left = this.#steadiness.holdsFor(now)
+    if (left === 0) return false
+    if (state === 'streaming') this.#held = setTimeout(() => this.#report(role, state), left)
+    return true
   }
 }
 
