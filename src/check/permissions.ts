@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { Cluster, type Redis } from 'ioredis'
 import type { Config } from '../config/schema.js'
-import { headKey, partitionsKey } from '../event/names.js'
+import { aliveKey, headKey, partitionsKey } from '../event/names.js'
 import { ZERO_POSITION } from '../event/position.js'
 import { append, batchArguments, loadAppend } from '../redis/append.js'
 import type { RedisClient } from '../redis/connect.js'
@@ -76,6 +76,9 @@ function* trials(client: RedisClient, streams: string[], durability: Config['dur
     yield { command: 'xadd', pattern, run: () => client.call('XADD', stream, '0-0', 'a', 'b') }
   }
   yield settingOf(client, partitionsKey('check'))
+  // The lineage is not known before setup.
+  yield settingOf(client, aliveKey(randomUUID()))
+  yield { command: 'role', run: () => node.role() }
   if (durability !== 'memory') {
     yield { command: 'info', run: () => node.info('replication') }
     yield { command: 'wait', run: () => node.wait(0, 1) }
@@ -131,7 +134,7 @@ const FOR_DURABILITY = new Set(['info', 'wait', 'waitaof'])
 
 /** On a stream's own key they would be its end, so they are allowed for nothing else: in a selector. */
 const APART: Record<string, string> = {
-  set: '(+set ~outrider:{*}:partitions ~outrider:{trial}:* ~outrider:{check}:*)',
+  set: '(+set ~outrider:{*}:partitions ~outrider:{*}:alive ~outrider:{trial}:* ~outrider:{check}:*)',
   del: '(+del ~outrider:{*}:head:* ~outrider:{trial}:* ~outrider:{check}:*)',
 }
 

@@ -37,15 +37,21 @@ export interface NewIncident {
 }
 
 /**
- * Opens an incident and returns its id, or the id of the one that stands for it: the open one with the same kind, reason
- * and stream for a gap or a foreign server, the one at the same position, open or closed, for a rejected row.
+ * Opens an incident and returns its id, or the id of the one that is there already: the open one with the same kind, reason
+ * and stream for a gap or a foreign server; the one at the same position, open or closed, for a rejected row, and for what
+ * an operator should know. So each cause is reported once, however often it is found.
  */
 export async function openIncident(client: pg.ClientBase, incident: NewIncident): Promise<string> {
   const values = [incident.lineage, incident.kind, incident.reason, incident.stream ?? null, incident.position ?? null]
   for (;;) {
     const inserted = await client.query<{ id: string }>(
       `insert into outrider.incident (lineage, kind, reason, stream, position, event_id, detail, row)
-       values ($1, $2, $3, $4, $5, $6, $7, $8)
+       select $1, $2, $3, $4, $5, $6, $7, $8
+       where $2 <> 'operator' or not exists (
+         select from outrider.incident
+         where lineage = $1 and kind = $2 and reason = $3 and stream is not distinct from $4
+           and position is not distinct from $5
+       )
        on conflict do nothing
        returning id`,
       [...values, incident.eventId ?? null, JSON.stringify(incident.detail ?? {}), json(incident.row)],
@@ -55,6 +61,8 @@ export async function openIncident(client: pg.ClientBase, incident: NewIncident)
       `select id from outrider.incident
        where lineage = $1 and kind = $2
          and case when kind = 'rejected' then position = $5
+             when kind = 'operator' then
+               reason = $3 and stream is not distinct from $4::text and position is not distinct from $5
              else closed_at is null and reason = $3 and stream is not distinct from $4::text end`,
       values,
     )
@@ -136,6 +144,26 @@ export async function closeIncident(client: pg.ClientBase, id: string, note?: st
     if (incident.kind === 'gap') await acceptGap(client, incident)
     return (await markClosed(client, 'id = $1', id, note ?? 'closed by an operator'))[0]!
   })
+}
+
+export interface OpenGap {
+  id: string
+  stream: string
+}
+
+/** Gaps in streams that nobody has closed, oldest first. */
+export async function openGaps(client: pg.ClientBase, lineage: string): Promise<OpenGap[]> {
+  const { rows } = await client.query<OpenGap>(
+    `select id::text, stream from outrider.incident
+     where lineage = $1 and kind = 'gap' and reason = 'stream_behind' and closed_at is null order by incident.id`,
+    [lineage],
+  )
+  return rows
+}
+
+/** Closes a gap whose stream is whole again: nothing was lost, so nothing is accepted. */
+export async function closeAsFoundAgain(client: pg.ClientBase, id: string): Promise<void> {
+  await markClosed(client, 'id = $1 and closed_at is null', id, 'found again')
 }
 
 export const noIncident = (id: string): Failure =>

@@ -21,6 +21,7 @@ export interface AppendReply {
 }
 
 const script = new Script('publish.lua', 'position.lua')
+const removal = new Script('remove-head.lua')
 
 /** Arguments of a call before its events. The chain's `previous` is filled in when the batch is sent. */
 const PREVIOUS = 6
@@ -28,7 +29,7 @@ const PREVIOUS = 6
 /** Where the events begin in the arguments of a batch. */
 export const EVENTS_AT = PREVIOUS + 1
 
-/** The arguments of a batch without events yet; events are pushed behind. */
+/** The arguments of a batch without events yet; events are pushed behind. With an empty session: of a look, which writes nothing. */
 export const batchArguments = (key: string, lineage: string, session: string, expected = ''): string[] => [
   script.sha,
   '2',
@@ -41,6 +42,11 @@ export const batchArguments = (key: string, lineage: string, session: string, ex
 
 /** Makes publish.lua known. To be called on every new connection. */
 export const loadAppend = (client: RedisClient): Promise<void> => script.load(client)
+
+/** Removes the head of a stream, unless another session than `found` has taken it over. */
+export async function removeHead(client: RedisClient, key: string, lineage: string, found: string): Promise<void> {
+  await removal.call(client, [headKey(key, lineage)], [found])
+}
 
 /**
  * Appends a batch behind `previous`; without events, probes the stream and its head. An error reply of the script as a

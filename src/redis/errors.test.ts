@@ -6,6 +6,7 @@ describe('an error of Redis', () => {
   it.each([
     ["OOM command not allowed when used memory > 'maxmemory'.", 'redis_oom'],
     ["READONLY You can't write against a read only replica.", 'redis_readonly'],
+    ['Expected a primary of Redis, found the role "slave" (a replica is called "slave").', 'redis_readonly'],
     ['LOADING Redis is loading the dataset in memory', 'redis_loading'],
     ['BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.', 'redis_busy'],
     ['UNKILLABLE Sorry the script already executed write commands against the dataset.', 'redis_busy'],

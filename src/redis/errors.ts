@@ -44,6 +44,8 @@ const BY_TEXT: [RegExp, RedisVerdict][] = [
   [/exhausted the last possible id/i, { fate: 'stream', reason: 'stream_exhausted' }],
   [/max number of clients reached/i, { fate: 'retry', reason: 'redis_maxclients' }],
   [/user_script:\d+: |script killed by user/i, { fate: 'retry', reason: 'redis_script' }],
+  // What ROLE says of a replica: see primary.ts.
+  [/expected a primary of redis/i, { fate: 'retry', reason: 'redis_readonly' }],
   [/command timed out/i, { fate: 'retry', reason: 'redis_timeout' }],
   // Everything that ioredis, the socket or TLS says of a connection: the outcome of what was sent is not known.
   [

@@ -1,7 +1,8 @@
 -- One atomic, chained, idempotent append of a batch to one stream.
 --
 -- KEYS  the stream, the head (a hash: position, event, entry, session, added)
--- ARGV  this session, the session expected at the head, the previous position of the chain,
+-- ARGV  this session (empty: look at the head whichever session it bears, and write nothing),
+--       the session expected at the head, the previous position of the chain,
 --       then per event: position, event id, shape, values (see src/event/shape.ts)
 --
 -- Reply {status, position, event, entry, session, appended, skipped, error}: the head as it stands now, and
@@ -45,6 +46,7 @@ end
 
 -- 0. Every event, before any write.
 local i, last = 4, #ARGV
+if session == '' and last >= 4 then return reply('INVALID', at, 0, 0, 'events without a session') end
 while i <= last do
   local shape = i + 2 <= last and (shapes[ARGV[i + 2]] or read(ARGV[i + 2]))
   if not shape or i + 2 + #shape.values > last or #ARGV[i] ~= 34 then
@@ -61,7 +63,7 @@ if exists then
 end
 
 -- 1. Whose head is it?
-if exists and at.session ~= session and at.session ~= expected then return reply('OTHER', at, 0, 0) end
+if exists and session ~= '' and at.session ~= session and at.session ~= expected then return reply('OTHER', at, 0, 0) end
 
 -- 2. Is everything there that this chain builds on?
 if compare(at.position, previous) < 0 then return reply('BEHIND', at, 0, 0) end
@@ -98,7 +100,7 @@ else
   end
 end
 
-if last < 4 and (not exists or at.session == session) then return reply('OK', at, 0, 0) end
+if last < 4 and (session == '' or not exists or at.session == session) then return reply('OK', at, 0, 0) end
 
 -- A replay that covers the head's own position must meet its event there: otherwise what it skips is not what it knows.
 i = 4

@@ -55,15 +55,20 @@ export async function verifyPublication(client: pg.ClientBase, lineage: Lineage)
   })
 }
 
+/** But for streams that Redis had lost: those are looked at again, see sink/found-again.ts. */
 async function verifyIncidents(client: pg.ClientBase, lineage: Lineage): Promise<void> {
   const { rows } = await client.query(
     `select id, kind, reason, stream from outrider.incident
-      where lineage = $1 and kind in ('gap', 'foreign') and closed_at is null order by id`,
+      where lineage = $1 and kind in ('gap', 'foreign') and reason <> 'stream_behind' and closed_at is null order by id`,
     [lineage.lineage],
   )
   const open = rows[0]
-  if (open) throw new Halt(open.reason, advice(open.kind, open.reason, open.id, open.stream))
+  if (open) throw haltFor(open.kind, open.reason, open.id, open.stream)
 }
+
+/** What to throw while an incident is open. */
+export const haltFor = (kind: string, reason: string, id: string, stream?: string | null): Halt =>
+  new Halt(reason, advice(kind, reason, id, stream))
 
 /** Opens a gap, and gives what to throw. */
 export const gap = (client: pg.ClientBase, lineage: Lineage, reason: string, detail: object, stream?: string) =>
@@ -82,7 +87,7 @@ async function open(
   stream: string | undefined,
 ): Promise<Halt> {
   const id = await openIncident(client, { lineage, kind, reason, detail, ...(stream === undefined ? {} : { stream }) })
-  return new Halt(reason, advice(kind, reason, id, stream))
+  return haltFor(kind, reason, id, stream)
 }
 
 const WHAT: Record<string, string> = {

@@ -1,4 +1,3 @@
-import { hostname } from 'node:os'
 import type pg from 'pg'
 import type { PostgresConfig } from '../config/schema.js'
 import type { Position } from '../event/position.js'
@@ -8,7 +7,9 @@ import { type Head, saveProgress } from '../postgres/heads.js'
 import { openIncidents } from '../postgres/incidents.js'
 import type { Lineage } from '../postgres/lineage.js'
 import type { Lsn } from '../postgres/lsn.js'
+import { cancelStandbyWait, recordSession } from '../postgres/sessions.js'
 import type { KeptRow } from './kept-row.js'
+import type { Query } from './lock.js'
 
 /** A row that cannot be published, as an incident keeps it. */
 export interface Rejection extends KeptRow {
@@ -30,7 +31,8 @@ const ANSWER_WITHIN = 35_000
 /** A connection for the relay's own statements. Throws where the server is not a primary. */
 export async function connectLedger(config: PostgresConfig, name: string): Promise<pg.Client> {
   const client = await connectPostgres(config, name, ANSWER_WITHIN)
-  // The relay's own small writes must neither wait for a synchronous standby nor be refused by a default.
+  // The relay's own small writes must neither wait for a synchronous standby (but for the session) nor be refused by a
+  // default.
   await client.query(
     "set synchronous_commit = local; set default_transaction_read_only = off; set statement_timeout = '30s'; " +
       "set lock_timeout = '5s'; set idle_in_transaction_session_timeout = '30s'",
@@ -65,17 +67,13 @@ export class Ledger {
     return turn
   }
 
-  /** Records the session. Before its first append: a head that bears another session was written by somebody else. */
-  begin(version: string, timeline: number): Promise<unknown> {
-    return this.inTurn((client) =>
-      client.query(
-        `with recorded as (
-           insert into outrider.session (session, lineage, hostname, pid, version, timeline) values ($1, $2, $3, $4, $5, $6)
-         )
-         update outrider.lineage set timeline = $6 where lineage = $2 and timeline < $6`,
-        [this.#session, this.#lineage.lineage, hostname(), process.pid, version, timeline],
-      ),
-    )
+  /**
+   * Records the session. Before its first append: a head that bears another session was written by somebody else.
+   * `other`: another connection. Resolves with whether the wait for a synchronous standby had to be cancelled.
+   */
+  begin(version: string, timeline: number, other: Query): Promise<boolean> {
+    const row = { session: this.#session, lineage: this.#lineage.lineage, version, timeline }
+    return this.inTurn((client) => recordSession(client, row, (pid) => other(cancelStandbyWait(pid))))
   }
 
   /** Did this database issue the session, for this lineage? */

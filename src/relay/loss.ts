@@ -1,10 +1,10 @@
 import type { Position } from '../event/position.js'
 import type { Lineage } from '../postgres/lineage.js'
 import type { AppendReply } from '../redis/append.js'
-import { describe, type ServerWal, unknown } from './claim.js'
 import { Halt } from './halt.js'
 import { foreign } from './identity.js'
 import type { Ledger } from './ledger.js'
+import { describe, type ServerWal, unknown } from './sink/server-wal.js'
 
 /** The session cannot go on: Redis has lost something, or somebody else writes to the head. */
 export class Loss extends Error {

@@ -1,12 +1,12 @@
 import { backoff, pause } from '../backoff.js'
-import { headKey } from '../event/names.js'
 import { type Position, ZERO_POSITION } from '../event/position.js'
 import type { Head } from '../postgres/heads.js'
-import { type AppendReply, type AppendStatus, append, batchArguments, loadAppend } from '../redis/append.js'
+import { type AppendReply, append, batchArguments, loadAppend, removeHead } from '../redis/append.js'
 import { closeRedis, type RedisClient } from '../redis/connect.js'
 import { classifyRedis, classifyRedisError } from '../redis/errors.js'
 import { type Batch, countEvent, Lane, type TakenEvent, takeEvent } from './lane.js'
 import { Loss } from './loss.js'
+import { type HeadOwnership, openHead } from './sink/head-ownership.js'
 
 /**
  * Appends events to their streams: a lane for each stream, batches chained within a lane, several on their way at once.
@@ -16,18 +16,12 @@ import { Loss } from './loss.js'
  * probes every head: if each is at or past what it last acknowledged, everything unacknowledged is sent again, and what
  * had been applied is skipped. If not, only the saved heads can tell what is lost: `lost` is called and the session ends.
  */
-export interface PublisherOptions {
-  lineage: string
-  session: string
+export interface PublisherOptions extends HeadOwnership {
   limits: { batchEvents: number; batchBytes: number }
   /** Milliseconds after which a command without a reply fails; undefined: as usual. */
   connect(commandTimeout?: number): Promise<RedisClient>
   /** What an epoch needs before it begins. */
   prepare(client: RedisClient): Promise<void>
-  /** Is this session one that the database issued? */
-  owns(session: string): Promise<boolean>
-  /** Where the chain begins at a head that an earlier session left; undefined when this database cannot have written it. */
-  chain(head: Head, saved: Position): Position | undefined
   /** Events were appended, or found to be there: `count` of a transaction. */
   done(transaction: number, count: number): void
   /** These can never be appended. Resolves when they are kept as incidents, and counted as done. */
@@ -46,9 +40,6 @@ export interface PublisherObserver {
   /** An epoch ended, and why; undefined when one began, and Redis takes what waits. */
   blocked(reason: string | undefined, message: string): void
 }
-
-/** What came of claiming a head. BEYOND: this server cannot have written it. */
-export type Claim = Omit<AppendReply, 'status'> & { status: AppendStatus | 'BEYOND' }
 
 /** Batches of one lane on their way at once: enough to keep Redis busy while replies travel. */
 const WINDOW = 3
@@ -291,14 +282,14 @@ export class Publisher {
   async #open(client: RedisClient, lane: Lane): Promise<void> {
     lane.state = 'opening'
     try {
-      const reply = await this.claim(client, lane, ZERO_POSITION)
+      const reply = await openHead(client, lane.key, this.#options)
       // Another epoch has begun: it asks for itself, and may be at it.
       if (client !== this.#client) return
       if (reply.status === 'OK') {
         this.open(lane, reply.head, this.#options.chain(reply.head, ZERO_POSITION) as Position)
       } else if (reply.status === 'BEHIND') {
         // A head that no saved head knows: none of its events is confirmed, so all of them come again.
-        await client.del(headKey(lane.key, lane.lineage))
+        await removeHead(client, lane.key, lane.lineage, reply.session)
         if (client !== this.#client) return
         lane.state = 'new'
         this.#pump(lane)
@@ -318,20 +309,6 @@ export class Publisher {
       if (client !== this.#client) return
       lane.state = 'new'
       this.broken(client, (error as Error).message)
-    }
-  }
-
-  /** Takes the head over from an earlier session of this database. OTHER, BEYOND: it belongs to somebody else. */
-  async claim(client: RedisClient, lane: Lane, saved: Position): Promise<Claim> {
-    const { lineage, session } = this.#options
-    for (;;) {
-      const found = await append(client, batchArguments(lane.key, lineage, session), saved)
-      if (found.status !== 'OTHER' || !(await this.#options.owns(found.session))) return found
-      // A copy knows the session, but cannot have written this: the head stays as it is, for the one that has.
-      if (this.#options.chain(found.head, saved) === undefined) return { ...found, status: 'BEYOND' }
-      const taken = await append(client, batchArguments(lane.key, lineage, session, found.session), saved)
-      // Another session of this database may have written in between; each can do so only until it meets this one.
-      if (taken.status !== 'OTHER') return taken
     }
   }
 

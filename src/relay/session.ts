@@ -13,14 +13,13 @@ import { fixPartitions, readPartitions } from '../postgres/partitions.js'
 import { Replication } from '../postgres/replication.js'
 import { parseTimelineHistory } from '../postgres/timeline.js'
 import { readBulkLimit } from '../redis/bulk-limit.js'
-import { connectRedis } from '../redis/connect.js'
 import { BarrierBroken } from '../redis/durability.js'
+import { connectPrimary } from '../redis/primary.js'
 import type { Logger } from '../telemetry/log.js'
 import type { Inflight, Metrics } from '../telemetry/metrics.js'
 import { VERSION } from '../version.js'
 import { Barrier } from './barrier.js'
 import { countIncidents, measureSlot, watchCatalog } from './catalog.js'
-import { chainStart, claimHeads, type ServerWal } from './claim.js'
 import { Confirmer, type Pending } from './confirm.js'
 import { ForeignRow } from './foreign-row.js'
 import { Halt } from './halt.js'
@@ -35,6 +34,11 @@ import { Publisher, type PublisherOptions } from './publisher.js'
 import { Receiver } from './receiver.js'
 import { Router } from './route.js'
 import { lineageMissing, verifySchema } from './schema.js'
+import { AliveKey } from './sink/alive-key.js'
+import { closeGapsFoundAgain } from './sink/found-again.js'
+import type { HeadOwnership } from './sink/head-ownership.js'
+import { HeadTakeover } from './sink/head-takeover.js'
+import { chainStart, isOfOlderTimeline, recordPhantom, type ServerWal } from './sink/server-wal.js'
 import { foreignRow, requireConfiguredTable, skippedTables, verifyTable } from './table.js'
 
 /**
@@ -232,13 +236,21 @@ export class Session {
     this.#server = { history, lsn: slot.serverLsn, confirmed }
     this.#taken = confirmed
 
-    await this.#ledger.begin(VERSION, timeline)
+    const alive = this.#createAliveKey()
+    const ownership = this.#createOwnership(alive)
+    const connect = (timeout?: number) => connectPrimary(config.redis, `outrider ${config.slot}`, timeout)
+    await closeGapsFoundAgain(postgres, {
+      ...{ lineage, ownership, connect },
+      found: ({ id, stream }) => this.#log.info({ incident: id, stream }, 'gap closed: found again'),
+    })
+    if (await this.#ledger.begin(VERSION, timeline, query)) {
+      this.#log.warn('session not confirmed by a synchronous standby within 5 s, continuing')
+    }
     const partitions = await readPartitions(postgres)
     const tables = { ours: lineage.outboxOids, skipped: await skippedTables(postgres, lineage) }
-    const connect = (timeout?: number) => connectRedis(config.redis, `outrider ${config.slot}`, timeout)
     this.#barrier = new Barrier(() => connect(), lineage.lineage, this.#id)
     this.#confirmer = this.#createConfirmer(confirmed)
-    this.#publisher = this.#createPublisher(connect, async (client) => {
+    this.#publisher = this.#createPublisher(connect, ownership, async (client) => {
       this.#redisLimit = await readBulkLimit(client)
       if (this.#receiver) this.#receiver.redisLimit = this.#redisLimit
       for (const [stream, count] of Object.entries(partitions)) await client.set(partitionsKey(stream), String(count))
@@ -249,9 +261,9 @@ export class Session {
     this.#timers.push(setInterval(() => void this.#watchCatalog(), CATALOG_EVERY))
     await this.#publisher.start()
     this.#ended.signal.throwIfAborted()
-    await this.#claim(this.#publisher, await this.#ledger.inTurn((client) => loadHeads(client, lineage.lineage)))
+    await this.#takeOverHeads(this.#publisher, ownership)
+    alive.start(() => this.#publisher?.client)
     metrics.sessions.inc()
-    this.#tell()
     this.#log.info(
       { slot: config.slot, lineage: lineage.lineage, timeline, confirmed: lineage.confirmedLsn },
       'session began',
@@ -270,6 +282,7 @@ export class Session {
       },
     })
     this.#receiver.redisLimit = this.#redisLimit
+    this.#tell()
     this.#startTimers()
   }
 
@@ -283,17 +296,39 @@ export class Session {
     return postgres
   }
 
-  #createPublisher(connect: PublisherOptions['connect'], prepare: PublisherOptions['prepare']): Publisher {
-    const { config, metrics } = this.#options
-    return new Publisher({
+  #createAliveKey(): AliveKey {
+    return new AliveKey({
       lineage: this.#lineage.lineage,
       session: this.#id,
+      signal: this.#ended.signal,
+      refused: (error) => this.#log.warn({ err: error }, 'alive key refused'),
+    })
+  }
+
+  #createOwnership(alive: AliveKey): HeadOwnership {
+    return {
+      lineage: this.#lineage.lineage,
+      session: this.#id,
+      owns: (session) => this.#ledger.owns(session),
+      chain: (head, saved) => chainStart(head, saved, this.#server),
+      isOfOlderTimeline: (position) => isOfOlderTimeline(position, this.#server),
+      othersAreSilent: (client) => alive.othersAreSilent(client),
+      tookOver: (key, head, session) => recordPhantom(this.#ledger, this.#lineage, this.#server, key, head, session),
+    }
+  }
+
+  #createPublisher(
+    connect: PublisherOptions['connect'],
+    ownership: HeadOwnership,
+    prepare: PublisherOptions['prepare'],
+  ): Publisher {
+    const { config, metrics } = this.#options
+    return new Publisher({
+      ...ownership,
       limits: config.limits,
       connect,
       prepare,
       failed: (error) => this.#fail(error),
-      owns: (session) => this.#ledger.owns(session),
-      chain: (head, saved) => chainStart(head, saved, this.#server),
       done: (transaction, count) => this.#progress.done(transaction, count),
       reject: (lane, events, reason) =>
         this.#reject(
@@ -318,8 +353,7 @@ export class Session {
         blocked: (reason, message) => {
           if (reason === undefined) metrics.epochs.inc()
           else metrics.errors.inc({ target: 'redis', code: reason })
-          this.#refusal = reason === undefined ? undefined : { reason, message }
-          this.#tell()
+          this.#refuse(reason === undefined ? undefined : { reason, message })
         },
       },
     })
@@ -367,28 +401,27 @@ export class Session {
     this.#tell()
   }
 
+  #refuse(refusal: Hindrance | undefined): void {
+    this.#refusal = refusal
+    this.#tell()
+  }
+
   #tell(): void {
     // A round that was under way when the session ended has nothing more to say.
     if (this.#ended.signal.aborted) return
     const hindrance = this.#refusal ?? this.#unsafe
-    this.#options.report('active', hindrance ? 'blocked' : 'streaming', hindrance?.reason, hindrance?.message)
+    const free = this.#receiver ? 'streaming' : 'starting'
+    this.#options.report('active', hindrance ? 'blocked' : free, hindrance?.reason, hindrance?.message)
   }
 
-  async #claim(publisher: Publisher, saved: Map<string, Head>): Promise<void> {
-    for (;;) {
-      const client = publisher.client
-      if (client === undefined) {
-        await pause(50, this.#ended.signal)
-        this.#ended.signal.throwIfAborted()
-        continue
-      }
-      try {
-        return await claimHeads(client, this.#ledger, publisher, this.#lineage, saved, this.#server)
-      } catch (error) {
-        if (error instanceof Halt || (error as { code?: string }).code !== undefined) throw error
-        publisher.broken(client, (error as Error).message)
-      }
-    }
+  async #takeOverHeads(publisher: Publisher, ownership: HeadOwnership): Promise<void> {
+    const { lineage } = this.#lineage
+    const takeover = new HeadTakeover({
+      ...{ ownership, publisher, ledger: this.#ledger, lineage: this.#lineage, server: this.#server },
+      signal: this.#ended.signal,
+      blocked: (reason, message) => this.#refuse({ reason, message }),
+    })
+    await takeover.run(await this.#ledger.inTurn((client) => loadHeads(client, lineage)))
   }
 
   #startTimers(): void {

@@ -48,6 +48,33 @@ async function writingNothing<T>(make: () => Promise<T>): Promise<T> {
   return result
 }
 
+describe('a look, which bears no session', () => {
+  it('tells whose the head is and whether all is there, and writes nothing', async () => {
+    await written(3)
+    const look = (previous: string) => writingNothing(() => call(client, { key, session: '', previous }))
+    expect(await look(at(3))).toMatchObject({ status: 'OK', session: 'one', head: { position: at(3), event: 'e3' } })
+    expect(await look(at(4))).toMatchObject({ status: 'BEHIND', session: 'one' })
+    await client.del(key)
+    expect(await look(at(3))).toMatchObject({ status: 'BEHIND', session: 'one', error: 'the stream is gone' })
+  })
+
+  it('finds no head where there is none', async () => {
+    fresh()
+    expect(await call(client, { key, session: '', previous: ZERO_POSITION })).toMatchObject({
+      status: 'OK',
+      session: '',
+    })
+    expect(await call(client, { key, session: '', previous: at(1) })).toMatchObject({ status: 'BEHIND', session: '' })
+  })
+
+  it('with events is malformed', async () => {
+    await written(1)
+    const events = [event(2)]
+    const reply = await writingNothing(() => call(client, { key, session: '', previous: at(1), events }))
+    expect(reply).toMatchObject({ status: 'INVALID', error: 'events without a session' })
+  })
+})
+
 describe('OK', () => {
   it('appends a batch to a stream that is not there yet, in order, and leaves the head at its last event', async () => {
     fresh()

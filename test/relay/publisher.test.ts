@@ -1,6 +1,8 @@
 import type { Redis as Client } from 'ioredis'
-import { afterEach, beforeEach, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { headKey } from '../../src/event/names.js'
 import { positionOf, positionPrefix, ZERO_POSITION } from '../../src/event/position.js'
+import { removeHead } from '../../src/redis/append.js'
 import { connectRedis, type RedisClient } from '../../src/redis/connect.js'
 import type { Loss } from '../../src/relay/loss.js'
 import { Publisher, type PublisherOptions } from '../../src/relay/publisher.js'
@@ -36,7 +38,10 @@ class PublisherEnv {
   readonly lost: Loss[] = []
   readonly failed: unknown[] = []
   epochs = 0
+  readonly tookOver: string[] = []
   owns: PublisherOptions['owns'] = async (session) => session === 'old'
+  othersAreSilent: PublisherOptions['othersAreSilent'] = async () => false
+  isOfOlderTimeline = false
   prepare: PublisherOptions['prepare'] = async () => {}
 
   constructor() {
@@ -48,6 +53,11 @@ class PublisherEnv {
       prepare: (client) => this.prepare(client),
       owns: (session) => this.owns(session),
       chain: (_, saved) => saved,
+      isOfOlderTimeline: () => this.isOfOlderTimeline,
+      othersAreSilent: (client) => this.othersAreSilent(client),
+      tookOver: async (key, head, session) => {
+        this.tookOver.push(`${key} ${head.event} ${session}`)
+      },
       done: (transaction, count) => this.done.set(transaction, (this.done.get(transaction) ?? 0) + count),
       reject: async (_, taken, reason) => {
         this.rejected.push([reason, taken.map(({ id }) => id)])
@@ -196,4 +206,64 @@ it('preparing an epoch that fails again and again leaves no connection behind', 
   expect(attempts).toBe(6)
   const open = async () => String(await admin.client('LIST')).match(/name=publisher\b/g)?.length
   await until(async () => (await open()) === 1, { message: 'one connection, that of the epoch' })
+})
+
+describe('the head of a session that the database did not issue', () => {
+  /** A head that session `lost` left at event 4. */
+  async function unrecorded(): Promise<RedisClient> {
+    await env.publisher.start()
+    const client = env.publisher.client as RedisClient
+    await call(client, { key: KEY, session: 'lost', previous: ZERO_POSITION, events: events(1, 4) })
+    return client
+  }
+
+  it('is foreign on the timeline of the server, and is not waited for', async () => {
+    env.othersAreSilent = () => Promise.reject(new Error('Expected not to be asked.'))
+    await unrecorded()
+    const before = await admin.hgetall(headKey(KEY, LINEAGE))
+    env.add(1, 6)
+    await until(() => env.lost.length > 0)
+    expect(env.lost).toMatchObject([{ status: 'OTHER', reply: { session: 'lost' } }])
+    expect(await admin.hgetall(headKey(KEY, LINEAGE))).toEqual(before)
+  })
+
+  it('is taken over on an older timeline, once all others were silent', async () => {
+    env.isOfOlderTimeline = true
+    env.othersAreSilent = async () => true
+    await unrecorded()
+    env.add(1, 6)
+    await env.expectOnce(6)
+    expect(env.tookOver).toEqual([`${KEY} e4 lost`])
+  })
+
+  it('is foreign on an older timeline where another relay is alive', async () => {
+    env.isOfOlderTimeline = true
+    await unrecorded()
+    env.add(1, 6)
+    await until(() => env.lost.length > 0)
+    expect(env.lost).toMatchObject([{ status: 'OTHER', reply: { session: 'lost' } }])
+  })
+
+  it('is foreign on an older timeline where it moves meanwhile', async () => {
+    env.isOfOlderTimeline = true
+    const client = await unrecorded()
+    env.othersAreSilent = async () => {
+      await call(client, { key: KEY, session: 'lost', previous: at(4), events: events(5, 5) })
+      return true
+    }
+    env.add(1, 6)
+    await until(() => env.lost.length > 0)
+    expect(await idsIn(admin, KEY)).toEqual(events(1, 5).map(({ id }) => id))
+  })
+})
+
+it('a head whose stream is gone is removed only if no other session has taken it over meanwhile', async () => {
+  await env.publisher.start()
+  const client = env.publisher.client as RedisClient
+  await call(client, { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 4) })
+  await admin.del(KEY)
+  await removeHead(client, KEY, LINEAGE, 'another')
+  expect(await admin.hget(headKey(KEY, LINEAGE), 'session')).toBe('old')
+  env.add(1, 6)
+  await env.expectOnce(6)
 })

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
-import { positionOf, positionPrefix, ZERO_POSITION } from '../event/position.js'
-import { parseLsn } from '../postgres/lsn.js'
-import { chainStart, isPhantom, type ServerWal } from './claim.js'
+import { positionOf, positionPrefix, ZERO_POSITION } from '../../event/position.js'
+import { parseLsn } from '../../postgres/lsn.js'
+import { chainStart, isPhantom, type ServerWal } from './server-wal.js'
 
 const at = (timeline: number, lsn: string) => positionOf(positionPrefix(timeline, parseLsn(lsn)), 0)
 const headAt = (position: string) => ({ position, event: 'e1', entry: '1-0' })

@@ -1,0 +1,54 @@
+import { hostname } from 'node:os'
+import type pg from 'pg'
+import { inTransaction } from './transaction.js'
+
+export interface SessionRow {
+  session: string
+  lineage: string
+  version: string
+  timeline: number
+}
+
+/**
+ * Records a session with the `synchronous_commit` of the server, so that a standby that is promoted knows whose the heads
+ * are. Nothing else bounds that wait: `statement_timeout` does not apply to it. So `cancel` is called with the process id
+ * after `patienceMs`, and again each time that it takes so long. A commit that is cancelled while it waits is done, here.
+ * Resolves with whether it was cancelled.
+ *
+ * https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION
+ */
+export async function recordSession(
+  client: pg.ClientBase,
+  row: SessionRow,
+  cancel: (processId: number) => Promise<unknown>,
+  patienceMs = 5_000,
+): Promise<boolean> {
+  const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+  const pid = (rows[0] as { pid: number }).pid
+  let cancelled: Promise<unknown> | undefined
+  const timer = setInterval(() => {
+    cancelled = cancel(pid)
+    // It is awaited below.
+    cancelled.catch(() => {})
+  }, patienceMs)
+  try {
+    await inTransaction(client, async () => {
+      await client.query('set local synchronous_commit to default')
+      await client.query(
+        `with recorded as (
+           insert into outrider.session (session, lineage, hostname, pid, version, timeline) values ($1, $2, $3, $4, $5, $6)
+         )
+         update outrider.lineage set timeline = $6 where lineage = $2 and timeline < $6`,
+        [row.session, row.lineage, hostname(), process.pid, row.version, row.timeline],
+      )
+    })
+  } finally {
+    clearInterval(timer)
+  }
+  await cancelled
+  return cancelled !== undefined
+}
+
+/** Ends the wait of a commit for a synchronous standby, and nothing else that the process may be doing. One simple statement. */
+export const cancelStandbyWait = (processId: number): string =>
+  `select pg_cancel_backend(pid) from pg_stat_activity where pid = ${processId} and wait_event = 'SyncRep'`

@@ -1,0 +1,101 @@
+import { type Position, ZERO_POSITION } from '../../event/position.js'
+import type { Head } from '../../postgres/heads.js'
+import { type AppendReply, type AppendStatus, append, batchArguments } from '../../redis/append.js'
+import type { RedisClient } from '../../redis/connect.js'
+
+/** What tells whose head it is. */
+export interface HeadOwnership {
+  lineage: string
+  session: string
+  /** Did the database issue this session? */
+  owns(session: string): Promise<boolean>
+  /** Where the chain begins at a head that an earlier session left; undefined when this database cannot have written it. */
+  chain(head: Head, saved: Position): Position | undefined
+  /** Is the position of a timeline that this database has left? */
+  isOfOlderTimeline(position: Position): boolean
+  /** Waits, and resolves with whether no other relay has said meanwhile that it leads this lineage. */
+  othersAreSilent(client: RedisClient): Promise<boolean>
+  /** A head that an earlier session left belongs to this one now. */
+  tookOver(key: string, head: Head, session: string): Promise<void>
+}
+
+/**
+ * known       this session's, or an earlier one's of this database; or there is no head
+ * unrecorded  of a session that this database did not issue, on a timeline that it has left: a failover may have lost the
+ *             session's row, or the database that is still on that timeline publishes
+ * foreign     of a session that this database did not issue
+ * beyond      of a session that this database issued, and the head lies where this database has written nothing: a copy
+ */
+export type HeadOwner = 'known' | 'unrecorded' | 'foreign' | 'beyond'
+
+/** A head as it was found, without a change to it. */
+export interface HeadLook {
+  key: string
+  saved: Position
+  owner: HeadOwner
+  reply: AppendReply
+}
+
+/** What came of opening a head. BEYOND: this server cannot have written it. */
+export type OpenReply = Omit<AppendReply, 'status'> & { status: AppendStatus | 'BEYOND' }
+
+/** Whose is the head, and is everything there that `saved` says? Writes nothing. */
+export async function lookAtHead(
+  client: RedisClient,
+  key: string,
+  saved: Position,
+  ownership: HeadOwnership,
+): Promise<HeadLook> {
+  const reply = await append(client, batchArguments(key, ownership.lineage, ''), saved)
+  return { key, saved, owner: await ownerOf(reply, saved, ownership), reply }
+}
+
+async function ownerOf({ head, session }: AppendReply, saved: Position, ownership: HeadOwnership): Promise<HeadOwner> {
+  if (session === '' || session === ownership.session) return 'known'
+  if (!(await ownership.owns(session))) {
+    return ownership.isOfOlderTimeline(head.position) ? 'unrecorded' : 'foreign'
+  }
+  return ownership.chain(head, saved) === undefined ? 'beyond' : 'known'
+}
+
+/** The same head, of the same session, as complete or incomplete as before. */
+export const isUnmoved = (one: HeadLook, other: HeadLook): boolean =>
+  one.owner === other.owner &&
+  one.reply.session === other.reply.session &&
+  one.reply.status === other.reply.status &&
+  one.reply.head.position === other.reply.head.position &&
+  one.reply.head.entry === other.reply.head.entry
+
+/** Makes the head this session's, if it still bears the session that was found there: else OTHER, and nothing is written. */
+export async function takeOver(
+  client: RedisClient,
+  key: string,
+  saved: Position,
+  found: string,
+  ownership: HeadOwnership,
+): Promise<AppendReply> {
+  const reply = await append(client, batchArguments(key, ownership.lineage, ownership.session, found), saved)
+  if (reply.status === 'OK' && found !== '' && found !== ownership.session) {
+    await ownership.tookOver(key, reply.head, found)
+  }
+  return reply
+}
+
+/** Looks at the head of a stream that has no saved head, and takes it over where it is this database's. */
+export async function openHead(client: RedisClient, key: string, ownership: HeadOwnership): Promise<OpenReply> {
+  for (;;) {
+    const look = await lookAtHead(client, key, ZERO_POSITION, ownership)
+    const { owner, reply } = look
+    if (owner === 'beyond') return { ...reply, status: 'BEYOND' }
+    if (owner === 'foreign') return { ...reply, status: 'OTHER' }
+    if (owner === 'unrecorded') {
+      const silent = await ownership.othersAreSilent(client)
+      const again = await lookAtHead(client, key, ZERO_POSITION, ownership)
+      if (!silent || !isUnmoved(look, again)) return { ...again.reply, status: 'OTHER' }
+    }
+    if (reply.status !== 'OK') return reply
+    const taken = await takeOver(client, key, ZERO_POSITION, reply.session, ownership)
+    // Another session of this database may have written in between; each can do so only until it meets this one.
+    if (taken.status !== 'OTHER') return taken
+  }
+}
