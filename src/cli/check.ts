@@ -61,12 +61,18 @@ function report(
   if (json) out(JSON.stringify(asData(sections)))
   else {
     for (const section of all) if (!('failure' in section)) out(describe(section.value))
-    if (all.some((section) => !('failure' in section))) out(summary(findings))
+    out(summary(findings, unchecked(sections)))
   }
   const failures = all.flatMap((section) => ('failure' in section ? [section.failure] : []))
   if (failures.length > 0) throw together(failures)
   return findings.some(counts) ? ExitCode.findings : ExitCode.done
 }
+
+/** The servers that could not be checked, as a person calls them. */
+const unchecked = (sections: Record<keyof typeof SERVERS, Section>): string[] =>
+  (['postgres', 'redis'] as const).flatMap((server) => ('failure' in sections[server] ? [SERVERS[server]] : []))
+
+const SERVERS = { postgres: 'Postgres', redis: 'Redis' } as const
 
 function asData(sections: Record<string, Section>): object {
   const entries = Object.entries(sections)
@@ -114,11 +120,14 @@ function describeFinding({ level, id, is, expected, why, fix }: Finding): string
   ].join('\n')
 }
 
-function summary(findings: Finding[]): string {
+/** A verdict needs both servers: with one of them unchecked there is none. */
+function summary(findings: Finding[], unchecked: string[]): string {
   const count = (level: Finding['level'], name: string) => {
     const { length } = findings.filter((finding) => finding.level === level)
     return length === 0 ? [] : [`${length} ${name}${length === 1 ? '' : 's'}`]
   }
   const open = [...count('blocker', 'blocker'), ...count('warning', 'warning')]
-  return open.length === 0 ? 'Ready.' : `${open.join(', ')}.`
+  const counted = open.length === 0 ? [] : [`${open.join(', ')}.`]
+  if (unchecked.length > 0) return [...counted, `Not checked: ${unchecked.join(', ')}.`].join(' ')
+  return counted[0] ?? 'Ready.'
 }

@@ -90,7 +90,7 @@ test('before setup: 4 for a blocker with both ways on, 0 for a warning, 2 for th
   expect((await check(good, '--allow-unbounded-wal')).code).toBe(2)
 })
 
-test('one that cannot be reached: exit code 3, one line, and the other is checked all the same', async () => {
+test('a server that cannot be reached is named as not checked, without a verdict: exit code 3, and the other one is checked', async () => {
   const port = await freePort()
   const noRedis = await check({ ...good, OUTRIDER_REDIS_URL: `redis://:hunter2@127.0.0.1:${port}` })
   expect([noRedis.code, noRedis.err]).toEqual([
@@ -98,9 +98,19 @@ test('one that cannot be reached: exit code 3, one line, and the other is checke
     expect.stringMatching(/^outrider: Redis at [^\n]+ECONNREFUSED[^\n]+\n$/),
   ])
   expect(noRedis.out).toMatch(/^PostgreSQL \d+/)
+  expect(noRedis.out).not.toContain('Ready')
+  expect(noRedis.out).toMatch(/\nNot checked: Redis\.\n$/)
+  const data = await check({ ...good, OUTRIDER_REDIS_URL: `redis://:hunter2@127.0.0.1:${port}` }, '--json')
+  expect(data.code).toBe(3)
+  expect(JSON.parse(data.out)).toEqual({
+    findings: [],
+    unchecked: [{ server: 'redis', reason: expect.stringContaining('ECONNREFUSED') }],
+  })
   const noPostgres = await check({ ...good, OUTRIDER_POSTGRES_URL: `postgres://relay:hunter2@127.0.0.1:${port}/shop` })
   expect([noPostgres.code, noPostgres.err]).toEqual([3, expect.stringMatching(/^outrider: Postgres at [^\n]+\n$/)])
   expect(noPostgres.out).toMatch(/^Redis \d+/)
+  expect(noPostgres.out).not.toContain('Ready')
+  expect(noPostgres.out).toMatch(/\nNot checked: Postgres\.\n$/)
 })
 
 test('a wrong password: exit code 1, one line', async () => {
@@ -115,7 +125,7 @@ test('a wrong password: exit code 1, one line', async () => {
   const neither = await check(both)
   expect([neither.code, neither.out, neither.err]).toEqual([
     1,
-    '',
+    'Not checked: Postgres, Redis.\n',
     expect.stringMatching(/^outrider: Postgres [^\n]+ Redis [^\n]+\(WRONGPASS\)[^\n]+\n$/),
   ])
 })
