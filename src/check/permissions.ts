@@ -7,6 +7,7 @@ import { append, batchArguments, loadAppend } from '../redis/append.js'
 import type { RedisClient } from '../redis/connect.js'
 import { loadBarrier } from '../redis/durability.js'
 import { blocker, type Finding, warning } from './finding.js'
+import { lacksConfigFile, type NodeFacts, STARTED_WITH } from './redis-facts.js'
 
 /** What the user of the relay may not do. */
 export interface Denials {
@@ -142,6 +143,7 @@ const APART: Record<string, string> = {
 export function judgeDenials(
   { user, commands, keys, scripting }: Denials,
   durability: Config['durability'],
+  node: Pick<NodeFacts, 'info'>,
 ): Finding[] {
   const findings: Finding[] = []
   if (commands.length > 0 || keys.length > 0) {
@@ -156,7 +158,11 @@ export function judgeDenials(
         why: bearable ? 'the relay cannot wait until events are safe' : 'the relay could not publish',
         fix: [
           {
-            how: 'In redis-cli, as an administrator; then ACL SAVE or CONFIG REWRITE, whichever you use',
+            how: `In redis-cli, as an administrator; then ${
+              lacksConfigFile(node)
+                ? `ACL SAVE where Redis has an aclfile, or the same rights for the user in ${STARTED_WITH}`
+                : 'ACL SAVE or CONFIG REWRITE, whichever you use'
+            }`,
             text: [
               ...['ACL SETUSER', user, ...keys.map((key) => `~${key}`)],
               ...commands.map((name) => APART[name] ?? `+${name}`),

@@ -50,3 +50,9 @@ export function versionOf(info: NodeFacts['info']): { product: string; version: 
     ? { product: 'Redis', version: info.redis_version ?? 'unknown' }
     : { product: 'Valkey', version: info.valkey_version }
 }
+
+/** Redis says that it was started without a configuration file, so CONFIG REWRITE fails. */
+export const lacksConfigFile = ({ info }: Pick<NodeFacts, 'info'>): boolean => info.config_file === ''
+
+/** Where the settings of such a Redis are kept. */
+export const STARTED_WITH = 'the arguments, container configuration or Helm values that start Redis'

@@ -1,6 +1,6 @@
 import type { Config } from '../config/schema.js'
 import { blocker, type Finding, type Fix, inConfiguration, warning } from './finding.js'
-import { type NodeFacts, versionOf } from './redis-facts.js'
+import { lacksConfigFile, type NodeFacts, STARTED_WITH, versionOf } from './redis-facts.js'
 
 /** What the configuration expects of Redis. */
 export interface Expectation {
@@ -22,11 +22,17 @@ export function judgeNode(facts: NodeFacts, expectation: Expectation): Finding[]
   return facts.name === '' ? findings : findings.map((finding) => ({ ...finding, is: `${facts.name}: ${finding.is}` }))
 }
 
-/** How to change a setting, for good. */
-function configFix({ config }: NodeFacts, name: string, value: string): Fix {
-  return config === 'gone'
-    ? { how: "In the service's own parameters, where CONFIG is not offered", text: `${name} ${value}` }
-    : { how: 'In redis-cli, as an administrator', text: `CONFIG SET ${name} ${value}\nCONFIG REWRITE` }
+/** How to change a setting, for good: where CONFIG REWRITE has no file to write to, the change would end with the process. */
+function configFixes(facts: NodeFacts, name: string, value: string): Fix[] {
+  if (facts.config === 'gone') {
+    return [{ how: "In the service's own parameters, where CONFIG is not offered", text: `${name} ${value}` }]
+  }
+  const set = `CONFIG SET ${name} ${value}`
+  if (!lacksConfigFile(facts)) return [{ how: 'In redis-cli, as an administrator', text: `${set}\nCONFIG REWRITE` }]
+  return [
+    { how: 'In redis-cli, as an administrator; this lasts until Redis restarts', text: set },
+    { how: `In ${STARTED_WITH}, because Redis runs without a configuration file`, text: `${name} ${value}` },
+  ]
 }
 
 function version({ info }: NodeFacts): Finding | undefined {
@@ -75,7 +81,7 @@ function eviction(facts: NodeFacts): Finding | undefined {
     why: all
       ? 'Redis would delete whole streams when memory runs out'
       : 'Redis would delete keys with a time to live when memory runs out, and it should refuse instead',
-    fix: [configFix(facts, 'maxmemory-policy', 'noeviction')],
+    fix: configFixes(facts, 'maxmemory-policy', 'noeviction'),
   })
 }
 
@@ -94,7 +100,7 @@ function memory(facts: NodeFacts): Finding | undefined {
       is: 'maxmemory is 0: no limit',
       expected: 'a limit below the memory of the machine',
       why: 'without one the kernel ends Redis when memory runs out, instead of Redis refusing writes',
-      fix: [configFix(facts, 'maxmemory', suggestion)],
+      fix: configFixes(facts, 'maxmemory', suggestion),
     })
   }
   if (!(used >= most * NEARLY)) return undefined
@@ -104,7 +110,7 @@ function memory(facts: NodeFacts): Finding | undefined {
     is: `${Math.floor((used / most) * 100)} % of maxmemory (${Math.round(most / MEBIBYTE)} MiB) is used`,
     expected: `less than ${NEARLY * 100} %`,
     why: full ? 'Redis refuses writes' : 'when it is full Redis refuses writes, and events wait in Postgres',
-    fix: [configFix(facts, 'maxmemory', `${Math.ceil((Math.max(used, most) * 2) / MEBIBYTE)}mb`)],
+    fix: configFixes(facts, 'maxmemory', `${Math.ceil((Math.max(used, most) * 2) / MEBIBYTE)}mb`),
   })
 }
 
@@ -119,7 +125,7 @@ function persistence(facts: NodeFacts, { durability }: Expectation): Finding | u
     why: asked
       ? 'the level cannot be met, so nothing is ever confirmed'
       : 'a restart of Redis loses events, and where consumers were: a gap',
-    fix: [configFix(facts, 'appendonly', 'yes')],
+    fix: configFixes(facts, 'appendonly', 'yes'),
   })
 }
 

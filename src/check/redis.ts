@@ -59,10 +59,11 @@ async function look(client: RedisClient, config: Config, streams: string[], addr
     user,
     config.durability,
   )
-  const { product, version } = versionOf(nodes[0]?.info ?? {})
+  const [node = { info: {} }] = nodes
+  const { product, version } = versionOf(node.info)
   return {
     title: `${product} ${version} at ${address}, user ${denials.user}`,
-    findings: [...findings, ...judgeDenials(denials, config.durability)],
+    findings: [...findings, ...judgeDenials(denials, config.durability, node)],
   }
 }
 

@@ -86,6 +86,26 @@ describe('one thing wrong is one finding, and its statement mends it:', () => {
     expect(brief(await look())).toEqual(['info durability'])
   })
 
+  test('Redis has no configuration file: the setting and the place that keeps it, and no CONFIG REWRITE', async () => {
+    redis = await startRedis({ settings: { ...HEALTHY, maxmemory: '0' }, configFile: false })
+    const [finding] = await look()
+    expect(finding).toMatchObject({
+      id: 'maxmemory-unset',
+      fix: [
+        {
+          how: expect.stringContaining('until Redis restarts'),
+          text: expect.stringMatching(/^CONFIG SET maxmemory \S+$/),
+        },
+        { how: expect.stringContaining('Helm values'), text: expect.stringMatching(/^maxmemory \S+$/) },
+      ],
+    })
+    await type(finding!.fix[0]!.text)
+    expect(brief(await look())).toEqual(['info durability'])
+    await type('ACL SETUSER relay on >hunter2 +info ~*')
+    const denied = await look({}, redis.url.replace('redis://', 'redis://relay:hunter2@'))
+    expect(denied.find(({ id }) => id === 'redis-permission')?.fix[0]?.how).toMatch(/aclfile.*Helm values/)
+  })
+
   test('memory is nearly full', async () => {
     const client = (await start({})).client()
     const [, used] = /used_memory:(\d+)/.exec(await client.info('memory'))!

@@ -16,6 +16,8 @@ export interface RedisOptions {
   version?: RedisVersion
   /** Lines of redis.conf; several values are several lines. Nothing is saved to disk unless they say so. */
   settings?: Record<string, string | string[]>
+  /** False: started with its settings as arguments, as in a container without a configuration file. */
+  configFile?: boolean
   /** Its environment, such as that of `daDK()`. */
   env?: Record<string, string>
   replicaOf?: Redis
@@ -106,15 +108,15 @@ export class Redis extends Service {
 
   protected prepare(): Launch {
     const settings = { port: String(this.port), bind: this.host.listens, dir: this.dataDir, ...this.#settings }
-    const lines = Object.entries(settings).flatMap(([name, values]) =>
-      [values].flat().map((value) => `${name} ${value === '' ? '""' : value}\n`),
-    )
+    const lines = Object.entries(settings).flatMap(([name, values]) => [values].flat().map((value) => [name, value]))
+    const { env = {}, configFile = true } = this.#options
     const file = join(this.folder, 'redis.conf')
-    writeFileSync(file, lines.join(''))
-    const { env = {} } = this.#options
+    if (configFile) {
+      writeFileSync(file, lines.map(([name, value]) => `${name} ${value === '' ? '""' : value}\n`).join(''))
+    }
     return {
       program: serverProgram(this.version),
-      args: [file],
+      args: configFile ? [file] : lines.flatMap(([name, value]) => [`--${name}`, ...(value ?? '').split(' ')]),
       env,
       folder: this.folder,
       log: this.log,
