@@ -2,6 +2,7 @@ import { type Finding, isBlocker, isOpen } from '../check/finding.js'
 import { checkPostgres } from '../check/postgres.js'
 import { checkRedis } from '../check/redis.js'
 import type { BeforeSetup } from '../check/server.js'
+import { judgeSettings } from '../check/settings.js'
 import { ExitCode, Failure } from '../failure.js'
 import { connectRedis } from '../redis/connect.js'
 import type { Command, Context } from './command.js'
@@ -27,7 +28,19 @@ Exit code 4 while there is something to mend or to decide; 3 when one of the two
     const streams = 'failure' in postgres ? [] : postgres.value.streams
     const redis =
       'failure' in client ? client : await checkRedis(client.value, config, streams, timeout).then(...settle)
-    return report(context, { postgres, redis }, before ? isBlocker : isOpen)
+    const settings = judgeSettings(config)
+    const sections: Section[] = [
+      { server: 'postgres', name: 'Postgres', outcome: postgres },
+      { server: 'redis', name: 'Redis', outcome: redis },
+    ]
+    if (settings.length > 0) {
+      sections.push({
+        server: 'configuration',
+        name: 'Configuration',
+        outcome: { value: { title: 'Configuration', findings: settings } },
+      })
+    }
+    return report(context, sections, before ? isBlocker : isOpen)
   },
 }
 
@@ -41,7 +54,13 @@ function beforeSetup({ flags }: Context): BeforeSetup | undefined {
 }
 
 type Settled<T> = { value: T } | { failure: Failure }
-type Section = Settled<{ title: string; findings: Finding[] }>
+
+/** One part of the report. `server`: its name in JSON; `name`: as a person calls it. */
+interface Section {
+  server: 'postgres' | 'redis' | 'configuration'
+  name: string
+  outcome: Settled<{ title: string; findings: Finding[] }>
+}
 
 const settle = [
   <T>(value: T): Settled<T> => ({ value }),
@@ -51,39 +70,25 @@ const settle = [
   },
 ] as const
 
-function report(
-  { json, out }: Context,
-  sections: { postgres: Section; redis: Section },
-  counts: (finding: Finding) => boolean,
-): ExitCode {
-  const all = Object.values(sections)
-  const findings = all.flatMap((section) => ('failure' in section ? [] : section.value.findings))
-  if (json) out(JSON.stringify(asData(sections)))
-  else {
-    for (const section of all) if (!('failure' in section)) out(describe(section.value))
-    out(summary(findings, unchecked(sections)))
+function report({ json, out }: Context, sections: Section[], counts: (finding: Finding) => boolean): ExitCode {
+  const checked = sections.flatMap(({ server, outcome }) => ('value' in outcome ? [{ server, ...outcome.value }] : []))
+  const unchecked = sections.flatMap(({ server, name, outcome }) =>
+    'failure' in outcome ? [{ server, name, failure: outcome.failure }] : [],
+  )
+  const findings = checked.flatMap((section) => section.findings)
+  if (json) {
+    const data = {
+      findings: checked.flatMap(({ server, findings }) => findings.map((finding) => ({ server, ...finding }))),
+      unchecked: unchecked.map(({ server, failure }) => ({ server, reason: failure.message })),
+    }
+    out(JSON.stringify(data))
+  } else {
+    for (const section of checked) out(describe(section))
+    const names = unchecked.map(({ name }) => name)
+    out(summary(findings, names))
   }
-  const failures = all.flatMap((section) => ('failure' in section ? [section.failure] : []))
-  if (failures.length > 0) throw together(failures)
+  if (unchecked.length > 0) throw together(unchecked.map(({ failure }) => failure))
   return findings.some(counts) ? ExitCode.findings : ExitCode.done
-}
-
-/** The servers that could not be checked, as a person calls them. */
-const unchecked = (sections: Record<keyof typeof SERVERS, Section>): string[] =>
-  (['postgres', 'redis'] as const).flatMap((server) => ('failure' in sections[server] ? [SERVERS[server]] : []))
-
-const SERVERS = { postgres: 'Postgres', redis: 'Redis' } as const
-
-function asData(sections: Record<string, Section>): object {
-  const entries = Object.entries(sections)
-  return {
-    findings: entries.flatMap(([server, section]) =>
-      'failure' in section ? [] : section.value.findings.map((finding) => ({ server, ...finding })),
-    ),
-    unchecked: entries.flatMap(([server, section]) =>
-      'failure' in section ? [{ server, reason: section.failure.message }] : [],
-    ),
-  }
 }
 
 /** One that cannot be reached may be so only now; that is said first, by the exit code. */

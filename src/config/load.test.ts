@@ -345,6 +345,7 @@ describe('what comes out', () => {
       },
       limits: { batchEvents: 256, batchBytes: 262_144, inflightBytes: 8_388_608 },
       drainTimeout: 20_000,
+      withoutEffect: [],
     })
   })
 
@@ -422,5 +423,27 @@ describe('what comes out', () => {
     expect(await readSecret(password!)).toBe('sec@nd')
     writeFileSync(file, 'redis://r/1')
     await expect(readSecret(password!)).rejects.toThrow(`Expected a URL with a password in ${file}, found none.`)
+  })
+})
+
+describe('a setting that is given and has no effect yet is named as it was given', () => {
+  it('from variables', () => {
+    expect(load({ OUTRIDER_RETENTION: '72h', OUTRIDER_ON_GAP: 'repair' }).withoutEffect).toEqual([
+      'OUTRIDER_RETENTION',
+      'OUTRIDER_ON_GAP',
+    ])
+  })
+
+  it('from the file', () => {
+    const yaml = 'onGap: repair\nstreams:\n  orders: { partitions: 4, retention: 7d, groups: [billing] }\n'
+    expect(load({}, yaml).withoutEffect).toEqual([
+      expect.stringMatching(/^onGap in \//),
+      expect.stringMatching(/^streams\.orders\.retention in \//),
+      expect.stringMatching(/^streams\.orders\.groups in \//),
+    ])
+  })
+
+  it('but not a default, nor halting on a gap, which is what happens', () => {
+    expect(load({ OUTRIDER_ON_GAP: 'halt' }, 'streams:\n  orders: { partitions: 4 }\n').withoutEffect).toEqual([])
   })
 })

@@ -2,6 +2,7 @@ import type { z } from 'zod'
 import { parsePostgresUrl } from '../postgres/url.js'
 import { type Clash, findClashes } from './clashes.js'
 import { closest } from './closest.js'
+import { withoutEffect } from './effect.js'
 import { type Problem, refuse, shown } from './problem.js'
 import { type Config, type PostgresConfig, type RedisConfig, type Settings, settings } from './schema.js'
 import type { Secret } from './secret.js'
@@ -79,6 +80,7 @@ function toConfig(given: Settings, source: Source): Config {
     ...rest,
     outbox: compact(rest.outbox) as Config['outbox'],
     streams: compact(streams) as Config['streams'],
+    withoutEffect: withoutEffect(given, source).map((path) => nameOf(path, source)),
     source: eventSource,
     slot: slot ?? defaultSlot(database),
     postgres: compact({

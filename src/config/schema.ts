@@ -75,6 +75,8 @@ export interface Config {
   limits: { batchEvents: number; batchBytes: number; inflightBytes: number }
   /** How long SIGTERM waits for what is in flight. */
   drainTimeout: number
+  /** Settings that were given and have no effect in this version: the variable, or the path and the file. */
+  withoutEffect: readonly string[]
 }
 
 /** The streams that are to be partitioned, with their number of partitions. */

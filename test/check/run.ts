@@ -6,7 +6,7 @@ import { runCommand } from '../support/command.js'
 
 export interface Checked {
   code: number
-  findings: (Finding & { server: 'postgres' | 'redis' })[]
+  findings: (Finding & { server: 'postgres' | 'redis' | 'configuration' })[]
   /** Ids of what has to be mended or decided. */
   open: string[]
 }

@@ -54,5 +54,6 @@ export function configFor(url: string): Config {
     outbox: OWN_OUTBOX,
     limits: { batchEvents: 256, batchBytes: 262_144, inflightBytes: 33_554_432 },
     drainTimeout: 20_000,
+    withoutEffect: [],
   }
 }
