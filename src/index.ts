@@ -12,10 +12,13 @@ export { publish } from './outbox/publish.js'
 export { type EventInput, type OutboxRow, toRow } from './outbox/row.js'
 export {
   type DrizzleTransaction,
+  type KnexTransaction,
   type KyselyTransaction,
   type PgTransaction,
   type Query,
   type Transaction,
   type TransactionAdapter,
   TransactionError,
+  type TypeOrmManager,
+  type TypeOrmRunner,
 } from './outbox/transaction.js'

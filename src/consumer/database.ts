@@ -7,10 +7,12 @@ export type QueryResult = readonly unknown[] | { readonly rows: readonly unknown
 
 /**
  * The workers' database through any library: how to run a function in a transaction of isolation level READ COMMITTED, and
- * how to run a statement in it. `query` may be left out where the transaction is one of `pg`, Drizzle or Kysely.
+ * how to run a statement in it. `query` may be left out where the transaction is one of `pg`, Drizzle, Kysely, Knex or TypeORM.
  *
  *     { transaction: (run) => db.transaction(run) }                                                      // Drizzle
  *     { transaction: (run) => db.transaction().execute(run) }                                            // Kysely
+ *     { transaction: (run) => knex.transaction(run) }                                                    // Knex
+ *     { transaction: (run) => dataSource.transaction(run) }                                              // TypeORM
  *     { transaction: (run) => prisma.$transaction(run), query: (tx, text, values) => tx.$queryRawUnsafe(text, ...values) }
  *
  * `transaction` commits when the function's promise resolves, and rolls back and rejects when it rejects. It resolves to what
@@ -21,6 +23,8 @@ export interface DatabaseAdapter<Tx> {
   query?(tx: Tx, text: string, values: string[]): PromiseLike<QueryResult>
   /** How many transactions may be open at once, where that is known: a higher concurrency is refused. */
   maxTransactions?: number | undefined
+  /** A Knex instance also has a `transaction`, and is none. */
+  raw?: never
 }
 
 declare const given: unique symbol
@@ -106,14 +110,17 @@ export function databaseOf(option: DatabaseOption): Database {
   const found = option as object as Record<string, unknown> | null
   if (typeof found === 'object' && found !== null) {
     if ('totalCount' in found && typeof found.connect === 'function') return new PgDatabase(option as PgPool)
-    // A database of Kysely has a transaction, too, and one of Drizzle a query that is no function: neither is an adapter.
-    const isOther = 'connect' in found || 'executeQuery' in found || typeof (found.query ?? databaseOf) !== 'function'
+    // Databases of Kysely and TypeORM have a transaction, too, and one of Drizzle a query that is no function: none is an adapter.
+    const isOther =
+      ['connect', 'executeQuery', 'getRepository'].some((name) => name in found) ||
+      typeof (found.query ?? databaseOf) !== 'function'
     if (typeof found.transaction === 'function' && !isOther) return new AdaptedDatabase(option as Adapter)
   }
   throw new TypeError(
     'Expected db to be a Pool of pg, or { transaction(run), query(tx, text, values) } for another library, found ' +
       `${found === null ? 'null' : typeof found === 'object' ? 'an object of another kind' : typeof found}. ` +
-      'Drizzle: { transaction: (run) => db.transaction(run) }; Kysely: { transaction: (run) => db.transaction().execute(run) }.',
+      'Drizzle: { transaction: (run) => db.transaction(run) }; Kysely: { transaction: (run) => db.transaction().execute(run) }; ' +
+      'Knex: { transaction: (run) => knex.transaction(run) }; TypeORM: { transaction: (run) => dataSource.transaction(run) }.',
   )
 }
 

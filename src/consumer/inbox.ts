@@ -28,7 +28,7 @@ export const ownKey = (type: string, key: string): InboxKey => ({ source: OWN_KE
  *     if (await accept(client, { group: 'billing', source: event.source, id: event.id })) await client.query('update …')
  *     await client.query('commit')
  *
- * `tx`: a client of `pg`, a transaction of Drizzle or Kysely, or `{ query(text, values) }` that returns rows or `{ rows }`.
+ * `tx`: a client of `pg`, a transaction of Drizzle, Kysely, Knex or TypeORM, or `{ query(text, values) }` that returns rows or `{ rows }`.
  * Needs the role `outrider_consumer`.
  */
 export async function accept(tx: Transaction, event: { group: string; source: string; id: string }): Promise<boolean> {

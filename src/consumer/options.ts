@@ -11,7 +11,8 @@ import { backoffOf } from './routes.js'
 
 /** How to reach Redis. A URL is one of `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`. */
 export interface RedisOptions {
-  url: string
+  /** Undefined, as a variable of the environment may be, is refused when the consumer is created. */
+  url: string | undefined
   username?: string | undefined
   password?: string | undefined
   /** Read anew for each connection, so that a rotated password is picked up. */
@@ -31,8 +32,11 @@ export interface ConsumerLogger {
 }
 
 export interface ConsumerOptions<Db extends DatabaseOption = DatabaseOption> {
-  /** A URL, options, or a client of ioredis, whose settings are taken for connections of the consumer's own. */
-  redis: string | RedisOptions | Redis | Cluster
+  /**
+   * A URL, options, or a client of ioredis, whose settings are taken for connections of the consumer's own. Undefined, as
+   * `process.env.REDIS_URL` may be, is refused when the consumer is created.
+   */
+  redis: string | RedisOptions | Redis | Cluster | undefined
   /** Where effects are committed: a `pg` Pool, or an adapter for another library. */
   db: Db
   /** Workers of one group share its events; each group does each event once. Letters, digits, `. _ - :`, at most 100. */

@@ -17,12 +17,18 @@ export function connectorOf(redis: ConsumerOptions['redis'], name: string): () =
     }
     return () => connectLike(redis as Redis | Cluster, name)
   }
-  const config = configOf(typeof redis === 'string' ? { url: redis } : redis)
+  const config = configOf(typeof redis === 'object' && redis !== null ? redis : { url: redis })
   return () => connectRedis(config, name)
 }
 
 function configOf(options: RedisOptions): RedisConfig {
-  const { url, username, password, passwordFile, tls, connectTimeout } = options ?? {}
+  const { url, username, password, passwordFile, tls, connectTimeout } = options
+  if (url === undefined || url === '') {
+    throw new TypeError(
+      `Expected redis as a URL such as redis://localhost:6379, found ${url === '' ? 'an empty text' : 'undefined'}. Where it comes ` +
+        'from a variable of the environment, such as process.env.REDIS_URL, set that variable.',
+    )
+  }
   try {
     parseRedisUrl(url)
   } catch (error) {

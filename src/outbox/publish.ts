@@ -11,8 +11,8 @@ import { queryOf, type Transaction } from './transaction.js'
  *
  * An array is one INSERT of at most 64 MiB, in the array's order, all or nothing; the ids come back in the same order.
  *
- * `tx` is a `pg` client between BEGIN and COMMIT, the transaction of Drizzle or Kysely, or `{ query(text, values) }` for
- * another library. Throws a TransactionError on a pool or a database, which begin no transaction of yours.
+ * `tx` is a `pg` client between BEGIN and COMMIT, the transaction of Drizzle, Kysely, Knex or TypeORM (its manager or its
+ * QueryRunner), or `{ query(text, values) }` for another library. Throws a TransactionError on a pool or a database, which begin no transaction of yours.
  *
  * `data` is stored as JSON.stringify writes it, and it is that JSON which the schema checks, because that is what consumers
  * will check: a Date is a string there. What is stored is what the schema takes, not what it makes of it: transforms,
@@ -40,7 +40,7 @@ export async function publish(
   const inputs = isArray(input) ? input : [input]
   const rows: OutboxRow[] = []
   // No await but for an async schema: the insert is then on its way before a COMMIT that follows, even where the caller
-  // forgot to await. One after another, so that the first event that does not fit is the one reported.
+  // forgot to await (Knex alone sends it later, and rejects). One after another, so that the first event that does not fit is the one reported.
   for (const [index, each] of inputs.entries()) {
     const row = checkedRow(event, each, isArray(input) ? index : undefined)
     rows.push(row instanceof Promise ? await row : row)

@@ -21,6 +21,29 @@ export interface KyselyTransaction {
 }
 
 /**
+ * The `manager` of a TypeORM transaction. One outside a transaction has the same type; it is refused at run time. A
+ * DataSource is none: it cannot be released.
+ */
+export interface TypeOrmManager {
+  readonly queryRunner?: TypeOrmRunner | undefined
+  getRepository(target: never): unknown
+  release(): Promise<void>
+}
+
+/** A TypeORM QueryRunner between `startTransaction()` and `commitTransaction()`. */
+export interface TypeOrmRunner {
+  readonly isTransactionActive: boolean
+  startTransaction(): Promise<void>
+}
+
+/** The `trx` of a Knex transaction. A Knex instance is not one: nothing of it completes. */
+export interface KnexTransaction {
+  raw(text: string, values: string[]): PromiseLike<unknown>
+  isCompleted(): boolean
+  readonly executionPromise: Promise<unknown>
+}
+
+/**
  * For any other library: one function that runs a statement inside the open transaction. The only values are strings.
  *
  *     sql.begin((tx) => publish({ query: (text, values) => tx.unsafe(text, values) }, OrderPlaced, { data }))   // postgres.js
@@ -34,7 +57,14 @@ export interface TransactionAdapter {
 }
 
 /** An open transaction: the first argument of `publish`. */
-export type Transaction = PgTransaction | DrizzleTransaction | KyselyTransaction | TransactionAdapter
+export type Transaction =
+  | PgTransaction
+  | DrizzleTransaction
+  | KyselyTransaction
+  | TypeOrmManager
+  | TypeOrmRunner
+  | KnexTransaction
+  | TransactionAdapter
 
 /** What was given as a transaction is none. Thrown before anything is sent to Postgres. */
 export class TransactionError extends Error {
@@ -57,6 +87,9 @@ export function queryOf(tx: Transaction): Query {
   const can = (...methods: string[]) => methods.every((method) => typeof found[method] === 'function')
   if (can('executeQuery')) return kysely(tx as KyselyTransaction)
   if (can('execute', 'transaction')) return drizzle(tx as DrizzleTransaction, can('rollback', 'setTransaction'))
+  if (can('raw', 'transaction')) return knex(tx as KnexTransaction, can('isCompleted'))
+  if (can('getRepository', 'transaction')) return typeOrm((tx as TypeOrmManager).queryRunner)
+  if (can('query', 'startTransaction')) return typeOrm(tx as TypeOrmRunner)
   if (can('query', 'connect')) return pg(tx as PgTransaction & Partial<PgClient>)
   if (can('query', 'transaction')) {
     throw new TransactionError('a database that begins transactions itself', 'pass the transaction that it gave you.')
@@ -64,7 +97,7 @@ export function queryOf(tx: Transaction): Query {
   if (can('query')) return (text, values) => (tx as TransactionAdapter).query(text, values)
   throw new TransactionError(
     'an object of another kind',
-    'pass a pg client, a Drizzle or Kysely transaction, or { query: (text, values) => … } for another library.',
+    'pass a pg client, a transaction of Drizzle, Kysely, Knex or TypeORM, or { query: (text, values) => … } for another library.',
   )
 }
 
@@ -121,3 +154,43 @@ function kysely(tx: KyselyTransaction): Query {
       queryId: { queryId: 'outrider' },
     })
 }
+
+/**
+ * Knex numbers the parameters itself, one for each `?`, and takes a `?` of the statement's own as `\\?`.
+ * https://knexjs.org/guide/raw.html
+ */
+function knex(trx: KnexTransaction, isTransaction: boolean): Query {
+  if (!isTransaction) {
+    throw new TransactionError('a Knex instance', 'knex.transaction((trx) => publish(trx, …)), and pass its trx.')
+  }
+  return (text, values) => {
+    if (trx.isCompleted()) {
+      throw new TransactionError('a Knex transaction that has ended', 'publish before it commits.')
+    }
+    const bindings: string[] = []
+    const raw = text.replace(/\?|\$(\d+)/g, (found, n?: string) => {
+      if (n === undefined) return `\\${found}`
+      bindings.push(values[Number(n) - 1] as string)
+      return '?'
+    })
+    return trx.raw(raw, bindings)
+  }
+}
+
+/** TypeORM's plain result of an UPDATE or DELETE is not its rows; the structured one has them for each statement. */
+function typeOrm(runner: TypeOrmRunner | undefined): Query {
+  if (runner?.isTransactionActive !== true) {
+    throw new TransactionError(
+      runner
+        ? 'a TypeORM QueryRunner outside a transaction'
+        : 'a TypeORM DataSource, or an EntityManager outside a transaction',
+      runner
+        ? 'await queryRunner.startTransaction() before publishing.'
+        : 'dataSource.transaction((manager) => publish(manager, …)), and pass its manager.',
+    )
+  }
+  const { query } = runner as TypeOrmRunner & { query: StructuredQuery }
+  return async (text, values) => ({ rows: (await query.call(runner, text, values, true)).records })
+}
+
+type StructuredQuery = (text: string, values: string[], structured: true) => Promise<{ records: unknown }>

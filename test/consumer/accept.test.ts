@@ -1,6 +1,8 @@
 import { drizzle } from 'drizzle-orm/node-postgres'
+import createKnex from 'knex'
 import { Kysely, PostgresDialect } from 'kysely'
 import pg from 'pg'
+import { DataSource } from 'typeorm'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { accept, createConsumer } from '../../src/consumer/index.js'
 import { type Transaction, TransactionError } from '../../src/index.js'
@@ -102,7 +104,10 @@ it('says so where a query returns neither rows nor { rows }', async () => {
 
 it('refuses as db what is neither a pool nor an adapter, before anything is asked of it', async () => {
   const client = new pg.Client()
-  for (const db of [client, drizzle(pool), kysely, kysely.transaction(), 'postgres://localhost', undefined, null, {}]) {
+  const knex = createKnex({ client: 'pg' })
+  const dataSource = new DataSource({ type: 'postgres' })
+  const databases = [client, drizzle(pool), kysely, kysely.transaction(), knex, dataSource, dataSource.manager]
+  for (const db of [...databases, 'postgres://localhost', undefined, null, {}]) {
     const make = () => createConsumer({ redis: 'redis://127.0.0.1:1', group: 'billing', db: db as never })
     expect(make, String(db)).toThrow(/Expected db to be a Pool of pg, or \{ transaction\(run\), query/)
   }

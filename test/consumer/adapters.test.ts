@@ -1,8 +1,10 @@
 import { sql as drizzleSql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import { integer, pgTable, text } from 'drizzle-orm/pg-core'
+import createKnex, { type Knex } from 'knex'
 import { Kysely, sql as kyselySql, PostgresDialect } from 'kysely'
 import pg from 'pg'
+import { DataSource, type EntityManager } from 'typeorm'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type Consumer, type ConsumerEvent, type ConsumerOptions, createConsumer } from '../../src/consumer/index.js'
 import { migrate } from '../../src/postgres/migrate.js'
@@ -24,6 +26,8 @@ interface Library<Tx> {
 
 let database: Database
 let pool: pg.Pool
+let knex: Knex
+let dataSource: DataSource
 
 const quiet = { debug() {}, info() {}, warn() {}, error() {} }
 const base = { redis: 'redis://127.0.0.1:1', group: 'billing', logger: quiet }
@@ -35,9 +39,13 @@ beforeAll(async () => {
   await owner.query('create table effect (event text, n int)')
   await owner.end()
   pool = new pg.Pool({ connectionString: database.url, max: 5 })
+  knex = createKnex({ client: 'pg', connection: database.url, pool: { min: 0, max: 5 } })
+  dataSource = await new DataSource({ type: 'postgres', url: database.url, poolSize: 5 }).initialize()
 })
 
 afterAll(async () => {
+  await dataSource?.destroy()
+  await knex?.destroy()
   await pool?.end()
   await database?.drop()
 })
@@ -197,6 +205,24 @@ function openKysely() {
 }
 
 holds('Kysely', openKysely)
+
+holds<Knex.Transaction>('Knex', () => ({
+  consumer: (options) =>
+    createConsumer({ ...base, db: { transaction: (run) => knex.transaction(run), maxTransactions: 5 }, ...options }),
+  insert: async (tx, { id, data }) => tx('effect').insert({ event: id, n: data.n }),
+  fail: async (tx) => tx.raw('select 1 / 0'),
+}))
+
+holds<EntityManager>('TypeORM', () => ({
+  consumer: (options) =>
+    createConsumer({
+      ...base,
+      db: { transaction: (run) => dataSource.transaction(run), maxTransactions: 5 },
+      ...options,
+    }),
+  insert: (tx, { id, data }) => tx.query('insert into effect values ($1, $2)', [id, data.n]),
+  fail: (tx) => tx.query('select 1 / 0'),
+}))
 
 /** A library that nobody here knows: its transaction has no query, so the adapter says how to run a statement. */
 interface Session {

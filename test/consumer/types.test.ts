@@ -1,7 +1,9 @@
 import type { NodePgDatabase } from 'drizzle-orm/node-postgres'
 import type { Redis } from 'ioredis'
+import type { Knex } from 'knex'
 import type { Kysely, Transaction as KyselyTx } from 'kysely'
 import type pg from 'pg'
+import type { DataSource, EntityManager } from 'typeorm'
 import * as v from 'valibot'
 import { expectTypeOf, it } from 'vitest'
 import { z } from 'zod'
@@ -223,6 +225,27 @@ it('wraps any call: run is generic, and there is a transaction only where there 
     // @ts-expect-error: the result of the call is not passed on
     createConsumer({ ...at, db: pool, wrap: async (_, run) => void (await run()) }),
   ])
+})
+
+it('takes the URL of Redis from a variable of the environment, which may be undefined', () => {
+  compiled(({ pool }) => [
+    createConsumer({ redis: process.env.REDIS_URL, db: pool, group: 'billing' }),
+    createConsumer({ redis: { url: process.env.REDIS_URL }, db: pool, group: 'billing' }),
+  ])
+})
+
+it('gives the transaction of Knex and TypeORM', () => {
+  compiled(({ at }) => {
+    const { knex, dataSource } = {} as { knex: Knex; dataSource: DataSource }
+    const withKnex = createConsumer({ ...at, db: { transaction: (run) => knex.transaction(run) } })
+    expectTypeOf(withKnex).toEqualTypeOf<Consumer<Knex.Transaction>>()
+    const withTypeOrm = createConsumer({ ...at, db: { transaction: (run) => dataSource.transaction(run) } })
+    expectTypeOf(withTypeOrm).toEqualTypeOf<Consumer<EntityManager>>()
+    // @ts-expect-error: a Knex instance
+    createConsumer({ ...at, db: knex })
+    // @ts-expect-error: a DataSource of TypeORM
+    return createConsumer({ ...at, db: dataSource })
+  })
 })
 
 it('does not compile with what is no pool and no adapter as db', () => {

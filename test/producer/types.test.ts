@@ -1,7 +1,9 @@
 import type { NodePgDatabase, NodePgQueryResultHKT, NodePgTransaction } from 'drizzle-orm/node-postgres'
 import type { PgTransaction as DrizzleTx } from 'drizzle-orm/pg-core'
+import type { Knex } from 'knex'
 import type { ControlledTransaction, Kysely, Transaction as KyselyTx } from 'kysely'
 import type pg from 'pg'
+import type { DataSource, EntityManager, QueryRunner } from 'typeorm'
 import * as v from 'valibot'
 import { expectTypeOf, it } from 'vitest'
 import { z } from 'zod'
@@ -67,7 +69,7 @@ it('does not compile with a wrong payload', () => {
   ])
 })
 
-it('takes the transactions of pg, Drizzle and Kysely, and adapters', () => {
+it('takes the transactions of pg, Drizzle, Kysely, Knex and TypeORM, and adapters', () => {
   expectTypeOf<pg.Client>().toExtend<Transaction>()
   expectTypeOf<pg.PoolClient>().toExtend<Transaction>()
   expectTypeOf<pg.ClientBase>().toExtend<Transaction>()
@@ -77,13 +79,18 @@ it('takes the transactions of pg, Drizzle and Kysely, and adapters', () => {
   expectTypeOf<Parameters<Parameters<NodePgDatabase['transaction']>[0]>[0]>().toExtend<Transaction>()
   expectTypeOf<KyselyTx<{ orders: { id: string } }>>().toExtend<Transaction>()
   expectTypeOf<ControlledTransaction<{ orders: { id: string } }>>().toExtend<Transaction>()
+  expectTypeOf<Knex.Transaction>().toExtend<Transaction>()
+  expectTypeOf<EntityManager>().toExtend<Transaction>()
+  expectTypeOf<QueryRunner>().toExtend<Transaction>()
   compiled((tx) => publish({ query: (text, values) => tx.query(text, values) }, Ping, {}))
 })
 
 it('does not compile with what is no transaction', () => {
   compiled(() => {
-    const { pool, drizzle, kysely, withPool, other } = {} as {
+    const { pool, drizzle, kysely, knex, dataSource, withPool, other } = {} as {
       pool: pg.Pool
+      knex: Knex
+      dataSource: DataSource
       drizzle: NodePgDatabase
       withPool: NodePgDatabase & { $client: pg.Pool }
       kysely: Kysely<{ orders: { id: string } }>
@@ -98,6 +105,10 @@ it('does not compile with what is no transaction', () => {
       publish(withPool, Ping, {}),
       // @ts-expect-error: a Kysely database
       publish(kysely, Ping, {}),
+      // @ts-expect-error: a Knex instance
+      publish(knex, Ping, {}),
+      // @ts-expect-error: a DataSource of TypeORM
+      publish(dataSource, Ping, {}),
       // @ts-expect-error: another library's database, which has a query and begins transactions
       publish(other, Ping, {}),
       // @ts-expect-error: nothing
