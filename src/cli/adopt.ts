@@ -13,11 +13,14 @@ import { withSetupLock } from '../postgres/setup-lock.js'
 import { requireDroppable } from '../postgres/slot-creation.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
+import { describeSought, type SoughtEvents, seekEvents } from './left-out.js'
 import { lockTimeoutOf } from './setup.js'
 
 export const adopt: Command = {
   summary: 'start a new lineage after a restore, a major upgrade or a deliberate copy; shows what it found, asks first',
   usage: `outrider adopt [--lock-timeout <duration>]
+
+Lists the events that it would leave out, and looks for them in their streams where Redis can be reached.
 
   --lock-timeout <duration>   how long the new slot may wait for open write transactions (10s)`,
   options: { 'lock-timeout': { type: 'string' } },
@@ -35,7 +38,8 @@ async function run(client: pg.ClientBase, context: Context, lockTimeout: number 
   const { slot } = context.config
   const plan = await planAdoption(client, requireStored(await storedLineage(client, slot), slot))
   if (plan.slot) requireDroppable(slot, plan.slot)
-  if (!context.json) context.out(describe(plan))
+  const sought = await seekEvents(context, plan.leftOut)
+  if (!context.json) context.out(describe(plan, sought))
   if (!(await context.ask('Start a new lineage and leave these events out?'))) {
     if (!context.json) context.out('Nothing was changed.')
     return ExitCode.failed
@@ -43,13 +47,18 @@ async function run(client: pg.ClientBase, context: Context, lockTimeout: number 
   const { lineage, closed } = await adoptLineage(client, plan, lockTimeout)
   context.out(
     context.json
-      ? JSON.stringify({ previous: plan.stored.lineage, lineage, closedIncidents: closed, leftOut: plan.leftOut })
+      ? JSON.stringify({
+          previous: plan.stored.lineage,
+          lineage,
+          closedIncidents: closed,
+          leftOut: { ...plan.leftOut, ...sought },
+        })
       : `Lineage ${lineage.lineage} begins at ${lineage.confirmedLsn} with a new slot ${lineage.slot}. Closed incidents: ${closed.join(', ') || 'none'}.`,
   )
   return ExitCode.done
 }
 
-function describe({ stored, server, slot, heads, openIncidents, leftOut }: AdoptionPlan): string {
+function describe({ stored, server, slot, heads, openIncidents, leftOut }: AdoptionPlan, sought: SoughtEvents): string {
   return [
     `Lineage ${stored.lineage}, slot ${stored.slot}`,
     `  system id  stored ${stored.systemId}, found ${server.systemId}${note(stored.systemId === server.systemId)}`,
@@ -60,6 +69,7 @@ function describe({ stored, server, slot, heads, openIncidents, leftOut }: Adopt
     `  incidents  ${openIncidents} open, will be closed as adopted`,
     '',
     describeLeftOut(leftOut, stored.outboxTable),
+    ...(leftOut.events.length > 0 ? [describeSought(sought, leftOut.rows)] : []),
     'Published from then on: what commits after the new slot exists. Consumers skip by source and id what they have done.',
   ].join('\n')
 }

@@ -1,5 +1,7 @@
 import type pg from 'pg'
 import { OWN_OUTBOX } from '../config/schema.js'
+import { streamKey } from '../event/names.js'
+import { partitionOf } from '../event/partition.js'
 import { Failure } from '../failure.js'
 import { closeAsAdopted } from './incidents.js'
 import {
@@ -10,6 +12,7 @@ import {
   type StoredLineage,
   serverIdentity,
 } from './lineage.js'
+import { readPartitions } from './partitions.js'
 import { ensurePublication } from './publication.js'
 import { dropSlot, type FoundSlot, findSlot, requireDroppable } from './slot-creation.js'
 import { parseTable, quoteTable } from './table.js'
@@ -32,7 +35,19 @@ export interface LeftOut {
   provenUntil: Date | null
   oldest: Date | null
   newest: Date | null
+  /** The first of them, of Outrider's own table. */
+  events: LeftOutEvent[]
 }
+
+export interface LeftOutEvent {
+  id: string
+  /** The key in Redis. */
+  stream: string
+  createdAt: Date
+}
+
+/** Events that are listed one by one. */
+const MAX_LISTED = 1_000
 
 export async function planAdoption(client: pg.ClientBase, stored: StoredLineage): Promise<AdoptionPlan> {
   const server = await serverIdentity(client)
@@ -57,23 +72,44 @@ async function countLeftOut(client: pg.ClientBase, stored: StoredLineage, sameSe
     const { rows } = await client.query<{ rows: number }>(
       `select count(*)::float8 as rows from ${quoteTable(client, parseTable(stored.outboxTable))}`,
     )
-    return { rows: rows[0]!.rows, provenUntil: null, oldest: null, newest: null }
+    return { rows: rows[0]!.rows, provenUntil: null, oldest: null, newest: null, events: [] }
   }
-  // Transaction ids mean nothing on another server; nor do those of a snapshot from its future, after a restore.
-  const { rows } = await client.query<LeftOut>(
-    `with proof as (
-       select snapshot, taken_at from outrider.checkpoint
-       where lineage = $1 and $2 and pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot())
-       order by lsn desc limit 1
-     )
-     select count(*)::float8 as rows, min(o.created_at) as oldest, max(o.created_at) as newest,
+  const values = [stored.lineage, sameServer]
+  const { rows } = await client.query<Omit<LeftOut, 'events'>>(
+    `${UNPROVEN}
+     select count(*)::float8 as rows, min(created_at) as oldest, max(created_at) as newest,
        (select taken_at from proof) as "provenUntil"
-     from outrider.outbox as o left join proof on true
-     where proof.snapshot is null or not pg_visible_in_snapshot(o.txid, proof.snapshot)`,
-    [stored.lineage, sameServer],
+     from unproven`,
+    values,
   )
-  return rows[0]!
+  return { ...rows[0]!, events: await listLeftOut(client, values) }
 }
+
+async function listLeftOut(client: pg.ClientBase, values: unknown[]): Promise<LeftOutEvent[]> {
+  const partitions = await readPartitions(client)
+  const { rows } = await client.query<{ id: string; stream: string; subject: string | null; createdAt: Date }>(
+    `${UNPROVEN} select id::text, stream, subject, created_at as "createdAt" from unproven order by seq limit ${MAX_LISTED}`,
+    values,
+  )
+  return rows.map(({ id, stream, subject, createdAt }) => {
+    const count = partitions[stream]
+    return { id, stream: count ? streamKey(stream, partitionOf(subject ?? id, count)) : stream, createdAt }
+  })
+}
+
+/**
+ * The rows that the newest checkpoint does not see. Transaction ids mean nothing on another server; nor do those of a
+ * snapshot from its future, after a restore.
+ */
+const UNPROVEN = `
+  with proof as (
+    select snapshot, taken_at from outrider.checkpoint
+    where lineage = $1 and $2 and pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot())
+    order by lsn desc limit 1
+  ), unproven as (
+    select o.* from outrider.outbox as o left join proof on true
+    where proof.snapshot is null or not pg_visible_in_snapshot(o.txid, proof.snapshot)
+  )`
 
 /**
  * Ends the old lineage and starts a new one with a slot of its own. The old slot goes first: an interruption then leaves

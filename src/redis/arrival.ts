@@ -37,7 +37,8 @@ export async function awaitEvent(
   }
 }
 
-function idOf(fields: string[]): string | undefined {
+/** The event id of an entry. */
+export function idOf(fields: string[]): string | undefined {
   for (let i = 0; i + 1 < fields.length; i += 2) if (fields[i] === 'id') return fields[i + 1]
   return undefined
 }

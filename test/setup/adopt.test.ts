@@ -1,11 +1,11 @@
 import type pg from 'pg'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { adopt } from '../../src/cli/adopt.js'
 import { setup } from '../../src/cli/setup.js'
 import { OWN_OUTBOX } from '../../src/config/schema.js'
 import { openIncident } from '../../src/postgres/incidents.js'
 import { currentLineage, type Lineage } from '../../src/postgres/lineage.js'
-import { createDatabase, type Database, until } from '../../testkit/services/index.js'
+import { createDatabase, type Database, freshRedis, until } from '../../testkit/services/index.js'
 import { type CommandRun, runCommand } from '../support/command.js'
 
 let database: Database
@@ -80,6 +80,36 @@ test('says which events the new lineage leaves out: those that no checkpoint cov
   expect(text).toMatch(
     /NOT published by the new lineage: 3 rows in outrider\.outbox, created \d{4}-.*not known to have been published/,
   )
+})
+
+test('lists by id which of them are in their stream and which are not, or that Redis could not be asked', async () => {
+  const { rows } = await client.query("select outrider.publish('orders', 'x') as id from generate_series(1, 2)")
+  const [published, missing] = rows.map(({ id }) => id as string)
+  const server = await freshRedis()
+  const redis = server.client()
+  await redis.xadd('orders', '*', 'id', published!, 'type', 'x')
+  redis.disconnect()
+  onTestFinished(() => server.remove())
+  const reachable = { redis: { url: server.url, connectTimeout: 5_000 } }
+
+  const { text } = await run({ answer: false, config: reachable })
+  expect(text).toContain('In Redis: 1 of 2 were found in their stream (1 entries looked at), 1 were not.')
+  expect(text).toContain(`  not found  ${missing}  stream orders, created 2`)
+  expect(text).not.toContain(published)
+
+  const away = (await run({ answer: false })).text
+  expect(away).toMatch(/Redis was not looked at: Redis at 127\.0\.0\.1:1 refused the connection/)
+  for (const id of [published, missing]) expect(away).toContain(`  unknown    ${id}`)
+
+  const data = await run({ answer: true, json: true, config: reachable })
+  expect(JSON.parse(data.text).leftOut).toMatchObject({
+    rows: 2,
+    events: [
+      { id: published, stream: 'orders', published: true },
+      { id: missing, stream: 'orders', published: false },
+    ],
+    searched: [{ key: 'orders', entries: 1, complete: true }],
+  })
 })
 
 test('says when none is left out', async () => {

@@ -1,0 +1,37 @@
+import { idOf } from './arrival.js'
+import type { RedisClient } from './connect.js'
+
+/** What was looked at of one stream. */
+export interface StreamSearch {
+  key: string
+  found: Set<string>
+  entries: number
+  /** False: the stream goes on behind what was looked at. */
+  complete: boolean
+}
+
+const PAGE = 1_000
+/** Entries of one stream that are looked at. */
+const MAX_ENTRIES = 100_000
+
+/** Looks for events by their ids among the entries that were appended since `since`, in milliseconds of the clock of Redis. */
+export async function searchStream(
+  client: RedisClient,
+  key: string,
+  ids: ReadonlySet<string>,
+  since: number,
+): Promise<StreamSearch> {
+  const found = new Set<string>()
+  let entries = 0
+  for (let from = String(since); entries < MAX_ENTRIES; ) {
+    const page = await client.xrange(key, from, '+', 'COUNT', PAGE)
+    entries += page.length
+    for (const [, fields] of page) {
+      const id = idOf(fields)
+      if (id !== undefined && ids.has(id)) found.add(id)
+    }
+    if (page.length < PAGE || found.size === ids.size) return { key, found, entries, complete: true }
+    from = `(${page.at(-1)?.[0]}`
+  }
+  return { key, found, entries, complete: false }
+}
