@@ -1,6 +1,7 @@
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join, relative } from 'node:path'
 import { paint } from '../../src/cli/output.js'
+import { LocalHost } from '../../testkit/services/process.js'
 import { GROUPS, type GroupName } from './groups.js'
 import type { Relays } from './relays.js'
 import { MAIN, type Stage } from './stage.js'
@@ -54,13 +55,15 @@ export function describeKept(stage: Stage, relays: Relays, workers: Workers): st
   ].join('\n')
 }
 
-/** From the PATH, else the one that was unpacked with the server. */
-function redisCli({ redisFolder }: Stage): string | undefined {
+/** From the PATH, else the one that lies with the server, as a shell takes it. */
+function redisCli({ redis: { host } }: Stage): string | undefined {
   if (isOnPath('redis-cli')) return 'redis-cli'
-  if (!redisFolder || !isProgram(join(redisFolder.bin, 'redis-cli'))) return undefined
-  const env = Object.entries(redisFolder.env).map(([name, value]) => `${name}=${value} `)
-  return `${env.join('')}${join(redisFolder.bin, 'redis-cli')}`
+  if (!(host instanceof LocalHost) || !isProgram(join(host.bin, 'redis-cli'))) return undefined
+  const env = Object.entries(host.env).map(([name, value]) => `${name}=${quote(value)} `)
+  return `${env.join('')}${quote(join(host.bin, 'redis-cli'))}`
 }
+
+const quote = (text: string): string => (/^[\w/.:-]*$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`)
 
 const isOnPath = (program: string): boolean =>
   (process.env.PATH ?? '').split(delimiter).some((folder) => isProgram(join(folder, program)))

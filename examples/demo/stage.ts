@@ -1,15 +1,11 @@
 import { execFile } from 'node:child_process'
-import { statSync } from 'node:fs'
-import { delimiter } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type pg from 'pg'
 import { createTruth } from '../../testkit/oracle/truth.js'
 import { createSubjects } from '../../testkit/oracle/writer.js'
 import { type Database, type Postgres, type Redis, startPostgres, startRedis } from '../../testkit/services/index.js'
-import { chosenVersion, postgresHost } from '../../testkit/services/postgres-binaries.js'
-import { type Host, LocalHost } from '../../testkit/services/process.js'
-import { redisHost } from '../../testkit/services/redis-binaries.js'
+import type { Host, Origin } from '../../testkit/services/process.js'
 import { createEffects } from './effects.js'
 import type { Terminal } from './terminal.js'
 import { SUBJECTS } from './writer.js'
@@ -18,8 +14,6 @@ export const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.
 
 /** A Postgres, a Redis, and a database that is set up for Outrider. */
 export class Stage {
-  /** With redis-cli in it, where Redis was unpacked and not installed. */
-  redisFolder: { bin: string; env: Record<string, string> } | undefined
   #postgres: Postgres | undefined
   #redis: Redis | undefined
   #database: Database | undefined
@@ -45,28 +39,23 @@ export class Stage {
   async startPostgres(terminal: Terminal): Promise<void> {
     const hint = 'the first start unpacks it into a cache folder'
     await terminal.step('Postgres from npm', hint, async () => {
-      const began = Date.now()
-      const host = await postgresHost(chosenVersion())
       this.#postgres = await startPostgres()
       this.#database = await this.#postgres.createDatabase('demo')
       const [row] = await this.#postgres.query<{ server_version: string }>('show server_version')
-      const from = host.isLocal ? 'npm' : 'Docker'
-      return [undefined, `Postgres ${row?.server_version} from ${from}, wal_level = logical`, unpacked(host, began)]
+      const { host } = this.#postgres
+      const text = `Postgres ${row?.server_version} from ${ORIGINS[host.origin]}, wal_level = logical`
+      return [undefined, text, unpackedNote(host)]
     })
   }
 
   async startRedis(terminal: Terminal): Promise<void> {
     const hint = "from PATH, Docker or Debian's package, which the first start unpacks into a cache"
     await terminal.step('Redis', hint, async () => {
-      const began = Date.now()
-      const host = await redisHost()
       this.#redis = await startRedis({ settings: { appendonly: 'yes' } })
       const client = this.#redis.client()
       const info = await client.info('server').finally(() => client.disconnect())
-      const version = /^redis_version:(\S+)/m.exec(info)?.[1]
-      const from = origin(host)
-      if (from === "Debian's package" && host instanceof LocalHost) this.redisFolder = { bin: host.bin, env: host.env }
-      return [undefined, `Redis ${version} from ${from}, append-only file on`, unpacked(host, began)]
+      const { host } = this.#redis
+      return [undefined, `${productOf(info)} from ${ORIGINS[host.origin]}, append-only file on`, unpackedNote(host)]
     })
   }
 
@@ -106,15 +95,22 @@ export class Stage {
   }
 }
 
-function origin(host: Host): string {
-  if (!(host instanceof LocalHost)) return 'Docker'
-  return (process.env.PATH ?? '').split(delimiter).includes(host.bin) ? 'the PATH' : "Debian's package"
+const ORIGINS: Record<Origin, string> = {
+  PATH: 'the PATH',
+  npm: 'npm',
+  'Debian package': "Debian's package",
+  PyPI: 'PyPI',
+  Docker: 'Docker',
+  'built here': 'here',
 }
 
-/** Said once, so that nobody wonders where they come from: the folder that programs were just unpacked into. */
-function unpacked(host: Host, began: number): string {
-  if (!(host instanceof LocalHost)) return ''
-  const folder = host.bin.replace(/(\/usr)?\/bin$/, '')
-  // A folder's ctime is when it was moved to its place.
-  return statSync(folder).ctimeMs >= began ? `unpacked into ${folder}, kept for the next start` : ''
+/** Valkey says a version of Redis, too: the one that it is compatible with. */
+function productOf(info: string): string {
+  const [, name, version] = /^(valkey)_version:(\S+)/m.exec(info) ?? /^(redis)_version:(\S+)/m.exec(info) ?? []
+  return `${name === 'valkey' ? 'Valkey' : 'Redis'} ${version}`
+}
+
+/** Printed once, at the start that has filled the cache. */
+function unpackedNote({ unpackedInto }: Host): string {
+  return unpackedInto ? `unpacked into ${unpackedInto}, kept for the next start` : ''
 }

@@ -32,7 +32,7 @@ afterEach(async () => {
   redis = undefined
 })
 
-async function start(settings: Record<string, string>, version?: 8): Promise<Redis> {
+async function start(settings: Record<string, string>, version?: '8.0'): Promise<Redis> {
   redis = await startRedis({ settings: { ...HEALTHY, ...settings }, ...(version && { version }) })
   return redis
 }
@@ -118,8 +118,8 @@ describe('one thing wrong is one finding, and its statement mends it:', () => {
   })
 
   test('the append-only file is off, and fsync was asked for', async (context) => {
-    if (!(await redisVersion(context, 8))) return
-    await start({ appendonly: 'no' }, 8)
+    if (!(await redisVersion(context, '8.0'))) return
+    await start({ appendonly: 'no' }, '8.0')
     const findings = await look({ durability: 'fsync' })
     expect(brief(findings)).toEqual(['blocker persistence-off'])
     await type(findings[0]!.fix[0]!.text)

@@ -68,8 +68,7 @@ export function needsDebian(): string | undefined {
 /** A root file system of Debian packages, which are unpacked and never configured. */
 export function debianRoot(names: string[]): Promise<string> {
   return cached(`root-${release}-${process.arch}-${names.join('+')}`, async (folder) => {
-    await unpackRoot(release, names, [], folder)
-    rmSync(join(folder, 'bin'), { recursive: true })
+    await unpackRoot([release], names, [], folder)
     for (const name of ['bin', 'lib', 'sbin', 'lib64']) {
       mkdirSync(join(folder, 'usr', name), { recursive: true })
       symlinkSync(`usr/${name}`, join(folder, name))

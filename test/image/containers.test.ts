@@ -45,7 +45,7 @@ describe('test services in containers', () => {
         OUTRIDER_TEST_SERVICES: 'containers',
         OUTRIDER_TEST_POSTGRES_IMAGE: image,
         OUTRIDER_TEST_REDIS_IMAGE: image,
-        OUTRIDER_TEST_REDIS: '8',
+        OUTRIDER_TEST_REDIS: '8.0',
         OUTRIDER_TEST_BROKER: '',
         // The reaper of testcontainers is an image that nobody has here; the engine ends with all its containers.
         TESTCONTAINERS_RYUK_DISABLED: 'true',

@@ -125,7 +125,7 @@ export class PodRun {
     const root = this.options.folder
     const log = join(root, `${container.name}.log`)
     if (!this.logs.includes(log)) this.logs.push(log)
-    const running = await new LocalHost(image.bin).launch({
+    const running = await new LocalHost({ bin: image.bin, origin: 'built here' }).launch({
       program: image.program,
       args: [...image.args, ...(container.args ?? []).map((text) => locate(container, root, text))],
       env: { ...environment(container, root), HOSTNAME: this.pod.metadata.name, ...image.env(this.options.address) },

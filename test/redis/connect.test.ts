@@ -8,7 +8,7 @@ import type { ExitCode, Failure } from '../../src/failure.js'
 import { closeRedis, connectRedis } from '../../src/redis/connect.js'
 import { scratch } from '../../testkit/services/folder.js'
 import { freePort, freshRedis, needsProcess, redisClient, startRedis, until } from '../../testkit/services/index.js'
-import { redisHost } from '../../testkit/services/redis-binaries.js'
+import { chosenRedis, redisHost, serverProgram } from '../../testkit/services/redis-binaries.js'
 import { createCertificate } from '../support/certificate.js'
 
 const config = (url: string, more: Partial<RedisConfig> = {}): RedisConfig => ({ url, connectTimeout: 5_000, ...more })
@@ -242,7 +242,7 @@ async function startSentinel(master: number): Promise<number> {
   const log = join(folder, 'log')
   writeFileSync(log, '')
   const sentinel = await host.launch({
-    program: 'redis-server',
+    program: serverProgram(chosenRedis()),
     args: [file, '--sentinel'],
     folder,
     log,

@@ -7,7 +7,7 @@ import { type Redis, type RedisVersion, redisVersion, startRedis } from '../../t
 
 export type Role = 'relay' | 'consumer' | 'ordered' | 'operator' | 'ping'
 
-export const VERSIONS: readonly RedisVersion[] = [7, 8, 'valkey']
+export const VERSIONS: readonly RedisVersion[] = ['7.0', '8.0', 'valkey-8.1']
 
 const PASSWORD = 'change-me'
 const page = readFileSync(new URL('../../docs/redis-acl.md', import.meta.url), 'utf8')

@@ -99,7 +99,7 @@ test('in a cluster a worker needs one command more', async ({ env, skip }) => {
     'cluster-announce-ip': '127.0.0.1',
     'cluster-port': String(await freePort()),
   }
-  const guarded = await startGuarded({ skip }, 7, ['consumer'], clustered)
+  const guarded = await startGuarded({ skip }, '7.0', ['consumer'], clustered)
   const { admin } = guarded
   await admin.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383')
   await until(async () => String(await admin.call('CLUSTER', 'INFO')).includes('cluster_state:ok'))

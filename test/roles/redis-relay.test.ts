@@ -37,7 +37,7 @@ async function confirmed(env: RelayEnv): Promise<void> {
 }
 
 describe.each(VERSIONS)('a relay on %s', (version: RedisVersion) => {
-  test.for(version === 7 ? [1, 2] : [2])(
+  test.for(version === '7.0' ? [1, 2] : [2])(
     'does all its work under its line, and uses every command of it: %i partitions',
     async (partitions, { skip }) => {
       const fsync = { appendonly: 'yes', appendfsync: 'always' }

@@ -55,7 +55,7 @@ export async function etcdHost(): Promise<Host> {
   const folders = (process.env.PATH ?? '').split(':')
   for (const folder of folders) {
     const works = promisify(execFile)(join(folder, 'etcd'), ['--version'])
-    if (await works.then(() => true).catch(() => false)) return new LocalHost(folder)
+    if (await works.then(() => true).catch(() => false)) return new LocalHost({ bin: folder, origin: 'PATH' })
   }
   if (!hasApt()) throw new Unavailable('etcd is neither on the PATH nor to be had of apt-get')
   const codename = /^VERSION_CODENAME=(.*)$/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? 'unknown'
@@ -63,5 +63,5 @@ export async function etcdHost(): Promise<Host> {
   const folder = await cached(`etcd-${codename}-${process.arch}`, unpack).catch((cause: Error) => {
     throw new Unavailable(`the package etcd-server cannot be had: ${cause.message}`, { cause })
   })
-  return new LocalHost(join(folder, 'usr/bin'), libraryPath(folder))
+  return new LocalHost({ bin: join(folder, 'usr/bin'), origin: 'Debian package', env: libraryPath(folder) })
 }

@@ -25,7 +25,7 @@ const controllers = [
 export async function kubernetesHost(): Promise<Host> {
   // First what is quickly had: without it nothing need be built.
   await etcdHost()
-  return new LocalHost(await kubernetesFolder())
+  return new LocalHost({ bin: await kubernetesFolder(), origin: 'built here' })
 }
 
 /** A cluster without nodes: etcd, the API server, the controllers. Call `remove()` when done. */

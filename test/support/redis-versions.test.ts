@@ -1,4 +1,4 @@
-import { mkdtempSync } from 'node:fs'
+import { mkdtempSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { runFolder } from '../../testkit/services/folder.js'
@@ -7,14 +7,23 @@ import {
   needsProcess,
   type Redis,
   type RedisOptions,
+  type RedisVersion,
   redisVersion,
   startRedis,
   until,
 } from '../../testkit/services/index.js'
 import { LocalHost } from '../../testkit/services/process.js'
 import { redisHost } from '../../testkit/services/redis-binaries.js'
+import { foundServers, isSupported } from '../../testkit/services/redis-program.js'
 
-const servers = { 7: /^redis_version:\d/m, 8: /^redis_version:([89]|\d\d|7\.[2-9])/m, valkey: /^valkey_version:\d/m }
+const servers: [RedisVersion, said: RegExp][] = [
+  ['7.0', /^redis_version:7\.0\./m],
+  ['8.0', /^redis_version:8\.0\./m],
+  ['8.2', /^redis_version:8\.2\./m],
+  ['8.10', /^redis_version:8\.10\./m],
+  ['valkey-8.1', /^valkey_version:8\.1\./m],
+  ['valkey-9.1', /^valkey_version:9\.1\./m],
+]
 
 // The first to ask for a version may have to fetch it.
 vi.setConfig({ testTimeout: 180_000 })
@@ -44,11 +53,11 @@ async function waitAof(redis: Redis): Promise<unknown> {
   return reply.finally(() => client.disconnect())
 }
 
-describe.each([7, 8, 'valkey'] as const)('version %s', (version) => {
+describe.each(servers)('version %s', (version, said) => {
   it('starts, is killed, and starts again with what it had synced', async (context) => {
     await redisVersion(context, version)
     const redis = await start({ version, settings: { appendonly: 'yes', appendfsync: 'always' } })
-    expect(await command(redis, 'INFO', 'server')).toMatch(servers[version])
+    expect(await command(redis, 'INFO', 'server')).toMatch(said)
     await command(redis, 'SET', 'key', 'value')
     const { pid } = redis
     await redis.kill()
@@ -75,7 +84,7 @@ describe.each([7, 8, 'valkey'] as const)('version %s', (version) => {
   })
 })
 
-describe.each([8, 'valkey'] as const)('WAITAOF on %s', (version) => {
+describe.each(['8.0', 'valkey-8.1'] as const)('WAITAOF on %s', (version) => {
   it('confirms a write that was synced here', async (context) => {
     await redisVersion(context, version)
     expect(await waitAof(await start({ version, settings: { appendonly: 'yes' } }))).toEqual([1, 0])
@@ -89,35 +98,63 @@ describe.each([8, 'valkey'] as const)('WAITAOF on %s', (version) => {
 
 describe('the version', () => {
   it('is chosen for a whole run by OUTRIDER_TEST_REDIS', async (context) => {
-    await redisVersion(context, 'valkey')
-    vi.stubEnv('OUTRIDER_TEST_REDIS', 'valkey')
-    expect(await command(await start({}), 'INFO', 'server')).toMatch(servers.valkey)
+    await redisVersion(context, 'valkey-8.1')
+    vi.stubEnv('OUTRIDER_TEST_REDIS', 'valkey-8.1')
+    expect(await command(await start({}), 'INFO', 'server')).toMatch(/^valkey_version:8\.1/m)
     vi.stubEnv('OUTRIDER_TEST_REDIS', '9')
-    await expect(startRedis()).rejects.toThrow('one of 7, 8, valkey, found "9"')
+    await expect(startRedis()).rejects.toThrow('one of 7.0, 8.0, 8.2, 8.10, valkey-8.1, valkey-9.1, found "9"')
   })
 
-  it('is taken from the PATH where that one is late enough', async (context) => {
-    await redisVersion(context, 8)
-    const [usual, later] = [await redisHost(7), await redisHost(8)]
-    if (!(usual instanceof LocalHost && later instanceof LocalHost))
-      return context.skip('Redis runs in containers here')
-    const { PATH } = process.env
-    vi.stubEnv('PATH', `${usual.bin}:${PATH}`)
-    for (const [name, value] of Object.entries(usual.env)) vi.stubEnv(name, value)
-    expect(await redisHost(8)).toEqual(later)
-    vi.stubEnv('PATH', `${later.bin}:${PATH}`)
-    vi.stubEnv('OUTRIDER_TEST_CACHE', mkdtempSync(join(runFolder(), 'cache-')))
-    expect(await redisHost(8)).toEqual(new LocalHost(later.bin))
+  it('is taken from the PATH where one is the version that is asked for, also behind another', async (context) => {
+    needsProcess(context, ['redis'])
+    const [older, asked] = [serverSaying('Redis server v=8.0.9'), serverSaying('Redis server v=8.2.1 sha=0')]
+    vi.stubEnv('PATH', `${older}:${asked}:${process.env.PATH}`)
+    expect(await redisHost('8.2')).toEqual(new LocalHost({ bin: asked, origin: 'PATH' }))
+  })
+
+  it.each([
+    ['Redis server v=7.0.15 sha=0', true],
+    ['Redis server v=8.10.2 sha=0', true],
+    ['Valkey server v=8.1.1 sha=0', true],
+    ['Redis server v=6.2.14 sha=0', false],
+    ['Valkey server v=7.2.9 sha=0', false],
+    ['a server of another kind', false],
+  ])('is any from the PATH that Outrider supports, where none is chosen: %s', async (said, isTaken) => {
+    vi.stubEnv('OUTRIDER_TEST_REDIS', '')
+    vi.stubEnv('OUTRIDER_TEST_SERVICES', '')
+    const folder = serverSaying(said)
+    vi.stubEnv('PATH', `${folder}:${process.env.PATH}`)
+    expect(
+      foundServers('redis-server')
+        .filter(isSupported)
+        .map((found) => found.folder)
+        .includes(folder),
+    ).toBe(isTaken)
+    if (isTaken) expect(await redisHost()).toEqual(new LocalHost({ bin: folder, origin: 'PATH' }))
   })
 
   it('ends a test that needs one which cannot be had, and says why', async (context) => {
     needsProcess(context, ['redis'])
     vi.stubEnv('PATH', '')
     vi.stubEnv('OUTRIDER_TEST_CACHE', mkdtempSync(join(runFolder(), 'cache-')))
-    const warn = vi.spyOn(console, 'warn').mockImplementation(() => {})
-    const skip = vi.fn()
-    expect(await redisVersion({ skip }, 8)).toBeUndefined()
-    expect(skip).toHaveBeenCalledExactlyOnceWith(expect.stringMatching(/^needs Redis 8: Expected .+/s))
-    expect(warn).toHaveBeenCalledExactlyOnceWith(expect.stringMatching(/^skipped: needs Redis 8: /))
+    for (const [version, name] of [
+      ['8.0', 'Redis 8.0'],
+      ['valkey-9.1', 'Valkey 9.1'],
+    ] as const) {
+      const warn = vi.spyOn(console, 'warn').mockImplementation(() => {})
+      const skip = vi.fn()
+      expect(await redisVersion({ skip }, version)).toBeUndefined()
+      const reason = `needs ${name}: Expected ${name} on the PATH, from a package registry or in Docker, found none.`
+      expect(skip).toHaveBeenCalledExactlyOnceWith(expect.stringContaining(reason))
+      expect(warn).toHaveBeenCalledExactlyOnceWith(expect.stringContaining(`skipped: ${reason}`))
+      warn.mockRestore()
+    }
   })
 })
+
+/** A folder, with a space in its name, of a redis-server that only says its version. */
+function serverSaying(said: string): string {
+  const folder = mkdtempSync(join(runFolder(), 'a path-'))
+  writeFileSync(join(folder, 'redis-server'), `#!/bin/sh\necho '${said}'\n`, { mode: 0o755 })
+  return folder
+}

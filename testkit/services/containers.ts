@@ -30,6 +30,8 @@ export async function containerHost(image: string): Promise<Host> {
 
 class ContainerHost implements Host {
   readonly isLocal = false
+  readonly origin = 'Docker'
+  readonly unpackedInto = undefined
   readonly listens = '0.0.0.0'
   readonly peer = 'host.docker.internal'
 

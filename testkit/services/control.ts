@@ -1,4 +1,4 @@
-import { type RedisVersion, redisHost } from './redis-binaries.js'
+import { type RedisVersion, redisHost, redisName } from './redis-binaries.js'
 
 const given = {
   postgres: 'OUTRIDER_TEST_POSTGRES_URL',
@@ -34,7 +34,7 @@ export async function redisVersion(context: Skippable, version: RedisVersion): P
     await redisHost(version)
     return version
   } catch (error) {
-    const reason = `needs ${version === 'valkey' ? 'Valkey' : `Redis ${version}`}: ${(error as Error).message}`
+    const reason = `needs ${redisName(version)}: ${(error as Error).message}`
     console.warn(`skipped: ${reason}`)
     context.skip(reason)
     return undefined

