@@ -33,6 +33,7 @@ export type Link = { systemId: string; timeline: number } | { code: string; mess
 
 const SETTINGS = [
   'wal_level',
+  'effective_wal_level',
   'max_replication_slots',
   'max_wal_senders',
   'wal_sender_timeout',

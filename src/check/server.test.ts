@@ -72,6 +72,17 @@ describe('each service has its own way to change a setting:', () => {
   })
 })
 
+test.each<[number, string, string[]]>([
+  [180_004, 'replica', ['logical']],
+  [180_004, 'minimal', ['logical']],
+  [190_000, 'replica', []],
+  [190_000, 'minimal', ['replica or logical']],
+])('PostgreSQL %i with wal_level %s expects %j', (version, level, expected) => {
+  const settings = { ...SETTINGS, wal_level: setting(level) }
+  const found = judge({ version, settings }).filter(({ id }) => id === 'wal-level')
+  expect(found.map((finding) => finding.expected)).toEqual(expected)
+})
+
 test.each<[Partial<ServerFacts['settings']>, string[]]>([
   [{ wal_sender_timeout: setting('0') }, ['warning wal-sender-timeout']],
   [{ wal_sender_timeout: setting('500') }, ['warning wal-sender-timeout']],

@@ -1,4 +1,5 @@
 import pg from 'pg'
+import { canDecode, decodableLevels } from '../postgres/wal-level.js'
 import { blocker, type Finding, info, type Judgement, onShell, warning } from './finding.js'
 import { logicalFix, settingFix } from './provider.js'
 import type { ServerFacts } from './server-facts.js'
@@ -63,7 +64,7 @@ function later({ version, versionText }: ServerFacts): Finding | undefined {
   return info({
     id: 'postgres-version',
     is: `PostgreSQL ${versionText}`,
-    why: 'Outrider was tested with 15 to 18',
+    why: 'Outrider is tested with 15 to 18; 19 was tried as a release candidate',
   })
 }
 
@@ -83,13 +84,13 @@ function encoding({ encoding, database }: ServerFacts): Finding | undefined {
   })
 }
 
-function walLevel({ settings, provider }: ServerFacts): Finding | undefined {
+function walLevel({ version, settings, provider }: ServerFacts): Finding | undefined {
   const { value, pendingRestart } = settings.wal_level ?? { value: 'unknown' }
-  if (value === 'logical') return undefined
+  if (canDecode({ version, configured: value, effective: settings.effective_wal_level?.value })) return undefined
   return blocker({
     id: 'wal-level',
     is: `wal_level is ${value}${pendingRestart ? ', and a change waits for a restart' : ''}`,
-    expected: 'logical',
+    expected: decodableLevels(version),
     why: 'without it nothing can be decoded from WAL',
     fix: [logicalFix(provider)],
   })

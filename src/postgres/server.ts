@@ -1,5 +1,6 @@
 import type pg from 'pg'
 import { Failure } from '../failure.js'
+import { canDecode, decodableLevels } from './wal-level.js'
 
 interface Settings {
   version: number
@@ -7,6 +8,7 @@ interface Settings {
   in_recovery: boolean
   encoding: string
   wal_level: string
+  effective_wal_level: string | null
 }
 
 /** Throws a Failure unless the server runs a version that Outrider knows and takes writes. */
@@ -22,16 +24,16 @@ export async function requireServer(client: pg.ClientBase): Promise<void> {
 
 /** Throws a Failure unless events can be decoded from the server's WAL as their producers wrote them. */
 export async function requireDecoding(client: pg.ClientBase): Promise<void> {
-  const { encoding, wal_level } = await settings(client)
+  const { version, encoding, wal_level, effective_wal_level } = await settings(client)
   if (encoding !== 'UTF8') {
     throw new Failure(
       `Expected a database in UTF8, found ${encoding}: payloads could not be published as they were written. ` +
         "Create the database with `create database … encoding 'UTF8' template template0`.",
     )
   }
-  if (wal_level !== 'logical') {
+  if (!canDecode({ version, configured: wal_level, effective: effective_wal_level ?? undefined })) {
     throw new Failure(
-      `Expected wal_level = logical, found ${wal_level}. As an administrator: \`alter system set wal_level = 'logical'\`, then ` +
+      `Expected wal_level = ${decodableLevels(version)}, found ${wal_level}. As an administrator: \`alter system set wal_level = 'logical'\`, then ` +
         'restart Postgres. On a managed service set its parameter (Amazon RDS: rds.logical_replication = 1; ' +
         'Cloud SQL: cloudsql.logical_decoding = on) and restart.',
     )
@@ -42,7 +44,7 @@ async function settings(client: pg.ClientBase): Promise<Settings> {
   const { rows } = await client.query<Settings>(
     `select current_setting('server_version_num')::integer as version, current_setting('server_version') as version_text,
        pg_is_in_recovery() as in_recovery, current_setting('server_encoding') as encoding,
-       current_setting('wal_level') as wal_level`,
+       current_setting('wal_level') as wal_level, current_setting('effective_wal_level', true) as effective_wal_level`,
   )
   return rows[0]!
 }
