@@ -3,6 +3,7 @@ import { expect } from 'vitest'
 import { type SetupOptions, setUp } from '../../src/postgres/setup.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
+import { TOO_LOW } from '../support/wal-level.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 const setUpAgain = (env: RelayEnv, more: Pick<SetupOptions, 'grants' | 'lockTimeout'> = {}) =>
@@ -137,7 +138,7 @@ test.concurrent('started before setup, or after an interrupted one, the relay sa
   await expectFlow(env)
 })
 
-test.concurrent('wal_level = replica: the relay says what is missing, stays alive, and goes on after a restart and setup', async ({
+test.concurrent('wal_level too low: the relay says what is missing, stays alive, and goes on after a restart and setup', async ({
   createEnv,
   skip,
   onTestFinished,
@@ -151,7 +152,7 @@ test.concurrent('wal_level = replica: the relay says what is missing, stays aliv
   await env.postgres.query('update outrider.lineage set confirmed_lsn = null')
   await env.postgres.end()
   await server.stop()
-  await server.start({ wal_level: 'replica' })
+  await server.start(TOO_LOW)
   const relay = await env.relay()
   await expectWaiting(relay, 'setup_interrupted', /outrider setup/)
   const client = await database.connect()
@@ -159,7 +160,7 @@ test.concurrent('wal_level = replica: the relay says what is missing, stays aliv
   const options = { slot: env.slot, publication: 'outrider', source: undefined, outboxTable: 'outrider.outbox' }
   await expect(setUp(client, { ...options, partitions: new Map() })).rejects.toThrow('wal_level')
   await server.stop()
-  await server.start({ wal_level: 'logical' })
+  await server.start({ wal_level: 'logical', max_wal_senders: '40' })
   const after = await database.connect()
   onTestFinished(() => after.end().catch(() => {}))
   await setUp(after, { ...options, partitions: new Map() })

@@ -4,7 +4,9 @@ import { teardown } from '../../src/cli/teardown.js'
 import { migrate } from '../../src/postgres/migrate.js'
 import { dropRole, ROLES } from '../../src/postgres/removal.js'
 import { needsProcess, type Postgres, startPostgres } from '../../testkit/services/index.js'
+import { chosenVersion } from '../../testkit/services/postgres-binaries.js'
 import { runCommand } from '../support/command.js'
+import { TOO_LOW } from '../support/wal-level.js'
 
 let postgres: Postgres
 
@@ -113,13 +115,29 @@ test('every slot in use: says which setting', async () => {
   expect((await runCommand(setup, database.url)).code).toBe(0)
 })
 
-test('wal_level other than logical: says the statement', async () => {
+test('wal_level too low: says the statement', async () => {
   await postgres.query('select pg_drop_replication_slot(slot_name) from pg_replication_slots')
   await postgres.stop()
-  await postgres.start({ wal_level: 'replica' })
+  await postgres.start(TOO_LOW)
   const database = await postgres.createDatabase('replica')
   await expect(runCommand(setup, database.url)).rejects.toThrow(
-    /found replica\. .*alter system set wal_level = 'logical'/,
+    new RegExp(`found ${TOO_LOW.wal_level}\\. .*alter system set wal_level = 'logical'`),
   )
   expect((await runCommand(setup, database.url, { flags: { only: 'inbox' } })).code).toBe(0)
+})
+
+test('wal_level = replica is enough from PostgreSQL 19 on: the slot raises the level in force', async ({ skip }) => {
+  if (chosenVersion() < 19) {
+    const reason = 'needs OUTRIDER_TEST_POSTGRES=19'
+    console.warn(`skipped: ${reason}`)
+    return skip(reason)
+  }
+  await postgres.stop()
+  await postgres.start({ wal_level: 'replica', max_wal_senders: '40' })
+  const database = await postgres.createDatabase('raised')
+  const effective = async () =>
+    (await postgres.query<{ level: string }>("select current_setting('effective_wal_level') as level"))[0]?.level
+  expect(await effective()).toBe('replica')
+  expect((await runCommand(setup, database.url)).code).toBe(0)
+  expect(await effective()).toBe('logical')
 })
