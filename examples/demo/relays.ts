@@ -4,7 +4,8 @@ import { until } from '../../testkit/services/until.js'
 
 /** Often enough to time a takeover, seldom enough to leave the processor to those who work. */
 const ASK_EVERY = 25
-const PATIENCE = 30_000
+/** A machine may be busy with other things. */
+const PATIENCE = 120_000
 
 /** Two relays at all times: one carries events, the other waits to take over. */
 export class Relays {

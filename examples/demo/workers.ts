@@ -9,7 +9,8 @@ import type { Told } from './worker.js'
 
 const PROGRAM = fileURLToPath(new URL('./worker.ts', import.meta.url))
 export const WORKERS_PER_GROUP = 2
-const PATIENCE = 30_000
+/** A machine may be busy with other things. */
+const PATIENCE = 120_000
 const MOST_KEPT = 4_000
 
 /** The same number of workers in each group at all times, each a process of its own. */
