@@ -3,7 +3,7 @@ import pino from 'pino'
 import { createConsumer } from '../../src/consumer/index.js'
 import { GROUP, Happened } from './happened.js'
 
-// The program of memory.test.ts: works off a backlog in batches. Its arguments: the URLs of Postgres and Redis.
+// The program of memory.slow.test.ts: works off a backlog in batches. Its arguments: the URLs of Postgres and Redis.
 
 const [postgres, redis] = process.argv.slice(2) as [string, string]
 const pool = new pg.Pool({ connectionString: postgres, max: 4 })

@@ -169,8 +169,8 @@ test.concurrent('wal_level too low: the relay says what is missing, stays alive,
   await until(async () => (await env.ids('orders')).includes(rows[0].id))
 })
 
-test.concurrent('a setting that has no effect yet is a warning in the log at the start', async ({ createEnv }) => {
-  const relay = await (await createEnv()).relay({ OUTRIDER_ON_GAP: 'repair' })
+test.concurrent('a setting that has no effect yet is a warning in the log at the start', async ({ env }) => {
+  const relay = await env.relay({ OUTRIDER_ON_GAP: 'repair' })
   const said = 'setting has no effect in this version'
   await until(async () => relay.logs.some(({ msg }) => msg === said))
   expect(relay.logs.filter(({ msg }) => msg === said)).toMatchObject([{ level: 'warn', setting: 'OUTRIDER_ON_GAP' }])

@@ -42,6 +42,7 @@ export async function prepare<T>(tool: () => Promise<T>): Promise<T | undefined>
 export async function goInstall(module: string, command: string, version: string): Promise<string> {
   const name = command.replace(/^.*\//, '')
   const folder = await cached(`${name}-${version}-${process.arch}`, async (target) => {
+    requireBuilds(name, version)
     await requireModule(module, version)
     announce(name, version)
     await build(['install', '-ldflags=-s -w', `${module}/${command}@${version}`], target, { GOBIN: target })
@@ -65,6 +66,17 @@ export async function requireModule(module: string, version: string): Promise<st
   const { GoMod, Error: refusal } = JSON.parse(stdout) as { GoMod?: string; Error?: string }
   if (GoMod && !refusal) return GoMod
   throw new Unavailable(`Go cannot get the module ${module} ${version}: ${refusal}`)
+}
+
+/**
+ * Throws `Unavailable` unless this run may build programs, which takes minutes: `npm test` does not, and uses what an
+ * earlier run has built.
+ */
+export function requireBuilds(name: string, version: string): void {
+  if (process.env.OUTRIDER_TEST_BUILD) return
+  throw new Unavailable(
+    `${name} ${version} is not built yet. Run \`npm run test:chart\`, or set OUTRIDER_TEST_BUILD=1, to build it with Go`,
+  )
 }
 
 /** A build is long and silent; whoever waits at the terminal should know for what. */

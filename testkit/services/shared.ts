@@ -53,9 +53,10 @@ async function ask(port: number): Promise<string> {
 
 /**
  * Lets the workers of this process ask for its cluster, which starts when the first one does: a run of nothing but
- * pure tests starts none. Returns what ends both.
+ * pure tests starts none. Returns what ends both. The first project of a run offers it to all of them.
  */
 export async function offerPostgres(): Promise<() => Promise<void>> {
+  if (process.env[broker]) return async () => {}
   const server = createServer((socket) => {
     socket.on('error', () => {}).resume()
     ownPostgres().then(

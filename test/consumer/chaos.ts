@@ -1,0 +1,121 @@
+import { setTimeout as pause } from 'node:timers/promises'
+import { expect } from 'vitest'
+import { seeded } from '../../testkit/oracle/writer.js'
+import { until } from '../../testkit/services/index.js'
+import { backlog } from './backlog.js'
+import { consumerTest as test } from './consumer-env.js'
+import { GROUP } from './happened.js'
+import { type Failpoint, WorkerProcess, widenEffects } from './worker-process.js'
+
+const WORKERS = 3
+const STREAMS = ['things', 'others']
+const FAILPOINTS: Failpoint[] = ['after inbox', 'before commit', 'after commit', 'before XACK']
+
+export interface ChaosSize {
+  events: number
+  /** Kills at each failpoint, and at random moments. */
+  atEach: number
+  atRandom: number
+  timeout: number
+}
+
+/** Declares the test at this size. */
+export function chaosTest({ events, atEach, atRandom, timeout }: ChaosSize): void {
+  const kills = FAILPOINTS.length * atEach + atRandom
+
+  test(`${events} events, ${WORKERS} workers, ${kills} kills at random and at each failpoint: every event has one effect`, {
+    timeout,
+  }, async ({ env, onTestFinished }) => {
+    const seed = Number(process.env.OUTRIDER_TEST_SEED ?? Date.now() % 1_000_000)
+    console.log(`seed ${seed} (OUTRIDER_TEST_SEED repeats it)`)
+    const random = seeded(seed)
+    await widenEffects(env.pool)
+    const all: WorkerProcess[] = []
+    onTestFinished(async () => void (await Promise.all(all.map((worker) => worker.kill()))))
+    const worker = (death?: { at: Failpoint; call: number }) => {
+      const made = new WorkerProcess({
+        ...{ name: `worker-${all.length}`, postgres: env.database.url, redis: env.server.url, group: GROUP },
+        ...{ streams: STREAMS, ordered: false, concurrency: 8, claimAfter: 1_500, slow: 0, death },
+      })
+      all.push(made)
+      return made
+    }
+    const fates = [...FAILPOINTS.flatMap((at) => Array(atEach).fill(at)), ...Array(atRandom).fill(undefined)]
+      .map((at: Failpoint | undefined) => ({ at, draw: random(), order: random() }))
+      .sort((one, other) => one.order - other.order)
+
+    const appending = Promise.all(
+      STREAMS.map(async (stream, place) => {
+        const ids: string[] = []
+        while (ids.length < events / STREAMS.length) {
+          const from = place + ids.length * STREAMS.length
+          ids.push(
+            ...(await env.append(
+              stream,
+              [...Array(500).keys()].map((n) => ({ n: from + n * STREAMS.length })),
+            )),
+          )
+        }
+        return ids
+      }),
+    )
+    // Each of them is followed at once by the next, until nobody has to die any more: those do the rest.
+    const living = await Promise.all(
+      Array.from({ length: WORKERS }, async () => {
+        for (let fate = fates.pop(); fate; fate = fates.pop()) {
+          const { at, draw } = fate
+          const doomed = worker(at && { at, call: 1 + Math.floor(draw * 400) })
+          if (at) {
+            await until(() => !doomed.isRunning, { timeout: 60_000, message: () => `a death ${at}\n${doomed.tail()}` })
+            await doomed.ended()
+          } else {
+            await doomed.started()
+            await pause(draw * 600)
+            await doomed.kill()
+          }
+          expect(doomed.death?.died, doomed.tail()).toBe(at)
+        }
+        return worker()
+      }),
+    )
+    const ids = (await appending).flat()
+    let rest = { left: events, pending: 0 }
+    await until(
+      async () => {
+        rest = await backlog(env, STREAMS)
+        return rest.left === 0
+      },
+      {
+        timeout: 60_000,
+        message: () =>
+          `nothing to be left, found ${JSON.stringify(rest)}\n${living.map((one) => one.tail()).join('\n')}`,
+      },
+    )
+    expect(await Promise.all(living.map((one) => one.stop()))).toEqual(living.map(() => 0))
+
+    const { rows: effects } = await env.pool.query<{ event: string; worker: string }>(
+      'select event, worker from effect',
+    )
+    const doers = new Map<string, string[]>()
+    for (const { event, worker } of effects) doers.set(event, [...(doers.get(event) ?? []), worker])
+    expect({
+      lost: ids.filter((id) => !doers.has(id)),
+      doubled: ids.filter((id) => (doers.get(id)?.length ?? 0) > 1),
+      invented: effects.length - ids.reduce((sum, id) => sum + (doers.get(id)?.length ?? 0), 0),
+      dead: (await Promise.all(STREAMS.map((stream) => env.dead(stream)))).flat(),
+      remembered: await Promise.all(STREAMS.map((stream) => env.redis.exists(`outrider:{${stream}}:retries:${GROUP}`))),
+    }).toEqual({ lost: [], doubled: [], invented: 0, dead: [], remembered: STREAMS.map(() => 0) })
+
+    // The faults bit: who died before the commit has not done the event, who died after it has, and others met what was done.
+    const deaths = all.flatMap(({ name, death }) => (death ? [{ name, ...death }] : []))
+    for (const at of FAILPOINTS) expect(deaths.filter(({ died }) => died === at)).toHaveLength(atEach)
+    for (const { died, event, name } of deaths) {
+      const committed = died === 'after commit' || died === 'before XACK'
+      expect({ died, by: doers.get(event) }).toEqual({
+        died,
+        by: committed ? [name] : [expect.not.stringMatching(`^${name}$`)],
+      })
+    }
+    expect(all.reduce((sum, { duplicates }) => sum + duplicates, 0)).toBeGreaterThan(0)
+  })
+}
