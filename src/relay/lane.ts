@@ -2,6 +2,7 @@ import { type Position, ZERO_POSITION } from '../event/position.js'
 import { countValues, fieldsOf, type Shape } from '../event/shape.js'
 import type { Head } from '../postgres/heads.js'
 import { batchArguments, EVENTS_AT } from '../redis/append.js'
+import type { RejectedRow } from './rejection.js'
 
 /** Events of one stream that go to Redis in one call. */
 export interface Batch {
@@ -49,6 +50,13 @@ export class Lane {
   sent: Position = ZERO_POSITION
   /** The head moved since it was last saved. */
   moved = false
+  /** Rows that cannot be published, until the head is known: an earlier session may have published them. */
+  readonly undecided: RejectedRow[] = []
+  /**
+   * How many of its rows are on their way into incidents. Nothing is sent before they are kept, so that every row at or
+   * below a head is either in the stream or an incident.
+   */
+  keeping = 0
   readonly batches: Batch[] = []
   /** How many of `batches`, from the first, are in flight. */
   inFlight = 0
@@ -77,6 +85,13 @@ export class Lane {
     }
     this.batches.push(batch)
     return batch
+  }
+
+  /** The head's own row came again, with its event's id: the chain is proven up to the head, whatever becomes of the row now. */
+  meet(): void {
+    if (this.head.position > this.acknowledged) this.acknowledged = this.head.position
+    if (this.acknowledged > this.sent) this.sent = this.acknowledged
+    this.moved = true
   }
 
   /** Forgets what was sent: everything that is not acknowledged goes out again, from where the chain is known. */

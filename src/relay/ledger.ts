@@ -1,6 +1,5 @@
 import type pg from 'pg'
 import type { PostgresConfig } from '../config/schema.js'
-import type { Position } from '../event/position.js'
 import { type Checkpoint, saveCheckpoint, takeCheckpoint } from '../postgres/checkpoints.js'
 import { connectPostgres, endPostgres } from '../postgres/connect.js'
 import { type Head, saveProgress } from '../postgres/heads.js'
@@ -8,19 +7,8 @@ import { openIncidents } from '../postgres/incidents.js'
 import type { Lineage } from '../postgres/lineage.js'
 import type { Lsn } from '../postgres/lsn.js'
 import { cancelStandbyWait, recordSession } from '../postgres/sessions.js'
-import type { KeptRow } from './kept-row.js'
 import type { Query } from './lock.js'
-
-/** A row that cannot be published, as an incident keeps it. */
-export interface Rejection extends KeptRow {
-  /** Short and stable: a label of metrics. */
-  reason: string
-  /** What was expected and what was found in this row. */
-  message?: string | undefined
-  stream: string | undefined
-  eventId: string | undefined
-  position: Position
-}
+import type { Rejection } from './rejection.js'
 
 /** How often a checkpoint is taken, in milliseconds, while events flow. */
 const CHECKPOINT_EVERY = 60_000

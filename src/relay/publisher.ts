@@ -4,8 +4,9 @@ import type { Head } from '../postgres/heads.js'
 import { type AppendReply, append, batchArguments, loadAppend, removeHead } from '../redis/append.js'
 import { closeRedis, type RedisClient } from '../redis/connect.js'
 import { classifyRedis, classifyRedisError } from '../redis/errors.js'
-import { type Batch, countEvent, Lane, type TakenEvent, takeEvent } from './lane.js'
+import { type Batch, countEvent, Lane, takeEvent } from './lane.js'
 import { Loss } from './loss.js'
+import { type RejectedRow, type Rejection, rejectEvent } from './rejection.js'
 import { type HeadOwnership, openHead } from './sink/head-ownership.js'
 
 /**
@@ -24,8 +25,8 @@ export interface PublisherOptions extends HeadOwnership {
   prepare(client: RedisClient): Promise<void>
   /** Events were appended, or found to be there: `count` of a transaction. */
   done(transaction: number, count: number): void
-  /** These can never be appended. Resolves when they are kept as incidents, and counted as done. */
-  reject(lane: Lane, events: TakenEvent[], reason: string): Promise<void>
+  /** These cannot be appended. Resolves when they are kept as incidents, and counted as done. */
+  reject(rejections: Rejection[], transactions: number[]): Promise<void>
   /** Something that must not be was found; nothing more is done. */
   failed(error: unknown): void
   /** Nothing more can be done in this session. */
@@ -37,6 +38,8 @@ export interface PublisherOptions extends HeadOwnership {
 
 export interface PublisherObserver {
   appended(lane: Lane, batch: Batch, reply: AppendReply, milliseconds: number): void
+  /** A row that would be rejected now is in the stream already. */
+  known(): void
   /** An epoch ended, and why; undefined when one began, and Redis takes what waits. */
   blocked(reason: string | undefined, message: string): void
 }
@@ -68,6 +71,8 @@ export class Publisher {
   #repliedAt = 0
   #recovering: Promise<void> | undefined
   #rejecting: Promise<void> = Promise.resolve()
+  /** Streams whose head lies above the start of their chain, by the head's position: its row is still to come again. */
+  readonly #unmet = new Map<Position, Lane[]>()
   readonly #dirty = new Set<Lane>()
   #scheduled = false
   #probeFrom = 0
@@ -111,6 +116,33 @@ export class Publisher {
     countEvent(batch, transaction, position, bytes, committedAt)
     this.bytes += bytes
     this.events += 1
+    this.#schedule(lane)
+  }
+
+  /**
+   * A row was read, wherever it is going now. At the position of a head and with its event's id, it proves that the head
+   * is this database's own, also where the row itself will not reach that stream again.
+   */
+  meet(position: Position, eventId: string | null | undefined): void {
+    if (this.#unmet.size === 0) return
+    for (const lane of this.#unmet.get(position) ?? []) {
+      if (lane.head.position === position && lane.head.event === eventId) lane.meet()
+    }
+    this.#unmet.delete(position)
+  }
+
+  /** A row that cannot be published by today's limits and mapping; without a lane, no stream can be named for it. */
+  reject(lane: Lane | undefined, row: RejectedRow): void {
+    this.#hold(1, row.bytes)
+    if (lane === undefined || lane.state === 'refused') this.#keep(lane, [row])
+    else if (lane.state === 'open') this.#decide(lane, row)
+    else {
+      lane.undecided.push(row)
+      this.#schedule(lane)
+    }
+  }
+
+  #schedule(lane: Lane): void {
     this.#dirty.add(lane)
     if (this.#scheduled) return
     this.#scheduled = true
@@ -122,8 +154,8 @@ export class Publisher {
     })
   }
 
-  /** Counts rows that wait elsewhere among those that wait here; negative numbers when they no longer do. */
-  hold(events: number, bytes: number): void {
+  /** Counts rows that wait to be kept among those that wait here; negative numbers when they no longer do. */
+  #hold(events: number, bytes: number): void {
     this.events += events
     this.bytes += bytes
     if (bytes < 0 || events < 0) this.#options.drained()
@@ -136,6 +168,8 @@ export class Publisher {
     lane.acknowledged = chain
     lane.rewind()
     lane.state = 'open'
+    if (chain < head.position) this.#unmet.set(head.position, [...(this.#unmet.get(head.position) ?? []), lane])
+    for (const row of lane.undecided.splice(0)) this.#decide(lane, row)
     this.#pump(lane)
   }
 
@@ -168,9 +202,10 @@ export class Publisher {
 
   #pump(lane: Lane): void {
     const client = this.#client
-    if (client === undefined || lane.batches.length === 0) return
+    if (client === undefined || lane.batches.length + lane.undecided.length === 0) return
     if (lane.state === 'open') {
-      while (lane.inFlight < WINDOW && lane.inFlight < lane.batches.length) this.#send(client, lane)
+      while (lane.keeping === 0 && lane.inFlight < WINDOW && lane.inFlight < lane.batches.length)
+        this.#send(client, lane)
     } else if (lane.state === 'refused') {
       this.#rejectAll(lane)
     } else if (lane.state === 'new') {
@@ -228,7 +263,7 @@ export class Publisher {
     if (verdict.fate === 'row' && batch) {
       const event = takeEvent(batch, reply.appended + reply.skipped)
       if (batch.events === 0) lane.batches.splice(lane.batches.indexOf(batch), 1)
-      this.#keep(lane, [event], verdict.reason, batch.events === 0 ? batch.bytes : 0)
+      this.#keep(lane, [rejectEvent(lane.key, event, verdict.reason, batch.events === 0 ? batch.bytes : 0)])
     } else if (verdict.fate === 'stream') {
       // What was there before is not there any more.
       if (verdict.reason === 'wrong_type' && lane.head.position !== ZERO_POSITION) {
@@ -249,33 +284,69 @@ export class Publisher {
     if (applied === 0) return
     lane.head = reply.head
     lane.moved = true
-    this.hold(-applied, 0)
+    this.#hold(-applied, 0)
   }
 
   #done(batch: Batch): void {
     for (let i = 0; i < batch.transactions.length; i++) {
       this.#options.done(batch.transactions[i] as number, batch.counts[i] as number)
     }
-    this.hold(-batch.events, -batch.bytes)
+    this.#hold(-batch.events, -batch.bytes)
   }
 
   /** Everything that waits in a refused lane becomes incidents. */
   #rejectAll(lane: Lane): void {
+    const rows = lane.undecided.splice(0)
     for (const batch of lane.batches.splice(0)) {
-      const events: TakenEvent[] = []
-      while (batch.events > 0) events.push(takeEvent(batch, 0))
-      this.#keep(lane, events, lane.refusal, batch.bytes)
+      while (batch.events > 0) {
+        const event = takeEvent(batch, 0)
+        rows.push(rejectEvent(lane.key, event, lane.refusal, batch.events === 0 ? batch.bytes : 0))
+      }
     }
+    this.#keep(lane, rows)
   }
 
-  /** In turn, so that a broken Postgres cannot pile up statements; done only when kept. */
-  #keep(lane: Lane, events: TakenEvent[], reason: string, bytes: number): void {
+  /**
+   * What lies at or below the head when it is taken over was published, or kept, by an earlier session, whose limits and
+   * mapping may have been others. At the head's own position it must be the head's event: the head may be a copy's.
+   */
+  #decide(lane: Lane, row: RejectedRow): void {
+    const { position, eventId } = row.rejection
+    const { head } = lane
+    if (position > head.position) {
+      this.#keep(lane, [row])
+      return
+    }
+    if (position === head.position) {
+      if (eventId !== head.event) {
+        const found = { head, session: this.#options.session, error: '' }
+        this.#lose(new Loss('DIVERGED', lane.key, found, lane.acknowledged))
+        return
+      }
+      lane.meet()
+    }
+    // Before its transaction is confirmed, the head that covers it is saved.
+    lane.moved = true
+    this.#options.observe.known()
+    this.#options.done(row.transaction, 1)
+    this.#hold(-1, -row.bytes)
+  }
+
+  /** In turn, so that a broken Postgres cannot pile up statements. */
+  #keep(lane: Lane | undefined, rows: RejectedRow[]): void {
+    if (lane) lane.keeping += rows.length
     this.#rejecting = this.#rejecting.then(async () => {
-      await this.#options.reject(lane, events, reason)
-      this.hold(-events.length, -bytes)
+      await this.#options.reject(
+        rows.map(({ rejection }) => rejection),
+        rows.map(({ transaction }) => transaction),
+      )
+      this.#hold(-rows.length, -rows.reduce((sum, { bytes }) => sum + bytes, 0))
+      if (lane === undefined) return
+      lane.keeping -= rows.length
+      this.#pump(lane)
     })
-    // Whoever failed to keep them ends the session; the rows come again in the next one.
-    this.#rejecting.catch(() => {})
+    // What could not be kept ends the session; the rows come again in the next one.
+    this.#rejecting.catch((error) => this.#fail(error))
   }
 
   /** The first event of a stream in this session: whose head is there? */
@@ -322,7 +393,7 @@ export class Publisher {
         (reply) => {
           if (client !== this.#client) return
           if (reply.status === 'OK') {
-            if (lane.state === 'refused') lane.state = 'new'
+            if (lane.state === 'refused') this.#readmit(lane, reply.head)
           } else if (reply.status === 'ERROR') {
             if (lane.state === 'open') this.#refused(client, lane, undefined, reply)
           } else this.#lose(new Loss(reply.status as 'OTHER', lane.key, reply, expected))
@@ -330,6 +401,12 @@ export class Publisher {
         (error: Error) => this.broken(client, error.message),
       )
     }
+  }
+
+  /** Redis has the stream again. One that was open continues its chain; of another the head is still to be taken over. */
+  #readmit(lane: Lane, head: Head): void {
+    if (lane.head.position === ZERO_POSITION) lane.state = 'new'
+    else this.open(lane, head, lane.acknowledged)
   }
 
   /** Ends the epoch: something about its connection, or a reply on it, was not as it should be. */

@@ -3,7 +3,7 @@ import { type Position, positionOf, positionPrefix } from '../event/position.js'
 import { beginLsn, beginTime, commitEndLsn, insertOid, MessageType, readRelation } from '../postgres/pgoutput.js'
 import { type TimelineHistory, timelineOf } from '../postgres/timeline.js'
 import { MAX_SMALL_COLUMN_BYTES, MAX_WHOLE_ROW_BYTES } from './kept-row.js'
-import type { Rejection } from './ledger.js'
+import type { Lane } from './lane.js'
 import type { Progress } from './progress.js'
 import type { Publisher } from './publisher.js'
 import type { Router } from './route.js'
@@ -17,8 +17,6 @@ export interface ReceiverOptions {
   envelope: Envelope
   /** Bytes of a row's message beyond which it is rejected. */
   maxEventBytes: number
-  /** Keeps a row that cannot be published; its transaction waits until `progress.done` is called for it. */
-  reject(rejection: Rejection, transaction: number, bytes: number): void
   /** After each row. */
   received(): void
 }
@@ -75,36 +73,38 @@ export class Receiver {
     const bytes = data.length + OVERHEAD
     progress.row()
     this.#options.received()
+    publisher.meet(position, router.values[Column.id])
 
     const key = router.key()
     if (key === undefined) {
       const wrong = `expected the name of a stream, found ${JSON.stringify(router.stream() ?? null)}`
-      this.#reject(position, 'bad_stream', bytes, key, wrong)
-      return
-    }
-    if (large) {
-      const reason = data.length > maxEventBytes ? 'too_large' : 'too_large_for_redis'
-      this.#reject(position, reason, bytes, key, `expected at most ${most} bytes, found ${data.length}`)
+      this.#reject(undefined, 'bad_stream', wrong, position, bytes)
       return
     }
     const lane = publisher.lane(key)
+    if (large) {
+      const reason = data.length > maxEventBytes ? 'too_large' : 'too_large_for_redis'
+      this.#reject(lane, reason, `expected at most ${most} bytes, found ${data.length}`, position, bytes)
+      return
+    }
     const batch = publisher.batch(lane, bytes)
     const wrong = envelope.push(batch.args, router.values, position, this.#committedAt)
     if (wrong !== undefined) {
       publisher.unused(lane, batch)
-      this.#reject(position, 'malformed', bytes, key, wrong)
+      this.#reject(lane, 'malformed', wrong, position, bytes)
       return
     }
     publisher.added(lane, batch, this.#transaction, position, bytes, this.#committedAt)
   }
 
-  #reject(position: Position, reason: string, bytes: number, stream?: string, message?: string): void {
-    const { router } = this.#options
+  #reject(lane: Lane | undefined, reason: string, message: string, position: Position, bytes: number): void {
+    const { router, publisher } = this.#options
     const eventId = router.values[Column.id] ?? undefined
-    this.#options.reject(
-      { reason, message, stream: stream ?? router.stream(), eventId, position, ...router.content() },
-      this.#transaction,
+    const stream = lane?.key ?? router.stream()
+    publisher.reject(lane, {
+      rejection: { reason, message, stream, eventId, position, ...router.content() },
+      transaction: this.#transaction,
       bytes,
-    )
+    })
   }
 }

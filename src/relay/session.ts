@@ -24,14 +24,14 @@ import { Confirmer, type Pending } from './confirm.js'
 import { ForeignRow } from './foreign-row.js'
 import { Halt } from './halt.js'
 import { verifyIdentity } from './identity.js'
-import { keepRow } from './kept-row.js'
-import { connectLedger, Ledger, type Rejection } from './ledger.js'
+import { connectLedger, Ledger } from './ledger.js'
 import { type Query, readWalSenderTimeout, waitForLock } from './lock.js'
 import { judgeLoss, type Loss } from './loss.js'
 import { silenceLimit, statusInterval, worthConfirming } from './pace.js'
 import { Progress } from './progress.js'
 import { Publisher, type PublisherOptions } from './publisher.js'
 import { Receiver } from './receiver.js'
+import type { Rejection } from './rejection.js'
 import { Router } from './route.js'
 import { lineageMissing, verifySchema } from './schema.js'
 import { AliveKey } from './sink/alive-key.js'
@@ -275,7 +275,6 @@ export class Session {
       history,
       envelope: new Envelope(lineage.source),
       maxEventBytes: config.maxEventBytes,
-      reject: (rejection, transaction, bytes) => void this.#reject([rejection], [transaction], bytes),
       received: () => {
         metrics.received.inc()
         if ((this.#publisher as Publisher).bytes > config.limits.inflightBytes) this.#pause()
@@ -330,19 +329,7 @@ export class Session {
       prepare,
       failed: (error) => this.#fail(error),
       done: (transaction, count) => this.#progress.done(transaction, count),
-      reject: (lane, events, reason) =>
-        this.#reject(
-          events.map(({ position, id, fields }) => ({
-            reason,
-            message: undefined,
-            stream: lane.key,
-            eventId: id,
-            position,
-            ...keepRow(fields),
-          })),
-          events.map(({ transaction }) => transaction),
-          0,
-        ),
+      reject: (rejections, transactions) => this.#reject(rejections, transactions),
       lost: (loss) => void this.#lost(loss),
       drained: () => this.#resume(),
       observe: {
@@ -350,6 +337,7 @@ export class Session {
           metrics.appended(lane.key, reply.appended, reply.skipped, milliseconds / 1000)
           metrics.commitToAppend.observe(Math.max(0, Date.now() - batch.committedAt) / 1000)
         },
+        known: () => metrics.skipped(),
         blocked: (reason, message) => {
           if (reason === undefined) metrics.epochs.inc()
           else metrics.errors.inc({ target: 'redis', code: reason })
@@ -471,18 +459,13 @@ export class Session {
   }
 
   /** Rows that cannot be published are kept in Postgres before they count as done. */
-  #reject(rejections: Rejection[], transactions: number[], bytes: number): Promise<void> {
-    this.#publisher?.hold(rejections.length, bytes)
-    const kept = this.#ledger.reject(rejections).then(() => {
-      for (const { reason, stream, eventId } of rejections) {
-        this.#options.metrics.rejected(reason)
-        this.#log.warn({ reason, stream, eventId }, 'event rejected: see outrider incidents')
-      }
-      for (const transaction of transactions) this.#progress.done(transaction, 1)
-      this.#publisher?.hold(-rejections.length, -bytes)
-    })
-    kept.catch((error) => this.#fail(error))
-    return kept
+  async #reject(rejections: Rejection[], transactions: number[]): Promise<void> {
+    await this.#ledger.reject(rejections)
+    for (const { reason, stream, eventId } of rejections) {
+      this.#options.metrics.rejected(reason)
+      this.#log.warn({ reason, stream, eventId }, 'event rejected: see outrider incidents')
+    }
+    for (const transaction of transactions) this.#progress.done(transaction, 1)
   }
 
   async #watchCatalog(): Promise<void> {

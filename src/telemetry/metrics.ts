@@ -100,6 +100,8 @@ export function createMetrics() {
       if (appended + skipped > 0) batchEvents.observe(appended + skipped)
       appendDuration.observe(seconds)
     },
+    /** One event that is in the stream already, found without an append. */
+    skipped: (): void => skippedTotal.inc(),
     commitToAppend: histogram(
       'commit_to_append_seconds',
       'Time from the commit to its append, by the two clocks',

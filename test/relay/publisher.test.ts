@@ -34,7 +34,7 @@ class PublisherEnv {
   readonly publisher: Publisher
   /** How many events of a transaction are done. */
   readonly done = new Map<number, number>()
-  readonly rejected: [reason: string, ids: string[]][] = []
+  readonly rejected: [reason: string, id: string | undefined][] = []
   readonly lost: Loss[] = []
   readonly failed: unknown[] = []
   epochs = 0
@@ -59,14 +59,17 @@ class PublisherEnv {
         this.tookOver.push(`${key} ${head.event} ${session}`)
       },
       done: (transaction, count) => this.done.set(transaction, (this.done.get(transaction) ?? 0) + count),
-      reject: async (_, taken, reason) => {
-        this.rejected.push([reason, taken.map(({ id }) => id)])
+      reject: async (rejections) => {
+        this.rejected.push(
+          ...rejections.map(({ reason, eventId }): (typeof this.rejected)[number] => [reason, eventId]),
+        )
       },
       failed: (error) => this.failed.push(error),
       lost: (loss) => this.lost.push(loss),
       drained: () => {},
       observe: {
         appended: () => {},
+        known: () => {},
         blocked: (reason) => {
           if (reason === undefined) this.epochs += 1
         },
@@ -82,6 +85,12 @@ class PublisherEnv {
       batch.args.push(position, id, 'id<id')
       this.publisher.added(lane, batch, Number.parseInt(id.slice(1), 10), position, BYTES, 0)
     }
+  }
+
+  /** Row n cannot be published by today's limits. */
+  reject(n: number, eventId: string): void {
+    const rejection = { reason: 'too_large', message: '', stream: KEY, eventId, position: at(n), row: {}, omitted: {} }
+    this.publisher.reject(this.publisher.lane(KEY), { rejection, transaction: n, bytes: BYTES })
   }
 
   /** Until nothing waits any more: then each of the events 1 to n is in the stream once and counted once. */
@@ -179,6 +188,27 @@ it.each(breaks)(
   },
 )
 
+it.each([
+  ['before the stream is opened', false],
+  ['in an open stream', true],
+])('a row that is rejected %s at the position of another event than its own: diverged', async (_, open) => {
+  await env.publisher.start()
+  const old = { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 3) }
+  await call(env.publisher.client as RedisClient, old)
+  const lane = env.publisher.lane(KEY)
+  if (open) {
+    env.add(1, 1)
+    await env.settled()
+  }
+  env.reject(2, 'e2')
+  env.reject(3, 'of-a-copy')
+  await until(() => env.lost.length > 0)
+  expect(env.lost).toMatchObject([{ status: 'DIVERGED', key: KEY }])
+  expect(env.rejected).toEqual([])
+  expect([...env.done.keys()]).toEqual(open ? [1, 2] : [2])
+  expect(lane.head.event).toBe('e3')
+})
+
 it('a stream whose ids are exhausted in the middle of a batch: what is in it is done, only the rest is rejected', async () => {
   const last = '18446744073709551615'
   await admin.xadd(KEY, `${last}-18446744073709551613`, 'id', 'foreign')
@@ -191,9 +221,31 @@ it('a stream whose ids are exhausted in the middle of a batch: what is in it is 
     [2, 1],
   ])
   expect(env.rejected).toEqual([
-    ['stream_exhausted', ['e3']],
-    ['stream_exhausted', ['e4', 'e5']],
+    ['stream_exhausted', 'e3'],
+    ['stream_exhausted', 'e4'],
+    ['stream_exhausted', 'e5'],
   ])
+})
+
+it('a stream refused as exhausted that has ids again continues its chain where it was', async () => {
+  await env.publisher.start()
+  env.add(1, 2)
+  await env.settled()
+  const [, [highest] = []] = await admin.xrange(KEY, '-', '+')
+  const last = await admin.xadd(KEY, '18446744073709551615-18446744073709551615', 'id', 'foreign')
+  env.add(3, 3)
+  await env.settled()
+  expect(env.rejected).toEqual([['stream_exhausted', 'e3']])
+
+  await admin.xdel(KEY, last as string)
+  await admin.call('XSETID', KEY, highest as string)
+  await until(() => {
+    env.publisher.tick(performance.now())
+    return env.publisher.lane(KEY).state !== 'refused'
+  })
+  env.add(4, 5)
+  await env.settled()
+  expect(await idsIn(admin, KEY)).toEqual(['e1', 'e2', 'e4', 'e5'])
 })
 
 it('preparing an epoch that fails again and again leaves no connection behind', async () => {

@@ -1,0 +1,142 @@
+import { expect } from 'vitest'
+import { headKey } from '../../src/event/names.js'
+import { listIncidents } from '../../src/postgres/incidents.js'
+import { until } from '../../testkit/services/index.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
+
+/** A team's table, which has no constraints that would refuse a row before the relay does. */
+const OUTBOX = {
+  table: 'public.events',
+  create: 'create table events (id text primary key, stream text, type text, headers text, payload json)',
+}
+const mapping = (stream: string, more = '') => `
+outbox:
+  table: public.events
+  stream: '${stream}'
+  columns: { id: id, type: type, data: payload${more} }
+`
+const SMALL = { OUTRIDER_MAX_EVENT_BYTES: '10KiB' }
+
+async function insert(
+  env: RelayEnv,
+  id: string,
+  { stream = 'events', headers = '{}', bytes = 10 } = {},
+): Promise<void> {
+  await env.postgres.query(
+    `insert into events select $1, $2, 'test.happened', $3, json_build_object('text', repeat('x', $4::int))`,
+    [id, stream, headers, bytes],
+  )
+}
+
+const arrived = (env: RelayEnv, stream: string, ids: string[]) =>
+  until(async () => (await env.ids(stream)).length === ids.length, {
+    timeout: 20_000,
+    message: `${ids} in ${stream}`,
+  }).then(async () => expect(await env.ids(stream)).toEqual(ids))
+
+const headOf = async (env: RelayEnv, stream: string) => {
+  const { rows } = await env.postgres.query('select lineage::text from outrider.lineage')
+  return headKey(stream, rows[0].lineage)
+}
+
+/** Saves the head of a stream as it is in Redis: the next session knows it, and the slot stays where it is. */
+async function saveHead(env: RelayEnv, stream: string): Promise<void> {
+  const { position, event, entry, session } = await env.redis.hgetall(await headOf(env, stream))
+  await env.postgres.query(
+    `insert into outrider.head (lineage, session, stream_key, position, event_id, entry_id)
+     select lineage, $1, $2, $3, $4, $5 from outrider.lineage`,
+    [session, stream, position, event, entry],
+  )
+}
+
+test('events published and not confirmed, of which limits and mapping would now reject the newest: recognised, and no stream is halted', async ({
+  createEnv,
+  configFile,
+}) => {
+  const env = await createEnv({ outbox: OUTBOX })
+  // At level memory nothing is confirmed for 5 s: all of it comes again.
+  const first = await env.relay({
+    OUTRIDER_CONFIG: await configFile(mapping('{stream}')),
+    OUTRIDER_DURABILITY: 'memory',
+  })
+  const heads = {
+    large: { bytes: 20_000 },
+    'large-saved': { bytes: 20_000 },
+    malformed: { headers: '[1]' },
+    'malformed-saved': { headers: '[1]' },
+  }
+  for (const stream of Object.keys(heads)) await insert(env, `${stream}-1`, { stream })
+  for (const stream of Object.keys(heads)) {
+    await arrived(env, stream, [`${stream}-1`])
+    if (stream.endsWith('-saved')) await saveHead(env, stream)
+  }
+  for (const [stream, row] of Object.entries(heads)) await insert(env, `${stream}-2`, { stream, ...row })
+  for (const stream of Object.keys(heads)) await arrived(env, stream, [`${stream}-1`, `${stream}-2`])
+  await first.kill()
+
+  const next = await env.relay({
+    OUTRIDER_CONFIG: await configFile(mapping('{stream}', ', headers: headers')),
+    ...SMALL,
+  })
+  for (const [stream, row] of Object.entries(heads)) {
+    await insert(env, `${stream}-3`, { stream, ...row })
+    await insert(env, `${stream}-4`, { stream })
+  }
+  for (const stream of Object.keys(heads))
+    await arrived(
+      s,
+      stream,
+      [1, 2, 4].map((n) => `${stream}-${n}`),
+    )
+  const incidents = await listIncidents(env.postgres)
+  expect(incidents.map(({ eventId }) => eventId).sort()).toEqual(Object.keys(heads).map((stream) => `${stream}-3`))
+  expect(await next.metric('outrider_sessions_total')).toBe(1)
+})
+
+test('the mapping sends the row at the head of a stream elsewhere: the stream continues, and is not taken for that of a copy', async ({
+  createEnv,
+  configFile,
+}) => {
+  const env = await createEnv({ outbox: OUTBOX })
+  const first = await env.relay({ OUTRIDER_CONFIG: await configFile(mapping('events')), OUTRIDER_DURABILITY: 'memory' })
+  await insert(env, 'e1')
+  await arrived(env, 'events', ['e1'])
+  await saveHead(env, 'events')
+  await insert(env, 'e2', { stream: 'no good name' })
+  await arrived(env, 'events', ['e1', 'e2'])
+  await first.kill()
+
+  await env.relay({ OUTRIDER_CONFIG: await configFile(mapping('{stream}')) })
+  await insert(env, 'e3')
+  await arrived(env, 'events', ['e1', 'e2', 'e3'])
+  expect(await listIncidents(env.postgres)).toMatchObject([{ kind: 'rejected', reason: 'bad_stream', eventId: 'e2' }])
+})
+
+test('killed before the incident of a rejected row is kept: nothing overtook the row, and with a higher limit it is published', async ({
+  createEnv,
+  configFile,
+  onTestFinished,
+}) => {
+  const env = await createEnv({ outbox: OUTBOX })
+  const file = { OUTRIDER_CONFIG: await configFile(mapping('{stream}')) }
+  const first = await env.relay({ ...file, ...SMALL })
+  await insert(env, 'e1')
+  await arrived(env, 'events', ['e1'])
+  const locker = await env.database.connect()
+  onTestFinished(() => locker.end())
+  await locker.query('begin; lock table outrider.incident')
+  await insert(env, 'e2', { bytes: 20_000 })
+  await insert(env, 'e3')
+  await insert(env, 'e4', { stream: 'others' })
+  await arrived(env, 'others', ['e4'])
+  await first.kill()
+  // Its statement would be carried out once the lock is free.
+  const gone = `select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like 'outrider %'`
+  await env.database.query(gone)
+  expect(await env.ids('events')).toEqual(['e1'])
+  await locker.query('rollback')
+
+  await env.relay(file)
+  await arrived(env, 'events', ['e1', 'e2', 'e3'])
+  expect(await listIncidents(env.postgres)).toEqual([])
+})
