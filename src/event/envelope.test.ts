@@ -23,7 +23,7 @@ function row(values: Values): RowValues {
 /** The fields of a row that can be published, in their order. */
 function entries(values: Values): [string, string][] {
   const args: string[] = []
-  expect(envelope.push(args, row(values), POSITION, COMMITTED_AT)).toBeUndefined()
+  expect(envelope.push(args, row(values), POSITION, COMMITTED_AT, true)).toBeUndefined()
   const [position, id, shape, ...rest] = args as [string, string, string, ...string[]]
   expect([position, id]).toEqual([POSITION, values.id ?? 'e1'])
   expect(rest.length).toBe(countValues(shape))
@@ -33,7 +33,7 @@ function entries(values: Values): [string, string][] {
 }
 
 const fields = (values: Values) => Object.fromEntries(entries(values))
-const refusal = (values: Values) => envelope.push([], row(values), POSITION, COMMITTED_AT)
+const refusal = (values: Values) => envelope.push([], row(values), POSITION, COMMITTED_AT, true)
 
 describe('the fields of an entry', () => {
   it('are the attributes of CloudEvents 1.0, flat, with the data as it was stored', () => {
@@ -115,16 +115,16 @@ describe('the fields of an entry', () => {
 
   it('are pushed behind what is there, and not at all for a row that cannot be published', () => {
     const args = ['before']
-    envelope.push(args, row({ subject: 's', headers: '{"a":1}' }), POSITION, COMMITTED_AT)
+    envelope.push(args, row({ subject: 's', headers: '{"a":1}' }), POSITION, COMMITTED_AT, true)
     expect(args).toEqual(['before'])
-    envelope.push(args, row({}), POSITION, COMMITTED_AT)
+    envelope.push(args, row({}), POSITION, COMMITTED_AT, true)
     expect(args.slice(0, 3)).toEqual(['before', POSITION, 'e1'])
   })
 
   it('share one shape among rows that have the same columns', () => {
     const shapeOf = (values: Values) => {
       const args: string[] = []
-      envelope.push(args, row(values), POSITION, COMMITTED_AT)
+      envelope.push(args, row(values), POSITION, COMMITTED_AT, true)
       return args[2]
     }
     expect(shapeOf({ subject: 'a', data: '1' })).toBe(shapeOf({ id: 'e2', subject: 'b', data: '2' }))
@@ -157,6 +157,29 @@ describe('a row that cannot be published', () => {
   it.each([...ATTRIBUTES])('names a header as the attribute %s', (name) => {
     expect(refusal({ headers: JSON.stringify({ [name]: 'x' }) })).toContain(`found "${name}"`)
   })
+})
+
+describe('data of a column that is not of a JSON type', () => {
+  const push = (args: string[], data: string | null) =>
+    envelope.push(args, row({ data }), POSITION, COMMITTED_AT, false)
+
+  it.each(['{"n": 1}', '[]', '"text"', '42', 'null', ' {} ', null])(
+    'that is JSON is published as it is: %s',
+    (data) => {
+      const args: string[] = []
+      expect(push(args, data)).toBeUndefined()
+      expect(args.includes(data ?? '')).toBe(data !== null)
+    },
+  )
+
+  it.each(['', 'text', '\\x7b7d', "{'n': 1}", 'NaN', '{} {}'])(
+    'that is not is refused, and nothing is pushed: %s',
+    (data) => {
+      const args = ['before']
+      expect(push(args, data)).toBe('expected data as JSON, found text that is not JSON')
+      expect(args).toEqual(['before'])
+    },
+  )
 })
 
 describe('the time of an event', () => {

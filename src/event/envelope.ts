@@ -39,8 +39,15 @@ export class Envelope {
   /**
    * Pushes an event as publish.lua wants it: position, id, shape, values. Says why where the row cannot be published,
    * and pushes nothing then. `commitTime`, in milliseconds, stands in where the table has no time of its own.
+   * `dataIsJson`: the server has checked it; other data is parsed, since consumers are told that it is JSON.
    */
-  push(args: string[], values: RowValues, position: Position, commitTime: number): string | undefined {
+  push(
+    args: string[],
+    values: RowValues,
+    position: Position,
+    commitTime: number,
+    dataIsJson: boolean,
+  ): string | undefined {
     const id = values[Column.id]
     const type = values[Column.type]
     if (!id) return 'expected an id, found none'
@@ -48,6 +55,9 @@ export class Envelope {
     const created = values[Column.time]
     const time = created == null ? new Date(commitTime).toISOString().replace('Z', '000Z') : eventTime(created)
     if (time === undefined) return `expected a time with a year of four digits, found ${created}`
+
+    const data = values[Column.data]
+    if (data != null && !dataIsJson && !isJson(data)) return 'expected data as JSON, found text that is not JSON'
 
     const shapeAt = args.push(position, id, '') - 1
     args.push(type, time)
@@ -83,7 +93,6 @@ export class Envelope {
       names = Object.keys(found)
       args.push(...Object.values(found))
     }
-    const data = values[Column.data]
     if (data != null) {
       args.push(data)
       present |= Optional.data
@@ -117,6 +126,15 @@ export function eventTime(text: string): string | undefined {
   }
   const found = /^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?(?:\+00)?$/.exec(text)
   return found ? `${found[1]}T${found[2]}.${(found[3] ?? '').padEnd(6, '0')}Z` : undefined
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text)
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** As the constraint of Outrider's own table has it; a mapped table may have none. */

@@ -7,7 +7,13 @@ import { beginLsn, beginTime, commitEndLsn, insertOid, MessageType, readInsert, 
 const uint64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n })
 const oid = fc.nat({ max: 0xffffffff })
 const name = anyText.map((each) => each.replaceAll('\0', ''))
-const relation = fc.record({ oid, schema: name, table: name, columns: fc.array(name) })
+const relation = fc
+  .record({ oid, schema: name, table: name, columns: fc.array(fc.tuple(name, oid)) })
+  .map(({ columns, ...rest }) => ({
+    ...rest,
+    columns: columns.map(([column]) => column),
+    types: columns.map(([, type]) => type),
+  }))
 const row = fc.array(fc.option(anyText))
 
 /** The same bytes in the middle of others, as they lie in a buffer that a socket filled. */
@@ -29,7 +35,7 @@ describe('a message', () => {
   it('bears its type in its first byte', () => {
     expect(beginMessage(0n, 0n)[0]).toBe(MessageType.begin)
     expect(commitMessage(0n, 0n)[0]).toBe(MessageType.commit)
-    expect(relationMessage({ oid: 1, schema: '', table: '', columns: [] })[0]).toBe(MessageType.relation)
+    expect(relationMessage({ oid: 1, schema: '', table: '', columns: [], types: [] })[0]).toBe(MessageType.relation)
     expect(insertMessage(1, [])[0]).toBe(MessageType.insert)
   })
 

@@ -15,7 +15,12 @@ export interface Relation {
   schema: string
   table: string
   columns: string[]
+  /** The oid of each column's type, in the order of `columns`. */
+  types: number[]
 }
+
+/** Types whose values the server has checked to be JSON. https://www.postgresql.org/docs/current/datatype-json.html */
+export const JSON_TYPES: readonly number[] = [114, 3802] // json, jsonb
 
 const COLUMN_NULL = 0x6e
 const COLUMN_TEXT = 0x74
@@ -51,14 +56,16 @@ export function readRelation(message: Buffer): Relation {
   const count = message.readUInt16BE(at)
   at += 2
   const columns: string[] = []
+  const types: number[] = []
   for (let i = 0; i < count; i++) {
     at += 1 // flags
     columns.push(text())
+    types.push(message.readUInt32BE(at))
     at += 8 // type oid, type modifier
   }
   if (at > message.length)
     throw new RangeError('Expected a Relation message to end with its columns, found it cut off.')
-  return { oid, schema, table, columns }
+  return { oid, schema, table, columns, types }
 }
 
 /**

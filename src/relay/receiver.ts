@@ -88,7 +88,7 @@ export class Receiver {
       return
     }
     const batch = publisher.batch(lane, bytes)
-    const wrong = envelope.push(batch.args, router.values, position, this.#committedAt)
+    const wrong = envelope.push(batch.args, router.values, position, this.#committedAt, router.dataIsJson)
     if (wrong !== undefined) {
       publisher.unused(lane, batch)
       this.#reject(lane, 'malformed', wrong, position, bytes)

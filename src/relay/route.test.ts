@@ -8,6 +8,8 @@ import { STREAM_NAME } from '../event/names.js'
 import { ColumnMissing, Router } from './route.js'
 
 const OID = 16_384
+/** The oid of the type text. */
+const TEXT = 25
 
 const OWN: OutboxMapping = {
   table: 'outrider.outbox',
@@ -32,7 +34,7 @@ function routerFor(mapping: OutboxMapping, columns: string[], partitions: Record
 
 function announce(router: Router, { table }: Pick<OutboxMapping, 'table'>, columns: string[], oid = OID): void {
   const [schema, name] = table.split('.') as [string, string]
-  router.relation({ oid, schema, table: name, columns })
+  router.relation({ oid, schema, table: name, columns, types: columns.map(() => TEXT) })
 }
 
 /** Reads a row whose columns come in the order of its keys. */
@@ -80,6 +82,19 @@ describe('the columns of a row', () => {
         }
       }),
     )
+  })
+
+  it.each([
+    ['json', 114, true],
+    ['jsonb', 3802, true],
+    ['text', 25, false],
+    ['bytea', 17, false],
+  ])('of type %s: whether the server has checked that data is JSON is known', (_, type, checked) => {
+    const router = new Router(OWN, {})
+    const columns = ['id', 'type', 'subject', 'stream', 'data']
+    router.relation({ oid: OID, schema: 'outrider', table: 'outbox', columns, types: [TEXT, TEXT, TEXT, TEXT, type] })
+    read(router, { id: 'e1', type: 't', subject: null, stream: 'orders', data: '{}' })
+    expect(router.dataIsJson).toBe(checked)
   })
 
   it('are followed when the table is altered between two rows', () => {

@@ -2,7 +2,7 @@ import type { OutboxMapping } from '../config/schema.js'
 import { COLUMN_COUNT, Column, type RowValues } from '../event/envelope.js'
 import { STREAM_NAME, streamKey } from '../event/names.js'
 import { partitionOf } from '../event/partition.js'
-import { type Relation, readInsert } from '../postgres/pgoutput.js'
+import { JSON_TYPES, type Relation, readInsert } from '../postgres/pgoutput.js'
 import { ForeignRow } from './foreign-row.js'
 import { type KeptRow, keepRow } from './kept-row.js'
 
@@ -35,6 +35,10 @@ export class Router {
   /** By the oid of each relation that the stream has named: where its columns go; for a table that is not ours, the relation. */
   readonly #slots = new Map<number, Int8Array | Relation>()
   readonly #tables: KnownTables
+  /** The outbox' relations whose column for `data` has a type that is JSON. */
+  readonly #jsonData = new Set<number>()
+  /** Whether the server has checked that the `data` in `values` is JSON. */
+  dataIsJson = false
   /** Sizes of the columns of the row in `values` that were too large to be read, by column. */
   #omitted: Record<string, number> = {}
 
@@ -79,6 +83,9 @@ export class Router {
           'Bring them back; rows that were written without them need a mapping under "outbox" that leaves them out.',
       )
     }
+    const data = relation.types[relation.columns.indexOf(this.#columns[Column.data] as string)]
+    if (data !== undefined && JSON_TYPES.includes(data)) this.#jsonData.add(relation.oid)
+    else this.#jsonData.delete(relation.oid)
     this.#slots.set(
       relation.oid,
       Int8Array.from(relation.columns, (column) => this.#columns.indexOf(column)),
@@ -96,6 +103,7 @@ export class Router {
       if (this.#tables.skipped.includes(oid)) return false
       throw new ForeignRow(slots)
     }
+    this.dataIsJson = this.#jsonData.has(oid)
     this.#omitted = NONE_OMITTED
     if (maxColumnBytes === undefined) readInsert(message, slots, this.values)
     else {

@@ -265,7 +265,8 @@ test('malformed rows of a mapped table, alone and while a good one is in flight:
     redis,
     outbox: {
       table: 'public.events',
-      create: 'create table events (id bigint primary key generated always as identity, type text, headers text)',
+      create:
+        'create table events (id bigint primary key generated always as identity, type text, headers text, payload text)',
     },
   })
   const proxy = await startProxy(Number(new URL(redis.url).port))
@@ -274,24 +275,24 @@ test('malformed rows of a mapped table, alone and while a good one is in flight:
 outbox:
   table: public.events
   stream: events
-  columns: { id: id, type: type, headers: headers }
+  columns: { id: id, type: type, headers: headers, data: payload }
 `)
   const relay = await env.streamingRelay({ OUTRIDER_CONFIG: file, OUTRIDER_REDIS_URL: proxy.url(redis.url) })
-  const insert = async (type: string | null, headers: string | null = null): Promise<string> => {
-    const sql = 'insert into events (type, headers) values ($1, $2) returning id'
-    return (await env.postgres.query(sql, [type, headers])).rows[0].id
+  const insert = async (type: string | null, headers: string | null = null, payload = '{}'): Promise<string> => {
+    const sql = 'insert into events (type, headers, payload) values ($1, $2, $3) returning id'
+    return (await env.postgres.query(sql, [type, headers, payload])).rows[0].id
   }
   const details = async () =>
     (await env.postgres.query('select reason, event_id, detail from outrider.incident order by position')).rows
   const good: string[] = []
   const expected: object[] = []
-  for (const [type, headers, message] of [
-    [null, null, /expected a type/],
-    ['test.happened', '{"Not Allowed": "x"}', /Not Allowed/],
-    ['test.happened', '[1]', /JSON object/],
+  for (const [type, headers, payload, message] of [
+    [null, null, '{}', /expected a type/],
+    ['test.happened', '{"Not Allowed": "x"}', '{}', /Not Allowed/],
+    ['test.happened', null, 'no JSON', /expected data as JSON/],
   ] as const) {
     const reject = async () => {
-      const id = await insert(type, headers)
+      const id = await insert(type, headers, payload)
       expected.push({ reason: 'malformed', event_id: id, detail: { message: expect.stringMatching(message) } })
       await until(async () => (await details()).length === expected.length, { message: 'the row to be an incident' })
     }

@@ -23,14 +23,16 @@ export function commitMessage(lsn: bigint, endLsn: bigint, postgresMicroseconds 
   return message
 }
 
-export function relationMessage({ oid, schema, table, columns }: Relation): Buffer {
+export function relationMessage({ oid, schema, table, columns, types }: Relation): Buffer {
   return Buffer.concat([
     Buffer.from('R'),
     uint32(oid),
     Buffer.from(`${schema}\0${table}\0d`),
     uint16(columns.length),
-    // Flags, name, type oid (text), type modifier (-1).
-    ...columns.map((column) => Buffer.concat([Buffer.from(`\x01${column}\0`), uint32(25), uint32(0xffffffff)])),
+    // Flags, name, type oid, type modifier (-1).
+    ...columns.map((column, i) =>
+      Buffer.concat([Buffer.from(`\x01${column}\0`), uint32(types[i] ?? 0), uint32(0xffffffff)]),
+    ),
   ])
 }
 
