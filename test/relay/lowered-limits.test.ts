@@ -82,12 +82,10 @@ test('events published and not confirmed, of which limits and mapping would now 
     await insert(env, `${stream}-3`, { stream, ...row })
     await insert(env, `${stream}-4`, { stream })
   }
-  for (const stream of Object.keys(heads))
-    await arrived(
-      s,
-      stream,
-      [1, 2, 4].map((n) => `${stream}-${n}`),
-    )
+  for (const stream of Object.keys(heads)) {
+    const published = [1, 2, 4].map((n) => `${stream}-${n}`)
+    await arrived(env, stream, published)
+  }
   const incidents = await listIncidents(env.postgres)
   expect(incidents.map(({ eventId }) => eventId).sort()).toEqual(Object.keys(heads).map((stream) => `${stream}-3`))
   expect(await next.metric('outrider_sessions_total')).toBe(1)

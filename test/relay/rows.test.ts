@@ -7,7 +7,7 @@ const rejected = async (
   env: RelayEnv,
 ): Promise<{ reason: string; stream: string | null; row: Record<string, string> }[]> =>
   (
-    await env.postgres.query('select reason, stream, "row" from outrider.incident where kind = $1 order by id', [
+    await env.postgres.query('select reason, stream, "row" from outrider.incident where kind = $1 order by position', [
       'rejected',
     ])
   ).rows
