@@ -6,6 +6,7 @@ import { ZERO_POSITION } from '../event/position.js'
 import { append, batchArguments, loadAppend } from '../redis/append.js'
 import type { RedisClient } from '../redis/connect.js'
 import { loadBarrier } from '../redis/durability.js'
+import { roleOf } from '../redis/primary.js'
 import { blocker, type Finding, warning } from './finding.js'
 import { lacksConfigFile, type NodeFacts, STARTED_WITH } from './redis-facts.js'
 
@@ -79,7 +80,7 @@ function* trials(client: RedisClient, streams: string[], durability: Config['dur
   yield settingOf(client, partitionsKey('check'))
   // The lineage is not known before setup.
   yield settingOf(client, aliveKey(randomUUID()))
-  yield { command: 'role', run: () => node.role() }
+  yield { command: 'role', run: () => roleOf(node) }
   if (durability !== 'memory') {
     yield { command: 'info', run: () => node.info('replication') }
     yield { command: 'wait', run: () => node.wait(0, 1) }

@@ -38,7 +38,7 @@ export async function requirePrimary(client: RedisClient): Promise<void> {
  *
  * https://redis.io/docs/latest/commands/role/
  */
-async function roleOf(node: Redis): Promise<string> {
+export async function roleOf(node: Redis): Promise<string> {
   try {
     return String((await node.role())[0])
   } catch (error) {

@@ -141,7 +141,7 @@ const ENOUGH = '+evalsha +script|load +hmget +hset +set +del +info +wait +waitao
 /** Of which a relay needs nothing on the key of a stream, where they would be its end. */
 const APART =
   'ACL SETUSER relay (+del ~outrider:{*}:head:* ~outrider:{trial}:* ~outrider:{check}:*) ' +
-  '(+set ~outrider:{*}:partitions ~outrider:{trial}:* ~outrider:{check}:*)'
+  '(+set ~outrider:{*}:partitions ~outrider:{*}:alive ~outrider:{trial}:* ~outrider:{check}:*)'
 
 describe('permissions: what the user lacks is what the statement grants', () => {
   const as = (user: string) => redis!.url.replace('redis://', `redis://${user}:hunter2@`)

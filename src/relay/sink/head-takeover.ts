@@ -85,6 +85,7 @@ export class HeadTakeover {
     const silent = await ownership.othersAreSilent(client)
     const again = await surveyHeads(client, saved, ownership)
     const strangers = [...again.foreign, ...again.unrecorded]
+    if (strangers.length === 0) return again
     if (!silent || !areUnmoved(survey.unrecorded, strangers)) throw await this.#recordForeign(saved, strangers)
     for (const look of again.unrecorded) {
       if (look.reply.status === 'OK') again.known.set(look.key, look.reply.session)
@@ -101,7 +102,12 @@ export class HeadTakeover {
         found.slice(from, from + HEADS_AT_ONCE).map(async ([key, session]) => {
           const position = positionOf(saved, key)
           const reply = await takeOver(client, key, position, session, ownership)
-          if (reply.status !== 'OK') throw new Error(reply.error || `${reply.status} at stream ${key}.`)
+          if (reply.status === 'ERROR') throw new Error(reply.error)
+          if (reply.status !== 'OK') {
+            const moved = `${reply.status} at stream ${key}: its head has changed since it was looked at.`
+            publisher.broken(client, moved, 'redis_behind')
+            throw new Error(moved)
+          }
           publisher.open(publisher.lane(key), reply.head, chainStart(reply.head, position, server) as Position)
         }),
       )
