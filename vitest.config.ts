@@ -29,7 +29,8 @@ export default defineConfig({
     reporters: ['default', new SlowestTests()],
     coverage: { provider: 'v8', include: ['src/**/*.ts'], exclude: ['src/**/*.test.ts'], reporter: ['text', 'html'] },
     projects: [
-      { test: { name: 'unit', include: ['src/**/*.test.ts'] } },
+      // They share nothing but what they import, and a process for each takes longer than its tests.
+      { test: { name: 'unit', include: ['src/**/*.test.ts'], isolate: false, testTimeout: 120_000 } },
       servers('integration', ['test/**/*.test.ts'], [SLOW, ...OWN.map((folder) => `test/${folder}/**`)]),
       ...OWN.map((folder) => servers(folder, [`test/${folder}/**/*.test.ts`], [SLOW])),
       servers('slow', [SLOW]),
