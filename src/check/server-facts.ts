@@ -1,4 +1,5 @@
 import type pg from 'pg'
+import { readSilentStandbySlots, type SilentStandbySlot } from '../postgres/standby-slots.js'
 import { PROVIDER_ROLES, type Provider } from './provider.js'
 
 /** A server of Postgres as the role of the relay sees it. */
@@ -14,6 +15,8 @@ export interface ServerFacts {
   slots: number
   senders: number
   standbys: { present: boolean; names: string[] }
+  /** Named in synchronized_standby_slots, and confirming nothing. */
+  silentStandbySlots: SilentStandbySlot[]
   prepared: { gid: string; database: string; owner: string; seconds: number }[]
   /** Open transactions that have written; `seconds` is null where the role may not see it. */
   writers: { pid: number; database: string | null; application: string; seconds: number | null }[]
@@ -40,6 +43,7 @@ const SETTINGS = [
   'max_slot_wal_keep_size',
   'idle_replication_slot_timeout',
   'synchronous_standby_names',
+  'synchronized_standby_slots',
   'default_transaction_read_only',
 ]
 
@@ -83,6 +87,7 @@ export async function readServer(client: pg.Client): Promise<ServerFacts> {
     slots,
     senders,
     standbys: { present: standbys.length > 0, names: standbys.flatMap(({ name }) => (name ? [name] : [])) },
+    silentStandbySlots: await readSilentStandbySlots(client),
     prepared: await many(
       `select gid, database, owner, extract(epoch from clock_timestamp() - prepared)::float8 as seconds
        from pg_prepared_xacts order by prepared`,

@@ -28,6 +28,7 @@ const GOOD: ServerFacts = {
   slots: 1,
   senders: 1,
   standbys: { present: false, names: [] },
+  silentStandbySlots: [],
   prepared: [],
   writers: [],
   backend: { answering: 7, announced: 7 },

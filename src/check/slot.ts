@@ -1,6 +1,7 @@
 import type { Config } from '../config/schema.js'
 import { parseLsn } from '../postgres/lsn.js'
 import { ADOPT, blocker, type Finding, INCIDENTS, inConfiguration, onShell, SETUP, warning } from './finding.js'
+import { settingFix } from './provider.js'
 import type { ServerFacts } from './server-facts.js'
 import type { SetupFacts } from './setup-facts.js'
 
@@ -9,6 +10,7 @@ export const judgeSlot = (facts: SetupFacts, server: ServerFacts, config: Config
   slotState(facts, config),
   slotWal(facts, config),
   slotFailover(facts, server, config),
+  standbySlots(facts, server, config),
 ]
 
 /** A slot without a lineage. */
@@ -91,5 +93,21 @@ function slotFailover({ slot }: SetupFacts, { standbys, database }: ServerFacts,
         text: `psql "dbname=${database} replication=database" -c 'ALTER_REPLICATION_SLOT ${config.slot} (FAILOVER true)'`,
       },
     ],
+  })
+}
+
+/** Only a slot that standbys take over waits for them. */
+function standbySlots({ slot }: SetupFacts, server: ServerFacts, config: Config): Finding | undefined {
+  const { silentStandbySlots, settings, provider } = server
+  if (silentStandbySlots.length === 0 || slot?.failover !== true) return undefined
+  const setting = settings.synchronized_standby_slots?.value ?? ''
+  const silent = new Set(silentStandbySlots.map(({ name }) => name))
+  const left = setting.match(/[a-z0-9_]+/g)?.filter((name) => !silent.has(name)) ?? []
+  return blocker({
+    id: 'standby-slots',
+    is: `synchronized_standby_slots names ${silentStandbySlots.map(({ name, problem }) => `${name}, which is ${problem}`).join(', and ')}`,
+    expected: 'physical slots that a standby is streaming from: start it again, or remove its slot from the setting',
+    why: `Postgres sends nothing through slot ${config.slot} until each of them has confirmed`,
+    fix: [settingFix(provider, { name: 'synchronized_standby_slots', value: left.join(', ') })],
   })
 }

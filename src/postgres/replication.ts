@@ -33,12 +33,29 @@ export class Replication {
   #client: pg.Client | undefined
   #streaming = false
   #closed = false
-  /** When bytes last came from the server, by `performance.now()`. */
-  heardAt = performance.now()
+  #paused = false
+  #heardAt = performance.now()
+  #progress = 0
+  #walEnd: Lsn = 0n
 
   constructor(options: pg.ClientConfig) {
     this.#service = new LogicalReplicationService(options, { acknowledge: { auto: false, timeoutSeconds: 0 } })
     this.#status[0] = 0x72 // 'r', Standby status update
+  }
+
+  /** When bytes last came from the server, by `performance.now()`. */
+  get heardAt(): number {
+    return this.#heardAt
+  }
+
+  /** Rises with every message and with every keepalive that tells of more WAL. */
+  get progress(): number {
+    return this.#progress
+  }
+
+  /** Nothing is read for now. */
+  get paused(): boolean {
+    return this.#paused
   }
 
   /** Connects, prepares, streams. Rejects with what ended it; resolves when `close` did. */
@@ -49,13 +66,19 @@ export class Replication {
       this.destroy()
     }
     this.#service.on('error', fail)
-    this.#service.on('heartbeat', (lsn, _time, replyRequested) => handlers.keepalive(parseLsn(lsn), replyRequested))
+    this.#service.on('heartbeat', (lsn, _time, replyRequested) => {
+      const walEnd = parseLsn(lsn)
+      if (walEnd > this.#walEnd) this.#progress += 1
+      this.#walEnd = walEnd
+      handlers.keepalive(walEnd, replyRequested)
+    })
     const plugin = {
       options: {},
       name: 'pgoutput',
       // An error thrown here would be thrown inside the socket's callback.
       parse: (data: Buffer) => {
         if (failure || this.#closed) return
+        this.#progress += 1
         try {
           handlers.message(data)
         } catch (error) {
@@ -74,9 +97,9 @@ export class Replication {
         await turn
         if (this.#closed) return
         this.#wire.stream.on('data', () => {
-          this.heardAt = performance.now()
+          this.#heardAt = performance.now()
         })
-        this.heardAt = performance.now()
+        this.#heardAt = performance.now()
         this.#streaming = true
         // From 0/0: the slot decides where the stream begins.
         await client.query(
@@ -111,12 +134,15 @@ export class Replication {
 
   /** Stops reading the socket: the server waits, and holds what it has not sent. */
   pause(): void {
-    if (this.#streaming) this.#wire.stream.pause()
+    if (!this.#streaming) return
+    this.#paused = true
+    this.#wire.stream.pause()
   }
 
   resume(): void {
     if (!this.#streaming || this.#closed) return
-    this.heardAt = performance.now()
+    this.#paused = false
+    this.#heardAt = performance.now()
     this.#wire.stream.resume()
   }
 

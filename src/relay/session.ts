@@ -40,6 +40,7 @@ import type { HeadOwnership } from './sink/head-ownership.js'
 import { HeadTakeover } from './sink/head-takeover.js'
 import { chainStart, isOfOlderTimeline, recordPhantom, type ServerWal } from './sink/server-wal.js'
 import { foreignRow, requireConfiguredTable, skippedTables, verifyTable } from './table.js'
+import { describeDecoding, observeWalsender, WALSENDER_LIMITS, WalsenderMonitor } from './walsender-monitor.js'
 
 /**
  * One run as leader: a replication connection that takes the advisory lock and then streams, so that the lock and the
@@ -59,6 +60,7 @@ const CONFIRM_EVERY = 1_000
 const LAST_CONFIRM = 1_000
 const PROBE_EVERY = 1_000
 const CATALOG_EVERY = 2_000
+const WALSENDER_EVERY = 2_000
 
 export class Session {
   readonly #options: SessionOptions
@@ -80,6 +82,7 @@ export class Session {
   #confirmer!: Confirmer
   #server!: ServerWal
   #walSenderTimeout = 0
+  #walsenderPid = 0
   #confirmedAt = performance.now()
   #taken: Lsn = 0n
   #paused = false
@@ -88,9 +91,10 @@ export class Session {
   #connected = false
   #watching = false
   #redisLimit = Number.POSITIVE_INFINITY
-  /** What Redis refuses, and what it does not keep safely enough: either holds something up. */
+  /** What Redis refuses, what it does not keep safely enough, what Postgres holds back: each holds something up. */
   #refusal: Hindrance | undefined
   #unsafe: Hindrance | undefined
+  #held: Hindrance | undefined
 
   constructor(options: SessionOptions) {
     this.#options = options
@@ -196,6 +200,7 @@ export class Session {
   async #prepare(query: Query): Promise<void> {
     this.#connected = true
     this.#walSenderTimeout = await readWalSenderTimeout(query)
+    this.#walsenderPid = Number((await query('select pg_backend_pid() as pid'))[0]?.pid)
     await query(`set idle_session_timeout = ${silenceLimit(this.#walSenderTimeout)}`)
     // Nothing else asks Postgres while Redis is waited for: without an answer, the lock may be somebody else's by now.
     const ask = () => query('select 1').catch((error) => this.#fail(error))
@@ -397,7 +402,7 @@ export class Session {
   #tell(): void {
     // A round that was under way when the session ended has nothing more to say.
     if (this.#ended.signal.aborted) return
-    const hindrance = this.#refusal ?? this.#unsafe
+    const hindrance = this.#refusal ?? this.#unsafe ?? this.#held
     const free = this.#receiver ? 'streaming' : 'starting'
     this.#options.report('active', hindrance ? 'blocked' : free, hindrance?.reason, hindrance?.message)
   }
@@ -414,15 +419,34 @@ export class Session {
 
   #startTimers(): void {
     const every = (milliseconds: number, work: () => void) => this.#timers.push(setInterval(work, milliseconds))
-    const limit = silenceLimit(this.#walSenderTimeout)
-    every(statusInterval(this.#walSenderTimeout), () => {
-      this.#replication.status(this.#confirmer.confirmed, true)
-      if (!this.#paused && performance.now() - this.#replication.heardAt > limit) {
-        this.#fail(new Error(`Postgres has been silent for ${limit} ms.`))
-      }
-    })
+    const monitor = this.#createWalsenderMonitor()
+    every(statusInterval(this.#walSenderTimeout), () => this.#replication.status(this.#confirmer.confirmed, true))
+    every(WALSENDER_EVERY, () => monitor.poll())
     every(PROBE_EVERY, () => this.#publisher?.tick(performance.now()))
     every(CONFIRM_EVERY, () => void this.#confirm())
+  }
+
+  #createWalsenderMonitor(): WalsenderMonitor {
+    const { config, metrics } = this.#options
+    return new WalsenderMonitor({
+      limits: { silence: silenceLimit(this.#walSenderTimeout), ...WALSENDER_LIMITS },
+      clock: () => performance.now(),
+      stream: this.#replication,
+      requestReply: () => this.#replication.status(this.#confirmer.confirmed, true),
+      ask: () =>
+        this.#ledger.inTurn((postgres) => observeWalsender(postgres, { pid: this.#walsenderPid, slot: config.slot })),
+      observe: {
+        decoding: (milliseconds, spilledBytes) => metrics.decoding(milliseconds / 1000, spilledBytes),
+        stillDecoding: (silentMs, spilledBytes) =>
+          this.#log.info({ silentMs: Math.round(silentMs), spilledBytes }, describeDecoding(silentMs, spilledBytes)),
+        held: (message) => {
+          if (message === undefined && !this.#held) return
+          this.#held = message === undefined ? undefined : { reason: 'standby_not_confirming', message }
+          this.#tell()
+        },
+      },
+      failed: (error) => this.#fail(error),
+    })
   }
 
   #keepalive(walEnd: Lsn, replyRequested: boolean): void {

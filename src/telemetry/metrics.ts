@@ -66,6 +66,11 @@ export function createMetrics() {
     gauge('slot_wal_status', 'What Postgres says of the WAL that the slot needs, as 1', ['status']),
     'status',
   )
+  const decodingSeconds = gauge(
+    'decoding_seconds',
+    'Time for which Postgres has been decoding without sending anything; 0 while it sends',
+  )
+  const spilled = gauge('slot_spilled_bytes', 'Bytes that decoding for the slot wrote to disk, as Postgres counts them')
   const openIncidents = gauge('open_incidents', 'Incidents that wait for somebody', ['kind'])
   const streamLabel = bounded(MOST_STREAMS)
   const setDurability = oneHot(
@@ -78,7 +83,7 @@ export function createMetrics() {
     gauge('state', 'Its state, as 1', ['state']),
   )
   const forgetSlot = () => {
-    for (const size of [retained, lag, safe]) size.remove()
+    for (const size of [retained, lag, safe, decodingSeconds, spilled]) size.remove()
     setWalStatus(undefined)
   }
   /** Who kept what it saw while it was active would tell yesterday's news, and a 0 would be a lie. */
@@ -124,6 +129,10 @@ export function createMetrics() {
       retained.set(sizes.retainedBytes)
       lag.set(sizes.lagBytes)
       safe.set(sizes.safeBytes ?? Number.POSITIVE_INFINITY)
+    },
+    decoding(seconds: number, spilledBytes: number): void {
+      decodingSeconds.set(seconds)
+      spilled.set(spilledBytes)
     },
     errors: counter('errors_total', 'Errors by where they came from and what they were', ['target', 'code']),
     sessions: counter('sessions_total', 'Sessions begun as the active relay'),

@@ -115,6 +115,11 @@ export const CASES: AlertCase[] = [
     wrong: { [active('outrider_blocked_seconds_total', 'reason="redis_oom"')]: turning('_', '0+60') },
   },
   {
+    alert: 'OutriderBlocked',
+    what: 'Postgres waits for a standby that is away',
+    wrong: { [active('outrider_blocked_seconds_total', 'reason="standby_not_confirming"')]: turning('_', '0+60') },
+  },
+  {
     alert: 'OutriderEventsLate',
     what: 'one in a hundred takes a minute',
     wrong: { [LATENCY('0.1')]: turning('0+100', `${100 * BEFORE}+90`) },

@@ -203,6 +203,25 @@ describe('one thing wrong is one finding, and its statement mends it:', () => {
   })
 })
 
+test('a standby slot that confirms nothing holds up the relay, and is named until the setting leaves it out', async (context) => {
+  const [row] = await postgres.query<{ version: number }>(
+    "select current_setting('server_version_num')::int as version",
+  )
+  if (row!.version < 170_000) context.skip('synchronized_standby_slots exists in PostgreSQL 17 and later')
+  await client.query("select pg_create_physical_replication_slot('away')")
+  await postgres.set({ synchronized_standby_slots: 'away, nowhere' })
+  const { open, findings } = await look()
+  expect(open).toContain('standby-slots')
+  const finding = findings.find(({ id }) => id === 'standby-slots')!
+  expect(finding).toMatchObject({
+    level: 'blocker',
+    is: expect.stringMatching(/away, which is inactive, and nowhere, which is missing/),
+  })
+  await paste(client, finding.fix[0]!.text)
+  await until(async () => !(await look()).open.includes('standby-slots'))
+  await client.query("select pg_drop_replication_slot('away')")
+})
+
 test('a database without the schema, and one whose schema is older', async () => {
   const other = await postgres.createDatabase()
   try {

@@ -1,0 +1,140 @@
+import type pg from 'pg'
+import { expect, type TestContext } from 'vitest'
+import { postgresOptions } from '../../src/postgres/connect.js'
+import { Replication } from '../../src/postgres/replication.js'
+import { observeWalsender, WALSENDER_LIMITS, WalsenderMonitor } from '../../src/relay/walsender-monitor.js'
+import { needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
+import { test } from './fixture.js'
+import type { Scenario } from './scenario.js'
+
+/** A stream of the scenario's slot, as the relay's role, watched with short limits. */
+async function watched(s: Scenario, { onTestFinished }: Pick<TestContext, 'onTestFinished'>, url?: string) {
+  const state = await s.database.connect({ user: `relay_${s.database.name}` })
+  const replication = new Replication(
+    await postgresOptions(
+      { url: url ?? (s.env.OUTRIDER_POSTGRES_URL as string), connectTimeout: 5_000 },
+      'outrider test',
+    ),
+  )
+  const seen = { failed: '', longest: 0, spilled: 0, reports: 0, messages: 0 }
+  let pid = 0
+  const streaming = replication
+    .run(s.slot, 'outrider', {
+      prepare: async (query) => {
+        pid = Number((await query('select pg_backend_pid() as pid'))[0]?.pid)
+      },
+      message: () => {
+        seen.messages += 1
+      },
+      keepalive: (_walEnd, replyRequested) => {
+        if (replyRequested) replication.status(0n)
+      },
+    })
+    .catch(() => {})
+  const monitor = new WalsenderMonitor({
+    limits: { ...WALSENDER_LIMITS, silence: 200, report: 100 },
+    clock: () => performance.now(),
+    stream: replication,
+    ask: () => observeWalsender(state, { pid, slot: s.slot }),
+    requestReply: () => replication.status(0n, true),
+    observe: {
+      decoding: (silence) => {
+        seen.longest = Math.max(seen.longest, silence)
+      },
+      stillDecoding: (_silence, spilled) => {
+        seen.reports += 1
+        seen.spilled = Math.max(seen.spilled, spilled)
+      },
+      held: () => {},
+    },
+    failed: (error) => {
+      seen.failed ||= String(error)
+    },
+  })
+  await s.walsender()
+  const timer = setInterval(() => {
+    replication.status(0n, true)
+    monitor.poll()
+  }, 50)
+  onTestFinished(async () => {
+    clearInterval(timer)
+    replication.destroy()
+    await streaming
+    await state.end()
+  })
+  return { seen }
+}
+
+/** One transaction with so many subtransactions, in a table that is not published. */
+const subtransactions = async (postgres: pg.Client, count: number): Promise<void> => {
+  await postgres.query('create table elsewhere (n int)')
+  await postgres.query(
+    `do $$ begin for n in 1..${count} loop
+       begin insert into elsewhere values (n); exception when others then null; end;
+     end loop; end $$`,
+  )
+}
+
+test.concurrent('a walsender that decodes subtransactions of another table is silent and kept, and what it spills is told', async ({
+  scenario,
+  onTestFinished,
+}) => {
+  const s = await scenario()
+  await s.postgres.query(`alter role relay_${s.database.name} set logical_decoding_work_mem = '64kB'`)
+  await subtransactions(s.postgres, 2_000)
+  await s.insert('orders')
+  const { seen } = await watched(s, { onTestFinished })
+  await until(() => seen.messages > 0, { timeout: 50_000, message: () => `the row: ${JSON.stringify(seen)}` })
+  expect(seen.failed).toBe('')
+  expect(seen.longest).toBeGreaterThan(200)
+  expect(seen.reports).toBeGreaterThan(0)
+  expect(seen.spilled).toBeGreaterThan(0)
+})
+
+test.concurrent('a stream that is half-open is given up, however long wal_sender_timeout is', async ({
+  scenario,
+  onTestFinished,
+}) => {
+  const s = await scenario()
+  await s.postgres.query(`alter role relay_${s.database.name} set wal_sender_timeout = '10min'`)
+  const direct = s.env.OUTRIDER_POSTGRES_URL as string
+  const proxy = await startProxy(Number(new URL(direct).port))
+  onTestFinished(() => proxy.close())
+  const { seen } = await watched(s, { onTestFinished }, proxy.url(direct))
+  await s.insert('orders')
+  await until(() => seen.messages > 0)
+  expect(seen.failed).toBe('')
+  proxy.swallow('down')
+  await until(() => seen.failed !== '', { timeout: 5_000 })
+  expect(seen.failed).toMatch(/idle and was asked to answer/)
+})
+
+test.concurrent('a standby slot that is missing holds back the stream: the relay says so, and continues after a reload', async ({
+  scenario,
+  skip,
+  onTestFinished,
+}) => {
+  needsProcess({ skip })
+  const server = await startPostgres()
+  onTestFinished(() => server.remove())
+  const [{ version }] = (await server.query("select current_setting('server_version_num')::int as version")) as [
+    { version: number },
+  ]
+  if (version < 170_000) skip('synchronized_standby_slots exists in PostgreSQL 17 and later')
+  const s = await scenario({ database: await server.createDatabase() })
+  const relay = await s.relay()
+  await relay.streaming()
+  const slot = async (name: string) => s.postgres.query('select pg_create_physical_replication_slot($1)', [name])
+  await slot('standby_1')
+  // Nobody reads it: it confirms nothing.
+  await server.set({ synchronized_standby_slots: 'standby_1' })
+  const id = await s.insert('orders')
+  await relay.is({ role: 'active', state: 'blocked', reason: 'standby_not_confirming' })
+  expect((await relay.status())?.message).toMatch(/synchronized_standby_slots .*standby_1 is inactive/)
+  expect(await s.ids('orders')).toEqual([])
+  expect(await relay.metric('outrider_blocked_seconds_total{reason="standby_not_confirming"}')).toBeGreaterThan(0)
+  await server.set({ synchronized_standby_slots: null })
+  await until(async () => (await s.ids('orders')).includes(id))
+  await relay.streaming()
+  expect(await relay.metric('outrider_sessions_total')).toBe(1)
+})
