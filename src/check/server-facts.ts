@@ -44,6 +44,8 @@ const SETTINGS = [
   'idle_replication_slot_timeout',
   'synchronous_standby_names',
   'synchronized_standby_slots',
+  'transaction_timeout',
+  'idle_session_timeout',
   'default_transaction_read_only',
 ]
 

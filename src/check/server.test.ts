@@ -91,6 +91,9 @@ test.each<[Partial<ServerFacts['settings']>, string[]]>([
   [{ wal_sender_timeout: setting('3600000') }, ['warning wal-sender-timeout']],
   [{ idle_replication_slot_timeout: setting('3600') }, ['warning idle-slot-timeout']],
   [{ idle_replication_slot_timeout: setting('0') }, []],
+  [{ transaction_timeout: setting('30000') }, ['info transaction-timeout']],
+  [{ idle_session_timeout: setting('60000') }, ['info idle-session-timeout']],
+  [{ transaction_timeout: setting('0'), idle_session_timeout: setting('0') }, []],
 ])('settings %j give %j', (settings, expected) => {
   expect(brief(judge({ settings: { ...SETTINGS, ...settings } as ServerFacts['settings'] }))).toEqual(expected)
 })

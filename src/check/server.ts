@@ -3,6 +3,7 @@ import { canDecode, decodableLevels } from '../postgres/wal-level.js'
 import { blocker, type Finding, info, type Judgement, onShell, warning } from './finding.js'
 import { logicalFix, settingFix } from './provider.js'
 import type { ServerFacts } from './server-facts.js'
+import { judgeSessionTimeouts } from './session-timeouts.js'
 import { matchesStandby, parseStandbyNames, withoutStandby } from './standby-names.js'
 
 /** What of the relay matters here: its slot may be there already, and be in use. */
@@ -54,6 +55,7 @@ export function judgeServer(facts: ServerFacts, slot: OwnSlot, before?: BeforeSe
     idleSlotTimeout(facts),
     synchronousStandbys(facts, slot),
     readOnly(facts),
+    ...judgeSessionTimeouts(facts),
     ...preparedTransactions(facts),
     ...longTransactions(facts, slot),
   ].filter((finding) => finding !== undefined)

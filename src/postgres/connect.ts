@@ -11,6 +11,10 @@ const PINNED = '-c DateStyle=ISO -c TimeZone=UTC -c IntervalStyle=postgres -c ex
 /** Long enough not to wake idle links, short enough to notice a vanished peer before a TCP retransmission gives up. */
 const KEEPALIVE_AFTER_MS = 10_000
 
+/** One simple statement, for servers that know the setting (PostgreSQL 17 and later) and for those that do not. */
+export const NO_TRANSACTION_TIMEOUT =
+  "select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'"
+
 /** Options for a `pg` client, also for one that replicates. The password is asked for when the server wants it. */
 export async function postgresOptions(config: PostgresConfig, applicationName: string): Promise<pg.ClientConfig> {
   const url = parsePostgresUrl(config.url)

@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import type { PostgresConfig } from '../config/schema.js'
 import { type Checkpoint, saveCheckpoint, takeCheckpoint } from '../postgres/checkpoints.js'
-import { connectPostgres, endPostgres } from '../postgres/connect.js'
+import { connectPostgres, endPostgres, NO_TRANSACTION_TIMEOUT } from '../postgres/connect.js'
 import { type Head, saveProgress } from '../postgres/heads.js'
 import { openIncidents } from '../postgres/incidents.js'
 import type { Lineage } from '../postgres/lineage.js'
@@ -23,7 +23,8 @@ export async function connectLedger(config: PostgresConfig, name: string): Promi
   // default.
   await client.query(
     "set synchronous_commit = local; set default_transaction_read_only = off; set statement_timeout = '30s'; " +
-      "set lock_timeout = '5s'; set idle_in_transaction_session_timeout = '30s'",
+      "set lock_timeout = '5s'; set idle_in_transaction_session_timeout = '30s'; set idle_session_timeout = 0; " +
+      NO_TRANSACTION_TIMEOUT,
   )
   const { rows } = await client.query('select pg_is_in_recovery() as standby')
   if (!rows[0].standby) return client

@@ -5,7 +5,7 @@ import { pause } from '../backoff.js'
 import { type Config, partitionsOf } from '../config/schema.js'
 import { Envelope } from '../event/envelope.js'
 import { partitionsKey } from '../event/names.js'
-import { connectFailure, endPostgres, postgresOptions } from '../postgres/connect.js'
+import { connectFailure, endPostgres, NO_TRANSACTION_TIMEOUT, postgresOptions } from '../postgres/connect.js'
 import { type Head, loadHeads } from '../postgres/heads.js'
 import { currentLineage, type Lineage } from '../postgres/lineage.js'
 import { formatLsn, type Lsn, parseLsn } from '../postgres/lsn.js'
@@ -202,6 +202,8 @@ export class Session {
     this.#walSenderTimeout = await readWalSenderTimeout(query)
     this.#walsenderPid = Number((await query('select pg_backend_pid() as pid'))[0]?.pid)
     await query(`set idle_session_timeout = ${silenceLimit(this.#walSenderTimeout)}`)
+    // A large transaction is decoded in one transaction of the walsender.
+    await query(NO_TRANSACTION_TIMEOUT)
     // Nothing else asks Postgres while Redis is waited for: without an answer, the lock may be somebody else's by now.
     const ask = () => query('select 1').catch((error) => this.#fail(error))
     const beat = setInterval(ask, statusInterval(this.#walSenderTimeout))

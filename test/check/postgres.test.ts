@@ -222,6 +222,22 @@ test('a standby slot that confirms nothing holds up the relay, and is named unti
   await client.query("select pg_drop_replication_slot('away')")
 })
 
+test('time-outs that are set for the role are named, and do not hold for the relay', async () => {
+  await client.query(`alter role ${role} set idle_session_timeout = '5min'`)
+  const [row] = await postgres.query<{ version: number }>(
+    "select current_setting('server_version_num')::int as version",
+  )
+  const since17 = row!.version >= 170_000
+  if (since17) await client.query(`alter database ${database.name} set transaction_timeout = '30s'`)
+  const { open, findings } = await look()
+  expect(open).toEqual([])
+  const named = findings.filter(({ id }) => id.endsWith('-timeout')).map(({ is }) => is)
+  expect(named).toEqual([
+    ...(since17 ? ['transaction_timeout is 30000 ms (set by: database)'] : []),
+    'idle_session_timeout is 300000 ms (set by: user)',
+  ])
+})
+
 test('a database without the schema, and one whose schema is older', async () => {
   const other = await postgres.createDatabase()
   try {

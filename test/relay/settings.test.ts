@@ -2,7 +2,7 @@ import pg from 'pg'
 import { expect } from 'vitest'
 import { type SetupOptions, setUp } from '../../src/postgres/setup.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
-import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
+import { needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
 import { TOO_LOW } from '../support/wal-level.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
@@ -58,6 +58,42 @@ test.concurrent('synchronous_standby_names that match everybody, and read-only b
   expect(await server.query('select sync_state from pg_stat_replication')).toEqual([{ sync_state: 'sync' }])
   const { rows } = await env.postgres.query('select count(*)::int as heads from outrider.head')
   expect(rows).toEqual([{ heads: 1 }])
+})
+
+test.concurrent('time-outs of the role for transactions and idle sessions end neither a large transaction nor a quiet relay', async ({
+  createEnv,
+  onTestFinished,
+}) => {
+  const env = await createEnv()
+  const { rows } = await env.postgres.query("select from pg_settings where name = 'transaction_timeout'")
+  if (rows.length > 0) await env.postgres.query(`alter role ${role(env)} set transaction_timeout = '700ms'`)
+  // Shorter than the pauses between two looks at the slot.
+  await env.postgres.query(`alter role ${role(env)} set idle_session_timeout = '700ms'`)
+  const url = env.variables.OUTRIDER_REDIS_URL as string
+  const proxy = await startProxy(Number(new URL(url).port))
+  onTestFinished(() => proxy.close())
+  const relay = await env.relay({ OUTRIDER_REDIS_URL: proxy.url(url) })
+  await relay.streaming()
+  // More than the relay and the sockets hold: the walsender waits in the middle of its transaction.
+  proxy.pause()
+  await env.postgres.query(
+    `insert into outrider.outbox (stream, type, data)
+     select 'orders', 'test.happened', to_json(repeat('x', 500000)) from generate_series(1, 60)`,
+  )
+  const waits = "select from pg_stat_activity where pid = $1 and wait_event = 'WalSenderWriteData'"
+  const walsender = await env.walsender()
+  let since = performance.now()
+  await until(
+    async () => {
+      if ((await env.postgres.query(waits, [walsender])).rowCount === 0) since = performance.now()
+      return performance.now() - since > 1_500
+    },
+    { message: () => `the walsender to wait for the relay\n${relay.tail()}` },
+  )
+  proxy.resume()
+  await until(async () => (await env.ids('orders')).length === 60, { timeout: 30_000 })
+  expect(await env.walsender()).toBe(walsender)
+  expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
 test.concurrent('without the attribute REPLICATION the relay says so, stays alive, and goes on once it has it', async ({
