@@ -73,6 +73,10 @@ export class Confirmer {
   async round(now: number): Promise<void> {
     const taken = this.#options.take()
     if (taken) this.#waiting.push({ ...taken, takenAt: now })
+    // Nothing was published since the last barrier: every row up to here was proven by it, and Redis has nothing to add.
+    const published = this.#waiting.findIndex(({ heads }) => heads.size > 0)
+    const proven = this.#waiting.splice(0, published < 0 ? this.#waiting.length : published).at(-1)
+    if (proven) await this.#settle(proven)
     if (this.#waiting.length === 0) return
     try {
       this.#level = await this.#chosen(now)
@@ -98,9 +102,13 @@ export class Confirmer {
       }
       return
     }
-    await this.#options.save(due.lsn, due.heads)
-    this.#confirmed = due.lsn
-    this.#options.confirm(due.lsn)
+    await this.#settle(due)
+  }
+
+  async #settle({ lsn, heads }: Pending): Promise<void> {
+    await this.#options.save(lsn, heads)
+    this.#confirmed = lsn
+    this.#options.confirm(lsn)
   }
 
   /** Everything that may be confirmed now, as one. */

@@ -70,6 +70,8 @@ export class Publisher {
   #deadline = REPLY_DEADLINE
   #repliedAt = 0
   #recovering: Promise<void> | undefined
+  /** Nothing is appended before: rows wait. */
+  #released = false
   #rejecting: Promise<void> = Promise.resolve()
   /** Streams whose head lies above the start of their chain, by the head's position: its row is still to come again. */
   readonly #unmet = new Map<Position, Lane[]>()
@@ -85,6 +87,12 @@ export class Publisher {
   start(): Promise<void> {
     this.#recovering = this.#recover()
     return this.#recovering
+  }
+
+  /** The heads of all streams that were published to are taken over and sound: what waits is appended from here on. */
+  release(): void {
+    this.#released = true
+    for (const lane of this.lanes.values()) this.#pump(lane)
   }
 
   /** The connection of the running epoch; undefined between two. */
@@ -176,7 +184,7 @@ export class Publisher {
   /** Looks after deadlines, and after the streams where nothing flows: a loss is found there too. */
   tick(now: number): void {
     const client = this.#client
-    if (client === undefined) return
+    if (client === undefined || !this.#released) return
     for (const lane of this.lanes.values()) {
       const oldest = lane.inFlight > 0 ? lane.batches[0] : undefined
       if (oldest && now - this.#waitingSince(oldest) > this.#deadline) {
@@ -202,7 +210,7 @@ export class Publisher {
 
   #pump(lane: Lane): void {
     const client = this.#client
-    if (client === undefined || lane.batches.length + lane.undecided.length === 0) return
+    if (client === undefined || !this.#released || lane.batches.length + lane.undecided.length === 0) return
     if (lane.state === 'open') {
       while (lane.keeping === 0 && lane.inFlight < WINDOW && lane.inFlight < lane.batches.length)
         this.#send(client, lane)

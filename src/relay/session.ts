@@ -90,6 +90,8 @@ export class Session {
   #round: Promise<void> | undefined
   #connected = false
   #watching = false
+  /** Every saved head was taken over. */
+  #ownsHeads = false
   #redisLimit = Number.POSITIVE_INFINITY
   /** What Redis refuses, what it does not keep safely enough, what Postgres holds back: each holds something up. */
   #refusal: Hindrance | undefined
@@ -204,7 +206,7 @@ export class Session {
     await query(`set idle_session_timeout = ${silenceLimit(this.#walSenderTimeout)}`)
     // A large transaction is decoded in one transaction of the walsender.
     await query(NO_TRANSACTION_TIMEOUT)
-    // Nothing else asks Postgres while Redis is waited for: without an answer, the lock may be somebody else's by now.
+    // Nothing else is asked here while the session prepares: without an answer, the lock may be another relay's.
     const ask = () => query('select 1').catch((error) => this.#fail(error))
     const beat = setInterval(ask, statusInterval(this.#walSenderTimeout))
     try {
@@ -266,15 +268,6 @@ export class Session {
     // Also while Redis is waited for: WAL piles up, and what is lost meanwhile must be seen. From here on the connection
     // is shared, and whoever wants it waits for the ledger's turn.
     this.#timers.push(setInterval(() => void this.#watchCatalog(), CATALOG_EVERY))
-    await this.#publisher.start()
-    this.#ended.signal.throwIfAborted()
-    await this.#takeOverHeads(this.#publisher, ownership)
-    alive.start(() => this.#publisher?.client)
-    metrics.sessions.inc()
-    this.#log.info(
-      { slot: config.slot, lineage: lineage.lineage, timeline, confirmed: lineage.confirmedLsn },
-      'session began',
-    )
     this.#receiver = new Receiver({
       router: new Router(config.outbox, partitions, tables),
       progress: this.#progress,
@@ -288,8 +281,32 @@ export class Session {
       },
     })
     this.#receiver.redisLimit = this.#redisLimit
-    this.#tell()
     this.#startTimers()
+    void this.#beginPublishing(this.#publisher, ownership, alive)
+  }
+
+  /**
+   * Beside the stream, which does not wait for Redis: an idle outbox is confirmed meanwhile, so that it holds no WAL, and
+   * rows wait in memory. Nothing is appended before every saved head is taken over and found sound.
+   */
+  async #beginPublishing(publisher: Publisher, ownership: HeadOwnership, alive: AliveKey): Promise<void> {
+    const { config, metrics } = this.#options
+    const { lineage, confirmedLsn } = this.#lineage
+    try {
+      await publisher.start()
+      this.#ended.signal.throwIfAborted()
+      await this.#takeOverHeads(publisher, ownership)
+      this.#ended.signal.throwIfAborted()
+      alive.start(() => publisher.client)
+      this.#ownsHeads = true
+      publisher.release()
+      metrics.sessions.inc()
+      this.#tell()
+      const timeline = this.#server.history.current
+      this.#log.info({ slot: config.slot, lineage, timeline, confirmed: confirmedLsn }, 'session began')
+    } catch (error) {
+      this.#fail(error)
+    }
   }
 
   async #connect(): Promise<pg.Client> {
@@ -405,8 +422,8 @@ export class Session {
     // A round that was under way when the session ended has nothing more to say.
     if (this.#ended.signal.aborted) return
     const hindrance = this.#refusal ?? this.#unsafe ?? this.#held
-    const free = this.#receiver ? 'streaming' : 'starting'
-    this.#options.report('active', hindrance ? 'blocked' : free, hindrance?.reason, hindrance?.message)
+    const state = hindrance ? 'blocked' : this.#ownsHeads ? 'streaming' : 'starting'
+    this.#options.report('active', state, hindrance?.reason, hindrance?.message)
   }
 
   async #takeOverHeads(publisher: Publisher, ownership: HeadOwnership): Promise<void> {
@@ -474,14 +491,18 @@ export class Session {
 
   /** One round of confirming, unless one is under way. */
   #confirm(): Promise<void> {
-    this.#round ??= this.#confirmer
-      .round(performance.now())
-      .then(() => this.#ledger.checkpoint(this.#confirmer.confirmed, performance.now()))
+    this.#round ??= this.#runRound()
       .catch((error) => this.#fail(error))
       .finally(() => {
         this.#round = undefined
       })
     return this.#round
+  }
+
+  async #runRound(): Promise<void> {
+    await this.#confirmer.round(performance.now())
+    // A checkpoint says what was published by then: none before the heads are known to say the same.
+    if (this.#ownsHeads) await this.#ledger.checkpoint(this.#confirmer.confirmed, performance.now())
   }
 
   /** Rows that cannot be published are kept in Postgres before they count as done. */

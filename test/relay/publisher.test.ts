@@ -44,6 +44,12 @@ class PublisherEnv {
   isOfOlderTimeline = false
   prepare: PublisherOptions['prepare'] = async () => {}
 
+  /** With no heads to take over. */
+  async start(): Promise<void> {
+    await this.publisher.start()
+    this.publisher.release()
+  }
+
   constructor() {
     this.publisher = new Publisher({
       lineage: LINEAGE,
@@ -130,7 +136,7 @@ it.each([
     },
   ],
 ])('a chain that begins at the head takes a replay from below it, and what is new %s', async (_, between) => {
-  await env.publisher.start()
+  await env.start()
   const old = { key: KEY, session: 'new', previous: ZERO_POSITION, events: events(1, 9) }
   const { head } = await call(env.publisher.client as RedisClient, old)
   env.publisher.open(env.publisher.lane(KEY), head, head.position)
@@ -144,7 +150,7 @@ it.each([
 })
 
 it('the same with a phantom: a head of an older timeline, from beyond where it was left', async () => {
-  await env.publisher.start()
+  await env.start()
   const phantom = { position: at(9), id: 'phantom', fields: ['id', 'phantom'] }
   const old = { key: KEY, session: 'new', previous: ZERO_POSITION, events: [...events(1, 3), phantom] }
   const { head } = await call(env.publisher.client as RedisClient, old)
@@ -164,7 +170,7 @@ it('the same with a phantom: a head of an older timeline, from beyond where it w
 it.each(breaks)(
   'an opening that outlives the connection that %s leaves the lane of the next epoch alone',
   async (_, cut) => {
-    await env.publisher.start()
+    await env.start()
     const old = { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 4) }
     await call(env.publisher.client as RedisClient, old)
     const gates: (() => void)[] = []
@@ -212,7 +218,7 @@ it.each([
 it('a stream whose ids are exhausted in the middle of a batch: what is in it is done, only the rest is rejected', async () => {
   const last = '18446744073709551615'
   await admin.xadd(KEY, `${last}-18446744073709551613`, 'id', 'foreign')
-  await env.publisher.start()
+  await env.start()
   env.add(1, 5)
   await env.settled()
   expect(await idsIn(admin, KEY)).toEqual(['foreign', 'e1', 'e2'])
@@ -254,7 +260,7 @@ it('preparing an epoch that fails again and again leaves no connection behind', 
     attempts += 1
     if (attempts < 6) throw new Error('OOM command not allowed')
   }
-  await env.publisher.start()
+  await env.start()
   expect(attempts).toBe(6)
   const open = async () => String(await admin.client('LIST')).match(/name=publisher\b/g)?.length
   await until(async () => (await open()) === 1, { message: 'one connection, that of the epoch' })
@@ -263,7 +269,7 @@ it('preparing an epoch that fails again and again leaves no connection behind', 
 describe('the head of a session that the database did not issue', () => {
   /** A head that session `lost` left at event 4. */
   async function unrecorded(): Promise<RedisClient> {
-    await env.publisher.start()
+    await env.start()
     const client = env.publisher.client as RedisClient
     await call(client, { key: KEY, session: 'lost', previous: ZERO_POSITION, events: events(1, 4) })
     return client
@@ -310,7 +316,7 @@ describe('the head of a session that the database did not issue', () => {
 })
 
 it('a head whose stream is gone is removed only if no other session has taken it over meanwhile', async () => {
-  await env.publisher.start()
+  await env.start()
   const client = env.publisher.client as RedisClient
   await call(client, { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 4) })
   await admin.del(KEY)

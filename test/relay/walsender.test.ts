@@ -4,22 +4,21 @@ import { postgresOptions } from '../../src/postgres/connect.js'
 import { Replication } from '../../src/postgres/replication.js'
 import { observeWalsender, WALSENDER_LIMITS, WalsenderMonitor } from '../../src/relay/walsender-monitor.js'
 import { needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
-import { test } from './fixture.js'
-import type { Scenario } from './scenario.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 /** A stream of the scenario's slot, as the relay's role, watched with short limits. */
-async function watched(s: Scenario, { onTestFinished }: Pick<TestContext, 'onTestFinished'>, url?: string) {
-  const state = await s.database.connect({ user: `relay_${s.database.name}` })
+async function watched(env: RelayEnv, { onTestFinished }: Pick<TestContext, 'onTestFinished'>, url?: string) {
+  const state = await env.database.connect({ user: `relay_${env.database.name}` })
   const replication = new Replication(
     await postgresOptions(
-      { url: url ?? (s.env.OUTRIDER_POSTGRES_URL as string), connectTimeout: 5_000 },
+      { url: url ?? (env.variables.OUTRIDER_POSTGRES_URL as string), connectTimeout: 5_000 },
       'outrider test',
     ),
   )
   const seen = { failed: '', longest: 0, spilled: 0, reports: 0, messages: 0 }
   let pid = 0
   const streaming = replication
-    .run(s.slot, 'outrider', {
+    .run(env.slot, 'outrider', {
       prepare: async (query) => {
         pid = Number((await query('select pg_backend_pid() as pid'))[0]?.pid)
       },
@@ -35,7 +34,7 @@ async function watched(s: Scenario, { onTestFinished }: Pick<TestContext, 'onTes
     limits: { ...WALSENDER_LIMITS, silence: 200, report: 100 },
     clock: () => performance.now(),
     stream: replication,
-    ask: () => observeWalsender(state, { pid, slot: s.slot }),
+    ask: () => observeWalsender(state, { pid, slot: env.slot }),
     requestReply: () => replication.status(0n, true),
     observe: {
       decoding: (silence) => {
@@ -51,7 +50,7 @@ async function watched(s: Scenario, { onTestFinished }: Pick<TestContext, 'onTes
       seen.failed ||= String(error)
     },
   })
-  await s.walsender()
+  await env.walsender()
   const timer = setInterval(() => {
     replication.status(0n, true)
     monitor.poll()
@@ -76,14 +75,14 @@ const subtransactions = async (postgres: pg.Client, count: number): Promise<void
 }
 
 test.concurrent('a walsender that decodes subtransactions of another table is silent and kept, and what it spills is told', async ({
-  scenario,
+  createEnv,
   onTestFinished,
 }) => {
-  const s = await scenario()
-  await s.postgres.query(`alter role relay_${s.database.name} set logical_decoding_work_mem = '64kB'`)
-  await subtransactions(s.postgres, 2_000)
-  await s.insert('orders')
-  const { seen } = await watched(s, { onTestFinished })
+  const env = await createEnv()
+  await env.postgres.query(`alter role relay_${env.database.name} set logical_decoding_work_mem = '64kB'`)
+  await subtransactions(env.postgres, 2_000)
+  await env.insert('orders')
+  const { seen } = await watched(env, { onTestFinished })
   await until(() => seen.messages > 0, { timeout: 50_000, message: () => `the row: ${JSON.stringify(seen)}` })
   expect(seen.failed).toBe('')
   expect(seen.longest).toBeGreaterThan(200)
@@ -92,16 +91,16 @@ test.concurrent('a walsender that decodes subtransactions of another table is si
 })
 
 test.concurrent('a stream that is half-open is given up, however long wal_sender_timeout is', async ({
-  scenario,
+  createEnv,
   onTestFinished,
 }) => {
-  const s = await scenario()
-  await s.postgres.query(`alter role relay_${s.database.name} set wal_sender_timeout = '10min'`)
-  const direct = s.env.OUTRIDER_POSTGRES_URL as string
+  const env = await createEnv()
+  await env.postgres.query(`alter role relay_${env.database.name} set wal_sender_timeout = '10min'`)
+  const direct = env.variables.OUTRIDER_POSTGRES_URL as string
   const proxy = await startProxy(Number(new URL(direct).port))
   onTestFinished(() => proxy.close())
-  const { seen } = await watched(s, { onTestFinished }, proxy.url(direct))
-  await s.insert('orders')
+  const { seen } = await watched(env, { onTestFinished }, proxy.url(direct))
+  await env.insert('orders')
   await until(() => seen.messages > 0)
   expect(seen.failed).toBe('')
   proxy.swallow('down')
@@ -110,7 +109,7 @@ test.concurrent('a stream that is half-open is given up, however long wal_sender
 })
 
 test.concurrent('a standby slot that is missing holds back the stream: the relay says so, and continues after a reload', async ({
-  scenario,
+  createEnv,
   skip,
   onTestFinished,
 }) => {
@@ -121,20 +120,20 @@ test.concurrent('a standby slot that is missing holds back the stream: the relay
     { version: number },
   ]
   if (version < 170_000) skip('synchronized_standby_slots exists in PostgreSQL 17 and later')
-  const s = await scenario({ database: await server.createDatabase() })
-  const relay = await s.relay()
+  const env = await createEnv({ database: await server.createDatabase() })
+  const relay = await env.relay()
   await relay.streaming()
-  const slot = async (name: string) => s.postgres.query('select pg_create_physical_replication_slot($1)', [name])
+  const slot = async (name: string) => env.postgres.query('select pg_create_physical_replication_slot($1)', [name])
   await slot('standby_1')
   // Nobody reads it: it confirms nothing.
   await server.set({ synchronized_standby_slots: 'standby_1' })
-  const id = await s.insert('orders')
+  const id = await env.insert('orders')
   await relay.is({ role: 'active', state: 'blocked', reason: 'standby_not_confirming' })
   expect((await relay.status())?.message).toMatch(/synchronized_standby_slots .*standby_1 is inactive/)
-  expect(await s.ids('orders')).toEqual([])
+  expect(await env.ids('orders')).toEqual([])
   expect(await relay.metric('outrider_blocked_seconds_total{reason="standby_not_confirming"}')).toBeGreaterThan(0)
   await server.set({ synchronized_standby_slots: null })
-  await until(async () => (await s.ids('orders')).includes(id))
+  await until(async () => (await env.ids('orders')).includes(id))
   await relay.streaming()
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
