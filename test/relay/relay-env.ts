@@ -33,6 +33,8 @@ export interface RelayEnvOptions extends TestEnvOptions {
   partitions?: Record<string, number>
   /** A table of the team's own: its name, and the statements that create it. */
   outbox?: { table: string; create: string }
+  /** Sets the database up in place of this version, with the variables of its owner. */
+  setup?: (variables: Record<string, string>) => Promise<unknown>
 }
 
 export async function createRelayEnv(options: RelayEnvOptions = {}): Promise<RelayEnv> {
@@ -42,13 +44,21 @@ export async function createRelayEnv(options: RelayEnvOptions = {}): Promise<Rel
   const role = `relay_${database.name}`
   const postgres = await database.connect()
   if (options.outbox) await postgres.query(options.outbox.create)
-  await setUp(postgres, {
-    slot,
-    publication: 'outrider',
-    source: undefined,
-    outboxTable: options.outbox?.table ?? 'outrider.outbox',
-    partitions: new Map(Object.entries(options.partitions ?? {})),
-  })
+  if (options.setup) {
+    await options.setup({
+      OUTRIDER_POSTGRES_URL: database.url,
+      OUTRIDER_REDIS_URL: server.url,
+      OUTRIDER_SLOT: slot,
+    })
+  } else {
+    await setUp(postgres, {
+      slot,
+      publication: 'outrider',
+      source: undefined,
+      outboxTable: options.outbox?.table ?? 'outrider.outbox',
+      partitions: new Map(Object.entries(options.partitions ?? {})),
+    })
+  }
   await postgres.query(`create role ${pg.escapeIdentifier(role)} login replication in role outrider_relay`)
   const relays: RelayProcess[] = []
   const variables = {

@@ -31,6 +31,37 @@ export class Release {
     return new Release(folder)
   }
 
+  /**
+   * The tree as it was before the first of these migrations came, built. Throws where the history does not go back so far,
+   * as in a shallow clone.
+   */
+  static async before(migrations: string[]): Promise<Release> {
+    const run = async (command: string, args: string[], cwd = tree) =>
+      (await promisify(execFile)(command, args, { cwd, maxBuffer: 1 << 26 })).stdout.trim()
+    const files = migrations.map((name) => `sql/${name}.sql`)
+    const added = await run('git', ['log', '--diff-filter=A', '--reverse', '--format=%H', '--', ...files])
+    const [first] = added.split('\n')
+    // Not committed yet: then the last commit is the tree before them.
+    const commit = await run('git', ['rev-parse', '--verify', first ? `${first}^` : 'HEAD'])
+    const folder = await mkdtemp(join(tmpdir(), 'outrider-released-'))
+    const archive = join(folder, 'tree.tar')
+    await run('git', [
+      'archive',
+      '--output',
+      archive,
+      commit,
+      'src',
+      'sql',
+      'package.json',
+      'tsconfig.json',
+      'tsconfig.build.json',
+    ])
+    await run('tar', ['-xf', archive], folder)
+    await symlink(join(tree, 'node_modules'), join(folder, 'node_modules'))
+    await run('npm', ['run', '--silent', 'build'], folder)
+    return new Release(folder)
+  }
+
   get main(): string {
     return join(this.folder, 'dist/cli/main.js')
   }

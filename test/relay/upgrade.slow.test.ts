@@ -169,6 +169,45 @@ test('from one version to the next and back under load: every event once, in ord
   expect((await env.postgres.query('select from outrider.incident')).rowCount).toBe(0)
 })
 
+test('the migrations since the last release, applied under load beside its relays: no error, no incident, every event once', {
+  timeout: 240_000,
+}, async ({ createEnv, skip }) => {
+  const unreleased = known.filter(({ version }) => version > newest.serves)
+  const released = await Release.before(unreleased.map(({ name }) => name)).catch((error: Error) => error)
+  if (released instanceof Error) return skip(`the tree of the last release cannot be built: ${released.message}`)
+  onTestFinished(() => released.remove())
+  const env = await createEnv({
+    setup: async (variables) => expect(await released.run(['setup'], variables)).toMatchObject({ code: 0 }),
+  })
+  const active = await relayOf(released, env)
+  await active.streaming(30_000)
+  const relays = [active, await relayOf(released, env)]
+  const traffic = await Traffic.start(env, { every: 80 })
+  await traffic.more(100)
+
+  const next = await release('1.1.0')
+  expect(await next.run(['setup'], ownerOf(env))).toMatchObject({
+    code: 0,
+    text: expect.stringContaining(`created  schema outrider (${unreleased.map(({ name }) => name).join(', ')})`),
+  })
+  await traffic.more(200)
+  for (const relay of relays) {
+    expect(relay.logs.filter(({ level }) => level === 'error' || level === 'warn')).toEqual([])
+    expect((await relay.status())?.code).toBe(200)
+  }
+  expect((await env.postgres.query('select from outrider.session')).rowCount).toBe(1)
+
+  await roll(relays, next, env, traffic)
+  await traffic.more(100)
+  expect(await activeVersion(env)).toBe('1.1.0')
+  await traffic.finish()
+  expect((await env.postgres.query('select from outrider.incident')).rowCount).toBe(0)
+  const { rows } = await env.postgres.query(
+    "select outbox_oids = array['outrider.outbox'::regclass::oid] as known from outrider.lineage",
+  )
+  expect(rows).toEqual([{ known: true }])
+})
+
 test('a relay one migration behind the schema runs; two behind, it is refused in the same words as setup and check, and publishes nothing', async ({
   env,
 }) => {
