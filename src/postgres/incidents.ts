@@ -191,13 +191,16 @@ async function markClosed(
 }
 
 /** Each gap is held open by something that was saved; accepting the loss is to let go of exactly that. */
-async function acceptGap(client: pg.ClientBase, { id, lineage, reason, stream }: Incident): Promise<void> {
+async function acceptGap(client: pg.ClientBase, incident: Incident): Promise<void> {
+  const { id, lineage, reason, stream } = incident
   switch (reason) {
     case 'stream_behind':
       await client.query('delete from outrider.head where lineage = $1 and stream_key = $2', [lineage, stream])
       return
-    case 'publication_changed':
     case 'publication_missing':
+      await requireDecodable(client, incident)
+      return acceptPublication(client, lineage, id)
+    case 'publication_changed':
       return acceptPublication(client, lineage, id)
     case 'slot_ahead':
       return acceptSlot(client, lineage, id)
@@ -216,6 +219,22 @@ async function acceptGap(client: pg.ClientBase, { id, lineage, reason, stream }:
           'not bring back what it missed. `outrider adopt` starts a new lineage and says which events it leaves out.',
       )
   }
+}
+
+/**
+ * Before 18 pgoutput fails at the first row of this database that was written while the publication was missing. One such
+ * row is the incident itself, where the relay has opened it.
+ */
+async function requireDecodable(client: pg.ClientBase, { id, detail }: Incident): Promise<void> {
+  const { rows } = await client.query<{ version: number }>(
+    "select current_setting('server_version_num')::integer as version",
+  )
+  const { version } = rows[0]!
+  if (version >= 180_000 || 'found_by' in detail) return
+  throw new Failure(
+    `Incident ${id} cannot be closed on PostgreSQL ${Math.floor(version / 10_000)}: it cannot decode what was written while the ` +
+      'publication was missing, and the slot cannot pass it. `outrider adopt` starts a new lineage and says which events it leaves out.',
+  )
 }
 
 async function acceptPublication(client: pg.ClientBase, lineage: string, id: string): Promise<void> {

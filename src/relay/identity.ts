@@ -96,7 +96,8 @@ const WHAT: Record<string, string> = {
   slot_ahead:
     'The slot stands beyond what Outrider confirmed: somebody advanced it or made it anew, and rows may have been passed over.',
   publication_missing:
-    'The publication is gone: inserts made since then are not decoded. `outrider setup` creates it again.',
+    'The publication is gone: inserts made since then are not decoded. PostgreSQL 18 can continue once `outrider setup` has ' +
+    'created it again; 15 to 17 cannot decode past that, and `outrider adopt` starts a new lineage.',
   publication_changed: 'The publication was altered: inserts may not have been decoded meanwhile.',
   outbox_renamed:
     'The outbox table was renamed before this version ran: an earlier one may have skipped its rows since then.',

@@ -149,6 +149,11 @@ export function judge(error: unknown): Verdict {
     return { ...known, target: 'outrider', halt: true, reason: 'internal', bug: true }
   }
   const { fate, reason } = classifyPostgres(code)
+  // Before 18 the plugin looks for the publication in the catalogue of the time of each row, and fails where it was missing.
+  if (code === '42704' && message.startsWith('publication ')) {
+    known.message = `${message}, found in WAL from a time when it was missing. This version of Postgres cannot decode past that, also once the publication is there again. \`outrider adopt\` starts a new lineage and says which events it leaves out.`
+    return { ...known, target: 'postgres', halt: true, reason: 'publication_undecodable' }
+  }
   if (reason === 'setup_missing') known.message = `${message}. Run \`outrider setup\`.`
   return { ...known, target: 'postgres', halt: fate === 'halt', reason, bug: reason === 'postgres_unknown' }
 }
