@@ -1,11 +1,14 @@
 import type pg from 'pg'
 import type { Config } from '../config/schema.js'
+import { readDataLimit } from '../postgres/data-limit.js'
 import { type Applied, judgeHistory, readHistory } from '../postgres/history.js'
 import { type StoredLineage, serverIdentity, storedLineage } from '../postgres/lineage.js'
 import { type Migration, readMigrations } from '../postgres/migration.js'
+import { type OutboxColumn, readOutboxColumns } from '../postgres/outbox-columns.js'
+import { type PublishedTable, readPublishedTable } from '../postgres/published-table.js'
 import { readSlot, type Slot } from '../postgres/slot.js'
 import { type FoundSlot, findSlot } from '../postgres/slot-creation.js'
-import { parseTable } from '../postgres/table.js'
+import { childrenOf, parseTable } from '../postgres/table.js'
 
 /** What `outrider setup` leaves in a database, as far as the role may see it. */
 export interface SetupFacts {
@@ -23,8 +26,22 @@ export interface SetupFacts {
   incidents: { id: string; kind: string; reason: string; stream: string | null }[]
   /** Keys of the streams that were published to. */
   streams: string[]
-  /** Undefined: there is no such table. */
-  columns: string[] | undefined
+  /** The table that the configuration names; undefined: there is none. */
+  outbox: OutboxFacts | undefined
+  /** The table that the publication publishes, whatever its name is now. */
+  published: PublishedTable | undefined
+  /** Bytes that `data` of Outrider's own table may have; undefined without a limit. */
+  dataLimit: number | undefined
+}
+
+export interface OutboxFacts {
+  columns: OutboxColumn[]
+  /** Tables that inherit from it and are no partitions. */
+  children: string[]
+  /** Columns that it is partitioned by; null for an expression. */
+  partitionKey: (string | null)[]
+  /** A trigger refuses that a row moves to another partition. */
+  guarded: boolean
 }
 
 export interface Rights {
@@ -51,12 +68,13 @@ export async function readSetup(client: pg.ClientBase, config: Config): Promise<
     known,
     slot: slot && { ...slot, ...(await slotDetails(client, config.slot)), state: await readSlot(client, config.slot) },
     identity: await serverIdentity(client).catch(() => undefined),
-    columns: await readColumns(client, config.outbox.table),
+    outbox: await readOutbox(client, config.outbox.table),
+    dataLimit: await readDataLimit(client),
     ...(complete ? await readLineage(client, config) : NO_LINEAGE),
   }
 }
 
-const NO_LINEAGE = { lineage: undefined, publicationState: null, incidents: [], streams: [] }
+const NO_LINEAGE = { lineage: undefined, publicationState: null, incidents: [], streams: [], published: undefined }
 
 async function readLineage(client: pg.ClientBase, config: Config) {
   const lineage = await storedLineage(client, config.slot)
@@ -78,6 +96,7 @@ async function readLineage(client: pg.ClientBase, config: Config) {
     publicationState: state.rows[0]!.state,
     incidents: incidents.rows,
     streams: heads.rows.map(({ key }) => key),
+    published: await readPublishedTable(client, lineage.publication, lineage.outboxTable),
   }
 }
 
@@ -120,13 +139,22 @@ async function slotDetails(
   return { failover: rows[0]?.failover ?? undefined, invalidation: rows[0]?.invalidation ?? undefined }
 }
 
-async function readColumns(client: pg.ClientBase, table: string): Promise<string[] | undefined> {
-  const { schema, name } = parseTable(table)
-  const { rows } = await client.query<{ columns: string[] | null }>(
-    `select (select json_agg(attname) from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped) as columns
-     from pg_class as c join pg_namespace as n on n.oid = relnamespace
-     where nspname = $1 and relname = $2 and relkind in ('r', 'p')`,
-    [schema, name],
+async function readOutbox(client: pg.ClientBase, table: string): Promise<OutboxFacts | undefined> {
+  const parsed = parseTable(table)
+  const columns = await readOutboxColumns(client, parsed)
+  if (!columns) return undefined
+  const { rows } = await client.query<Omit<OutboxFacts, 'columns'>>(
+    `select ${childrenOf('c.oid')} as children,
+       (select coalesce(json_agg(attname order by place), '[]')
+        from pg_partitioned_table cross join unnest(partattrs::int2[]) with ordinality as key (attnum, place)
+        left join pg_attribute as a on a.attrelid = partrelid and a.attnum = key.attnum and key.attnum > 0
+        where partrelid = c.oid) as "partitionKey",
+       exists (
+         select from pg_trigger join pg_proc as p on p.oid = tgfoid join pg_namespace as pn on pn.oid = pronamespace
+         where tgrelid = c.oid and tgenabled <> 'D' and pn.nspname = 'outrider' and proname = 'refuse_move'
+       ) as guarded
+     from pg_class as c join pg_namespace as n on n.oid = relnamespace where nspname = $1 and relname = $2`,
+    [parsed.schema, parsed.name],
   )
-  return rows[0] && (rows[0].columns ?? [])
+  return { columns, ...rows[0]! }
 }

@@ -1,8 +1,9 @@
 import pg from 'pg'
-import { type Config, OWN_OUTBOX } from '../config/schema.js'
+import type { Config } from '../config/schema.js'
 import { judgeHistory } from '../postgres/history.js'
 import { parseTable } from '../postgres/table.js'
 import { ADOPT, blocker, type Finding, INCIDENTS, inConfiguration, info, isOpen, onShell, SETUP } from './finding.js'
+import { isMapped, judgeOutbox, judgeRecorded } from './outbox.js'
 import { replicationFix } from './provider.js'
 import type { Link, ServerFacts } from './server-facts.js'
 import type { SetupFacts } from './setup-facts.js'
@@ -10,7 +11,7 @@ import { judgeSlot, slotTaken } from './slot.js'
 
 /** What `outrider setup` does not bring: the right to replicate, and a table of the team's own. Pure. */
 export function judgeGiven(facts: SetupFacts, server: ServerFacts, link: Link, config: Config): Finding[] {
-  const findings = [replication(facts, server, link), isMapped(config) ? outbox(facts, config) : undefined]
+  const findings = [replication(facts, server, link), ...(isMapped(config) ? judgeOutbox(facts, config) : [])]
   return findings.filter((finding) => finding !== undefined)
 }
 
@@ -19,11 +20,9 @@ export function judgeSetup(facts: SetupFacts, server: ServerFacts, config: Confi
   const findings = [tables(facts, server), migrations(facts)]
   const whole = !findings.some((finding) => finding && isOpen(finding))
   if (whole) findings.push(...judgeLineage(facts, server, config))
-  if (facts.rights.schema && !isMapped(config)) findings.push(outbox(facts, config))
+  if (facts.rights.schema && !isMapped(config)) findings.push(...judgeOutbox(facts, config))
   return findings.filter((finding) => finding !== undefined)
 }
-
-const isMapped = ({ outbox }: Config): boolean => outbox.table !== OWN_OUTBOX.table
 
 /** What the server answers counts for more than what the catalogue says. */
 function replication({ rights }: SetupFacts, { role, provider }: ServerFacts, link: Link): Finding | undefined {
@@ -112,7 +111,8 @@ function judgeLineage(facts: SetupFacts, server: ServerFacts, config: Config): (
     ...fixedSettings(facts, config),
     sameServer(facts),
     ...judgeSlot(facts, server, config),
-    publication(facts, config),
+    publication(facts, server, config),
+    ...judgeRecorded(facts, config),
     ...incidents(facts),
   ]
 }
@@ -127,11 +127,13 @@ const noLineage = (config: Config): Finding =>
   })
 
 /** What is fixed for the life of a lineage. */
-function fixedSettings({ lineage }: SetupFacts, config: Config): Finding[] {
+function fixedSettings({ lineage, published }: SetupFacts, config: Config): Finding[] {
+  // The same table under its new name: setup records it.
+  const renamed = published?.table === config.outbox.table && lineage?.outboxOids.includes(published.oid)
   const pairs: [string, string | undefined, string | undefined][] = [
     ['OUTRIDER_SOURCE', lineage?.source, config.source],
     ['OUTRIDER_PUBLICATION', lineage?.publication, config.publication],
-    ['outbox.table', lineage?.outboxTable, config.outbox.table],
+    ['outbox.table', renamed ? undefined : lineage?.outboxTable, config.outbox.table],
   ]
   return pairs.flatMap(([name, stored, configured]) => {
     if (stored === undefined || configured === undefined || stored === configured) return []
@@ -157,15 +159,19 @@ function sameServer({ lineage, identity }: SetupFacts): Finding | undefined {
   })
 }
 
-function publication({ lineage, publicationState, incidents }: SetupFacts, config: Config): Finding | undefined {
+function publication(
+  { lineage, publicationState, incidents }: SetupFacts,
+  { version }: ServerFacts,
+  config: Config,
+): Finding | undefined {
   if (!lineage || publicationState === lineage.publicationState) return undefined
   if (publicationState === null) {
     return blocker({
       id: 'publication-missing',
       is: `no publication ${lineage.publication}`,
       expected: `one for ${lineage.outboxTable}`,
-      why: 'inserts made without it are not decoded',
-      fix: [SETUP, INCIDENTS],
+      why: `inserts made without it are not decoded${version < 180_000 ? ', and this version cannot decode past that' : ''}`,
+      fix: version < 180_000 ? [ADOPT] : [SETUP, INCIDENTS],
     })
   }
   // Decided on there, and closed.
@@ -203,35 +209,3 @@ const incidents = ({ incidents }: SetupFacts): Finding[] =>
       fix: [onShell(`outrider incidents show ${id}\noutrider incidents close ${id}`)],
     }),
   )
-
-function outbox({ columns }: SetupFacts, config: Config): Finding | undefined {
-  const { outbox } = config
-  if (columns === undefined) {
-    if (!isMapped(config)) return undefined
-    return blocker({
-      id: 'outbox-table-missing',
-      is: `no table ${outbox.table}`,
-      expected: 'the table that outbox.table names; upper and lower case count',
-      why: 'there is nothing to publish from',
-      fix: [inConfiguration('outbox:\n  table: <schema>.<table>')],
-    })
-  }
-  const inTemplate = [...outbox.stream.matchAll(/\{([^{}\s]+)\}/g)].map(([, column]) => column as string)
-  const wanted = new Map<string, string>([
-    ...inTemplate.map((column): [string, string] => [column, 'outbox.stream']),
-    ...Object.entries(outbox.columns).map(([key, column]): [string, string] => [column, `outbox.columns.${key}`]),
-  ])
-  const missing = [...wanted].filter(([column]) => !columns.includes(column))
-  if (missing.length === 0) return undefined
-  return blocker({
-    id: 'outbox-column-missing',
-    is: `${outbox.table} has no column ${missing.map(([column, setting]) => `${column} (${setting})`).join(', ')}`,
-    expected: `columns that are there: ${columns.join(', ')}`,
-    why: 'the relay reads the event from them',
-    fix: [
-      inConfiguration(
-        `outbox:\n  columns:\n    ${missing.map(([, setting]) => `${setting.split('.').at(-1)}: <column>`).join('\n    ')}`,
-      ),
-    ],
-  })
-}

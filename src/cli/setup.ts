@@ -99,6 +99,8 @@ function optionsOf(config: Config): SetupOptions {
     publication: config.publication,
     source: config.source,
     outboxTable: config.outbox.table,
+    mapping: config.outbox,
+    maxEventBytes: config.maxEventBytes,
     partitions: partitionsOf(config.streams),
   }
 }

@@ -1,6 +1,7 @@
 import type pg from 'pg'
-import { OWN_OUTBOX } from '../config/schema.js'
+import { type OutboxMapping, OWN_OUTBOX } from '../config/schema.js'
 import { ExitCode, Failure } from '../failure.js'
+import { limitData } from './data-limit.js'
 import { type Granted, type Grants, grantRoles } from './grants.js'
 import { openIncident } from './incidents.js'
 import {
@@ -13,6 +14,7 @@ import {
   storedLineage,
 } from './lineage.js'
 import { migrate } from './migrate.js'
+import { requireColumns } from './outbox-columns.js'
 import { fixPartitions } from './partitions.js'
 import { ensurePublication } from './publication.js'
 import { readPublishedTable, recordPublishedTable } from './published-table.js'
@@ -27,6 +29,10 @@ export interface SetupOptions {
   source: string | undefined
   /** `schema.table` */
   outboxTable: string
+  /** How rows become events: the columns are looked at where it is given. */
+  mapping?: OutboxMapping
+  /** Bytes that `data` of Outrider's own table may have; undefined leaves it as it is. */
+  maxEventBytes?: number
   /** Streams to be partitioned. */
   partitions: ReadonlyMap<string, number>
   grants?: Grants
@@ -64,9 +70,11 @@ export async function setUp(client: pg.ClientBase, options: SetupOptions): Promi
 
   const table = parseTable(options.outboxTable)
   await requirePublishable(client, table)
+  if (options.mapping) await requireColumns(client, options.mapping, table)
   // Before the slot, which may wait long: a relay that was started meanwhile reads the schema to see how far this is.
   const grants = await grantRoles(client, options.grants ?? {})
   if (options.outboxTable !== OWN_OUTBOX.table) await grantReading(client, table)
+  else if (options.maxEventBytes !== undefined) await limitData(client, options.maxEventBytes)
   const streams = await fixPartitions(client, options.partitions)
   const publication = await ensurePublication(client, options.publication, table)
   const report = { migrations: applied, newer, grants, publication, streams }

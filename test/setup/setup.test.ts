@@ -289,7 +289,8 @@ describe('a database that is set up', () => {
 })
 
 describe("a team's own table", () => {
-  const mapped = { outbox: { ...OWN_OUTBOX, table: 'Shop.outbox_events' } }
+  const outbox = { table: 'Shop.outbox_events', stream: 'events', columns: { id: 'id', type: 'type' } }
+  const mapped = { outbox }
 
   beforeEach(async () => {
     await client.query('create schema "Shop"')

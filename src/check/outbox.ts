@@ -1,0 +1,154 @@
+import pg from 'pg'
+import { type Config, OWN_OUTBOX } from '../config/schema.js'
+import { missingColumns, unfitColumns } from '../postgres/outbox-columns.js'
+import { parseTable } from '../postgres/table.js'
+import { blocker, type Finding, inConfiguration, onShell, SETUP, warning } from './finding.js'
+import type { SetupFacts } from './setup-facts.js'
+
+export const isMapped = ({ outbox }: Config): boolean => outbox.table !== OWN_OUTBOX.table
+
+/** The table and its columns, as far as the mapping needs them; before setup, too. Pure. */
+export function judgeOutbox(facts: SetupFacts, config: Config): Finding[] {
+  const { outbox } = config
+  if (!facts.outbox) {
+    // Outrider's own comes with setup.
+    if (!isMapped(config)) return []
+    return [
+      blocker({
+        id: 'outbox-table-missing',
+        is: `no table ${outbox.table}`,
+        expected: 'the table that outbox.table names; upper and lower case count',
+        why: 'there is nothing to publish from',
+        fix: [inConfiguration('outbox:\n  table: <schema>.<table>')],
+      }),
+    ]
+  }
+  return [missing(facts.outbox, config), unfit(facts.outbox, config), inherited(facts.outbox, config)].filter(
+    (finding) => finding !== undefined,
+  )
+}
+
+type Outbox = NonNullable<SetupFacts['outbox']>
+
+function missing({ columns }: Outbox, { outbox }: Config): Finding | undefined {
+  const missing = missingColumns(outbox, columns)
+  if (missing.length === 0) return undefined
+  return blocker({
+    id: 'outbox-column-missing',
+    is: `${outbox.table} has no column ${missing.map(([column, setting]) => `${column} (${setting})`).join(', ')}`,
+    expected: `columns that are there: ${columns.map(({ name }) => name).join(', ')}`,
+    why: 'the relay reads the event from them',
+    fix: [mapOther(missing.map(([, setting]) => setting))],
+  })
+}
+
+function unfit({ columns }: Outbox, { outbox }: Config): Finding | undefined {
+  const unfit = unfitColumns(outbox, columns)
+  if (unfit.length === 0) return undefined
+  return blocker({
+    id: 'outbox-column-unfit',
+    is: unfit.map(({ column, setting, found }) => `${setting} names ${column}, ${found}`).join('; '),
+    expected: unfit.map(({ setting, accepted }) => `${setting}: ${accepted}`).join('; '),
+    why: 'the relay could not publish such a column, or workers could not read it',
+    fix: [mapOther(unfit.map(({ setting }) => setting))],
+  })
+}
+
+const mapOther = (settings: string[]) =>
+  inConfiguration(
+    `outbox:\n  columns:\n    ${settings.map((setting) => `${setting.split('.').at(-1)}: <column>`).join('\n    ')}`,
+  )
+
+function inherited({ children }: Outbox, { outbox }: Config): Finding | undefined {
+  if (children.length === 0) return undefined
+  return blocker({
+    id: 'outbox-inherited',
+    is: `${children.join(', ')} inherits from ${outbox.table}`,
+    expected: 'a table without INHERITS children; partitions are fine',
+    why: 'rows of such a table look like events and are not published',
+    fix: [
+      {
+        how: 'In SQL, as the owner of the tables; the rows stay in them',
+        text: children.map((child) => `alter table ${quote(child)} no inherit ${quote(outbox.table)};`).join('\n'),
+      },
+    ],
+  })
+}
+
+/** What setup has recorded of the table, against the table that there is now. Pure. */
+export function judgeRecorded(facts: SetupFacts, config: Config): Finding[] {
+  return [name(facts), partitionKey(facts, config), dataLimit(facts, config)].filter((finding) => finding !== undefined)
+}
+
+/** The publication follows the oid, applications follow the name. */
+function name({ lineage, published }: SetupFacts): Finding | undefined {
+  if (!lineage || !published || published.table === lineage.outboxTable) return undefined
+  const other = published.namesake?.isTable
+  const { schema, name } = parseTable(lineage.outboxTable)
+  const now = parseTable(published.table)
+  const back = [
+    ...(other ? [`alter table ${quote(lineage.outboxTable)} rename to ${pg.escapeIdentifier(`${name}_unseen`)};`] : []),
+    ...(now.name === name ? [] : [`alter table ${quote(published.table)} rename to ${pg.escapeIdentifier(name)};`]),
+    ...(now.schema === schema
+      ? []
+      : [`alter table ${quote(`${now.schema}.${name}`)} set schema ${pg.escapeIdentifier(schema)};`]),
+  ]
+  return blocker({
+    id: other ? 'outbox-replaced' : 'outbox-renamed',
+    is: `publication ${lineage.publication} publishes ${published.table} (oid ${published.oid})${other ? `, and ${lineage.outboxTable} is another table (oid ${published.namesake?.oid})` : ''}`,
+    expected: `${lineage.outboxTable}, the name that was set up`,
+    why: other ? 'rows of the other table are not decoded' : 'the relay halts until name and setup agree',
+    fix: [
+      { how: 'In SQL, as its owner: back to the name that was set up', text: back.join('\n') },
+      ...(other
+        ? [onShell('outrider incidents', ', once its rows are inserted into the outbox table')]
+        : [inConfiguration(`outbox:\n  table: ${published.table}`), SETUP]),
+    ],
+  })
+}
+
+/** An UPDATE that moves a row to another partition is decoded as an INSERT. */
+function partitionKey({ outbox }: SetupFacts, { outbox: mapping }: Config): Finding | undefined {
+  if (!outbox || mapping.table === OWN_OUTBOX.table || outbox.guarded) return undefined
+  const constant = new Set([mapping.columns.id, mapping.columns.time])
+  const changing = outbox.partitionKey.filter((column) => column === null || !constant.has(column))
+  if (changing.length === 0) return undefined
+  const columns = changing.filter((column) => column !== null)
+  const moved = columns.map(
+    (column) => `old.${pg.escapeIdentifier(column)} is distinct from new.${pg.escapeIdentifier(column)}`,
+  )
+  return warning({
+    id: 'outbox-partition-key',
+    is: `${mapping.table} is partitioned by ${changing.map((column) => column ?? 'an expression').join(', ')}`,
+    expected: 'a partition key that never changes, such as the id or the time of the event',
+    why: 'an UPDATE that moves a row to another partition publishes its event again',
+    fix:
+      columns.length < changing.length
+        ? []
+        : [
+            {
+              how: 'In SQL, as the owner of the table with USAGE on schema outrider: refuse such an UPDATE',
+              text: `create trigger outrider_partition_is_fixed before update on ${quote(mapping.table)} for each row when (${moved.join(' or ')}) execute function outrider.refuse_move();`,
+            },
+          ],
+  })
+}
+
+function dataLimit({ rights, dataLimit }: SetupFacts, config: Config): Finding | undefined {
+  if (isMapped(config) || !rights.schema || dataLimit === config.maxEventBytes) return undefined
+  return warning({
+    id: 'outbox-data-limit',
+    is:
+      dataLimit === undefined
+        ? 'outrider.outbox takes data of any size'
+        : `outrider.outbox takes data of at most ${dataLimit} bytes`,
+    expected: `${config.maxEventBytes} bytes, as maxEventBytes`,
+    why: 'a payload that is too large should fail at its INSERT, not in the relay',
+    fix: [SETUP],
+  })
+}
+
+const quote = (table: string): string => {
+  const { schema, name } = parseTable(table)
+  return `${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(name)}`
+}
