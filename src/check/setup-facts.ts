@@ -2,6 +2,7 @@ import type pg from 'pg'
 import type { Config } from '../config/schema.js'
 import { readDataLimit } from '../postgres/data-limit.js'
 import { type Applied, judgeHistory, readHistory } from '../postgres/history.js'
+import type { Incident } from '../postgres/incidents.js'
 import { type StoredLineage, serverIdentity, storedLineage } from '../postgres/lineage.js'
 import { type Migration, readMigrations } from '../postgres/migration.js'
 import { type OutboxColumn, readOutboxColumns } from '../postgres/outbox-columns.js'
@@ -23,7 +24,8 @@ export interface SetupFacts {
     | undefined
   /** Null: there is none of this name. */
   publicationState: string | null
-  incidents: { id: string; kind: string; reason: string; stream: string | null }[]
+  /** Open, and of a kind that halts the relay. */
+  incidents: Pick<Incident, 'id' | 'kind' | 'reason' | 'stream'>[]
   /** Keys of the streams that were published to. */
   streams: string[]
   /** The table that the configuration names; undefined: there is none. */
@@ -83,7 +85,7 @@ async function readLineage(client: pg.ClientBase, config: Config) {
     lineage.publication,
   ])
   const incidents = await client.query<SetupFacts['incidents'][number]>(
-    `select id, kind, reason, stream from outrider.incident
+    `select id::text, kind, reason, stream from outrider.incident
      where lineage = $1 and kind in ('gap', 'foreign') and closed_at is null order by id`,
     [lineage.lineage],
   )

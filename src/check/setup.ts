@@ -1,6 +1,7 @@
 import pg from 'pg'
 import type { Config } from '../config/schema.js'
 import { judgeHistory } from '../postgres/history.js'
+import { decodesWithoutPublication, remedyOf } from '../postgres/remedy.js'
 import { parseTable } from '../postgres/table.js'
 import { ADOPT, blocker, type Finding, INCIDENTS, inConfiguration, info, isOpen, onShell, SETUP } from './finding.js'
 import { isMapped, judgeOutbox, judgeRecorded } from './outbox.js'
@@ -113,7 +114,7 @@ function judgeLineage(facts: SetupFacts, server: ServerFacts, config: Config): (
     ...judgeSlot(facts, server, config),
     publication(facts, server, config),
     ...judgeRecorded(facts, config),
-    ...incidents(facts),
+    ...incidents(facts, server),
   ]
 }
 
@@ -165,17 +166,17 @@ function publication(
   config: Config,
 ): Finding | undefined {
   if (!lineage || publicationState === lineage.publicationState) return undefined
+  // Recorded already: the incident says what to do.
+  if (incidents.some(({ reason }) => reason.startsWith('publication_'))) return undefined
   if (publicationState === null) {
     return blocker({
       id: 'publication-missing',
       is: `no publication ${lineage.publication}`,
       expected: `one for ${lineage.outboxTable}`,
-      why: `inserts made without it are not decoded${version < 180_000 ? ', and this version cannot decode past that' : ''}`,
-      fix: version < 180_000 ? [ADOPT] : [SETUP, INCIDENTS],
+      why: 'inserts made without it are not decoded',
+      fix: decodesWithoutPublication(version) ? [SETUP, INCIDENTS] : [ADOPT],
     })
   }
-  // Decided on there, and closed.
-  if (incidents.some(({ reason }) => reason.startsWith('publication_'))) return undefined
   const name = pg.escapeIdentifier(lineage.publication)
   const { schema, name: table } = parseTable(config.outbox.table)
   return blocker({
@@ -199,13 +200,15 @@ function publication(
   })
 }
 
-const incidents = ({ incidents }: SetupFacts): Finding[] =>
-  incidents.map(({ id, kind, reason, stream }) =>
-    blocker({
+const incidents = ({ incidents }: SetupFacts, { version }: ServerFacts): Finding[] =>
+  incidents.map((incident) => {
+    const { id, kind, reason, stream } = incident
+    const { commands } = remedyOf(incident, version)
+    return blocker({
       id: 'incident-open',
       is: `incident ${id} is open: ${kind}, ${reason}${stream ? ` in stream ${stream}` : ''}`,
       expected: 'none that waits for a decision',
       why: 'the relay publishes nothing until then',
-      fix: [onShell(`outrider incidents show ${id}\noutrider incidents close ${id}`)],
-    }),
-  )
+      fix: [onShell([`outrider incidents show ${id}`, ...commands].join('\n'))],
+    })
+  })

@@ -23,7 +23,9 @@ export const slotTaken = ({ slot }: SetupFacts, config: Config): Finding =>
     fix: [inConfiguration(`OUTRIDER_SLOT=${config.slot}_relay`), SETUP],
   })
 
-function slotState({ slot, lineage }: SetupFacts, config: Config): Finding | undefined {
+function slotState({ slot, lineage, incidents }: SetupFacts, config: Config): Finding | undefined {
+  // Recorded already: the incident says what to do.
+  if (incidents.some(({ reason }) => reason.startsWith('slot_'))) return undefined
   if (!slot?.here) {
     return blocker({
       id: 'slot-missing',

@@ -1,6 +1,8 @@
 import type pg from 'pg'
 import { ExitCode, Failure } from '../failure.js'
 import { closeIncident, getIncident, type Incident, listIncidents, noIncident } from '../postgres/incidents.js'
+import { describeRemedy, type Remedy, remedyOf } from '../postgres/remedy.js'
+import { serverVersion } from '../postgres/server.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
 import { table } from './output.js'
@@ -12,8 +14,9 @@ outrider incidents show <id>
 outrider incidents close <id> [--note <text>]
 
   list     the open ones; exit code 4 while there is one
-  show     all that is known about one, a rejected row included
-  close    accept what it says, so that the relay goes on; for a gap in a stream: accept the loss
+  show     all that is known about one, a rejected row included, and the commands that lead on from it
+  close    accept what it says, so that the relay continues; for a gap in a stream: accept the loss. A slot that is missing
+           or lost cannot be accepted so: run outrider adopt
   --all    list the closed ones, too
   --note   why it was closed, for those who read it later`,
   options: { all: { type: 'boolean' }, note: { type: 'string' } },
@@ -45,7 +48,8 @@ async function list(client: pg.ClientBase, { flags, json, out }: Context): Promi
 async function show(client: pg.ClientBase, { json, out }: Context, id: string): Promise<ExitCode> {
   const found = await getIncident(client, id)
   if (!found) throw noIncident(id)
-  out(json ? JSON.stringify(found) : describe(found))
+  const remedy = found.closedAt ? undefined : remedyOf(found, await serverVersion(client))
+  out(json ? JSON.stringify({ ...found, next: remedy?.commands ?? [] }) : describe(found, remedy))
   return ExitCode.done
 }
 
@@ -78,7 +82,7 @@ function listing(found: Incident[]): string {
   return table(rows)
 }
 
-function describe(incident: Incident): string {
+function describe(incident: Incident, remedy?: Remedy): string {
   const { id, kind, reason, lineage, stream, eventId, position, detail, row, openedAt } = incident
   const { closedAt, closedBy, resolution } = incident
   const lines: [string, string | null][] = [
@@ -91,6 +95,7 @@ function describe(incident: Incident): string {
     ['closed', closedAt && `${closedAt.toISOString()} by ${closedBy}: ${resolution}`],
     ['detail', Object.keys(detail).length > 0 ? JSON.stringify(detail, null, 2) : null],
     ['row', row && JSON.stringify(row, null, 2)],
+    ['next', remedy ? describeRemedy(remedy) : null],
   ]
   return lines.flatMap(([name, value]) => (value === null ? [] : [`${name.padEnd(10)}${value}`])).join('\n')
 }

@@ -171,7 +171,7 @@ function obstacleOf({ slot: name, redis }: Config, { slot, incidents }: Obstacle
   if (!slot?.here) {
     return {
       found: slot ? `slot ${name} belongs to database ${slot.database}` : `there is no slot ${name}`,
-      todo: 'Is OUTRIDER_SLOT what the relay has? `outrider setup` creates a slot, unless there was one.',
+      todo: 'Is OUTRIDER_SLOT the same as that of the relay? If so, `outrider check` says what to do.',
     }
   }
   if (!slot.active) {

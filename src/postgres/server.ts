@@ -40,6 +40,14 @@ export async function requireDecoding(client: pg.ClientBase): Promise<void> {
   }
 }
 
+/** As `server_version_num`: 180004. */
+export async function serverVersion(client: pg.ClientBase): Promise<number> {
+  const { rows } = await client.query<{ version: number }>(
+    "select current_setting('server_version_num')::integer as version",
+  )
+  return rows[0]!.version
+}
+
 async function settings(client: pg.ClientBase): Promise<Settings> {
   const { rows } = await client.query<Settings>(
     `select current_setting('server_version_num')::integer as version, current_setting('server_version') as version_text,

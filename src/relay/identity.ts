@@ -1,7 +1,9 @@
 import type pg from 'pg'
-import { openIncident } from '../postgres/incidents.js'
+import { type Incident, openIncident } from '../postgres/incidents.js'
 import type { Lineage } from '../postgres/lineage.js'
 import { formatLsn, parseLsn } from '../postgres/lsn.js'
+import { describeRemedy, remedyOf } from '../postgres/remedy.js'
+import { serverVersion } from '../postgres/server.js'
 import { readSlot, type Slot } from '../postgres/slot.js'
 import { Halt } from './halt.js'
 
@@ -57,18 +59,21 @@ export async function verifyPublication(client: pg.ClientBase, lineage: Lineage)
 
 /** But for streams that Redis had lost: those are looked at again, see sink/found-again.ts. */
 async function verifyIncidents(client: pg.ClientBase, lineage: Lineage): Promise<void> {
-  const { rows } = await client.query(
-    `select id, kind, reason, stream from outrider.incident
+  const { rows } = await client.query<Halting>(
+    `select id::text, kind, reason, stream from outrider.incident
       where lineage = $1 and kind in ('gap', 'foreign') and reason <> 'stream_behind' and closed_at is null order by id`,
     [lineage.lineage],
   )
   const open = rows[0]
-  if (open) throw haltFor(open.kind, open.reason, open.id, open.stream)
+  if (open) throw await haltFor(client, open)
 }
 
 /** What to throw while an incident is open. */
-export const haltFor = (kind: string, reason: string, id: string, stream?: string | null): Halt =>
-  new Halt(reason, advice(kind, reason, id, stream))
+export async function haltFor(client: pg.ClientBase, incident: Halting): Promise<Halt> {
+  return new Halt(incident.reason, advice(incident, await serverVersion(client)))
+}
+
+type Halting = Pick<Incident, 'id' | 'kind' | 'reason' | 'stream'>
 
 /** Opens a gap, and gives what to throw. */
 export const gap = (client: pg.ClientBase, lineage: Lineage, reason: string, detail: object, stream?: string) =>
@@ -87,7 +92,7 @@ async function open(
   stream: string | undefined,
 ): Promise<Halt> {
   const id = await openIncident(client, { lineage, kind, reason, detail, ...(stream === undefined ? {} : { stream }) })
-  return haltFor(kind, reason, id, stream)
+  return haltFor(client, { id, kind, reason, stream: stream ?? null })
 }
 
 const WHAT: Record<string, string> = {
@@ -95,9 +100,7 @@ const WHAT: Record<string, string> = {
   slot_lost: 'Postgres has removed WAL that the slot needed: what was committed meanwhile cannot be read from it.',
   slot_ahead:
     'The slot stands beyond what Outrider confirmed: somebody advanced it or made it anew, and rows may have been passed over.',
-  publication_missing:
-    'The publication is gone: inserts made since then are not decoded. PostgreSQL 18 can continue once `outrider setup` has ' +
-    'created it again; 15 to 17 cannot decode past that, and `outrider adopt` starts a new lineage.',
+  publication_missing: 'The publication is gone: inserts made since then are not decoded.',
   publication_changed: 'The publication was altered: inserts may not have been decoded meanwhile.',
   outbox_renamed:
     'The outbox table was renamed before this version ran: an earlier one may have skipped its rows since then.',
@@ -117,12 +120,10 @@ const WHAT: Record<string, string> = {
     'Redis holds another event at a position that this database gives to a different one: a copy of it has published.',
 }
 
-function advice(kind: string, reason: string, id: string, stream?: string | null): string {
+function advice(incident: Halting, version: number): string {
+  const { id, reason, stream } = incident
   const where = stream ? ` Stream: ${stream}.` : ''
   const what = WHAT[reason] ?? 'Found something that a person has to decide.'
-  const next =
-    kind === 'foreign'
-      ? '`outrider adopt` starts a new lineage if this copy is meant to publish; otherwise stop this relay.'
-      : `See \`outrider incidents show ${id}\`; \`outrider incidents close ${id}\` accepts the loss, or says what else to do.`
-  return `${what}${where} Nothing newer is published. ${next}`
+  const next = describeRemedy(remedyOf(incident, version))
+  return `${what}${where} Nothing newer is published. \`outrider incidents show ${id}\` has the details. To continue: ${next}`
 }
