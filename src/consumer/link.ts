@@ -6,7 +6,8 @@ import { type Backoff, exponential } from './retry.js'
 
 /** The group, or its stream, is missing: it was deleted, or Redis lost it. What was pending in it is pending no more. */
 export const isMissingGroup = (error: unknown): boolean =>
-  error instanceof Error && /\bNOGROUP\b|requires the key to exist|no such key/.test(error.message)
+  error instanceof Error &&
+  /\bNOGROUP\b|requires the key to exist|no such key|stream key no longer exists/.test(error.message)
 
 /** Thrown to whoever waits for a connection when the consumer has stopped. */
 export class StoppedError extends Error {

@@ -22,6 +22,7 @@ describe('an error of Redis', () => {
     ['ASK 3999 127.0.0.1:6381', 'redis_moved'],
     ['NOSCRIPT No matching script. Please use EVAL.', 'redis_noscript'],
     ['UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)', 'redis_failover'],
+    ['UNBLOCKED the stream key no longer exists', 'stream_deleted'],
     ["NOPERM User outrider has no permissions to run the 'evalsha' command", 'redis_noperm'],
     ["ERR The user executing the script can't run this command or subcommand", 'redis_noperm'],
     ["ERR ACL failure in script: User outrider has no permissions to run the 'xadd' command", 'redis_noperm'],

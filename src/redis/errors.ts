@@ -28,7 +28,6 @@ const BY_PREFIX: Record<string, RedisVerdict> = {
   ASK: { fate: 'retry', reason: 'redis_moved' },
   NOSCRIPT: { fate: 'retry', reason: 'redis_noscript' },
   UNKILLABLE: { fate: 'retry', reason: 'redis_busy' },
-  UNBLOCKED: { fate: 'retry', reason: 'redis_failover' },
   NOPERM: { fate: 'retry', reason: 'redis_noperm' },
   NOAUTH: { fate: 'retry', reason: 'redis_credentials' },
   WRONGPASS: { fate: 'retry', reason: 'redis_credentials' },
@@ -36,6 +35,9 @@ const BY_PREFIX: Record<string, RedisVerdict> = {
 }
 
 const BY_TEXT: [RegExp, RedisVerdict][] = [
+  // A blocked read whose stream was deleted; any other says that the server has become a replica.
+  [/^-?UNBLOCKED the stream key no longer exists/, { fate: 'retry', reason: 'stream_deleted' }],
+  [/^-?UNBLOCKED\b/, { fate: 'retry', reason: 'redis_failover' }],
   // NOPERM of a command within a script, as Redis up to 7.0 and from 7.2 on says it.
   [/ACL failure in script|the user executing the script can't/i, { fate: 'retry', reason: 'redis_noperm' }],
   // Known before an event is sent, where CONFIG may be read: see bulk-limit.ts.

@@ -4,7 +4,8 @@ import { type Level, LevelUnmet, loadBarrier, reachDurability, tryLevel } from '
 
 /**
  * The connection on which durability is waited for: not the one that publishes, which must never wait. Whatever goes
- * wrong on it but an unmet level drops it; the next round begins on a new one.
+ * wrong on it but an unmet level drops it; the next round begins on a new one. Between rounds it is silent, and a server
+ * with a `timeout` closes it: that is no fault.
  */
 export class Barrier {
   readonly #connect: () => Promise<RedisClient>
@@ -38,10 +39,21 @@ export class Barrier {
     if (client === undefined) {
       client = await this.#connect()
       this.#client = client
+      this.#forgetWhenClosed(client)
       if (this.#closed) closeRedis(client)
       await loadBarrier(client).catch((error) => this.#drop(client as RedisClient, error))
     }
     await work(client).catch((error) => this.#drop(client as RedisClient, error))
+  }
+
+  /** `-node`: one of a cluster's connections; without it the others are of no use either. */
+  #forgetWhenClosed(client: RedisClient): void {
+    for (const event of ['close', '-node']) {
+      client.once(event, () => {
+        closeRedis(client)
+        if (this.#client === client) this.#client = undefined
+      })
+    }
   }
 
   /** An old primary may keep its connections when it becomes a replica: it would refuse for ever. */

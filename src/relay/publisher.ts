@@ -393,6 +393,7 @@ export class Publisher {
 
   #probeIdle(client: RedisClient): void {
     const lanes = [...this.lanes.values()]
+    if (lanes.length === 0) this.#keepAlive(client)
     for (let i = 0; i < Math.min(PROBES, lanes.length); i++) {
       const lane = lanes[this.#probeFrom++ % lanes.length] as Lane
       if (lane.inFlight > 0 || (lane.state !== 'open' && lane.state !== 'refused')) continue
@@ -415,6 +416,14 @@ export class Publisher {
   #readmit(lane: Lane, head: Head): void {
     if (lane.head.position === ZERO_POSITION) lane.state = 'new'
     else this.open(lane, head, lane.acknowledged)
+  }
+
+  /** Before the first stream there is nothing to probe, and a server with a `timeout` would close a silent connection. */
+  #keepAlive(client: RedisClient): void {
+    client.ping().catch((error: Error) => {
+      // A PING that is not permitted was answered, too.
+      if (error.name !== 'ReplyError') this.broken(client, error.message)
+    })
   }
 
   /** Ends the epoch: something about its connection, or a reply on it, was not as it should be. */

@@ -43,6 +43,7 @@ test('a stream that is deleted in mid-run is read again from its first entry', a
   await env.append('things', numbers(10, 10))
   await env.drained('things', 20)
   expect(await env.effects()).toHaveLength(20)
+  expect(JSON.stringify(env.logs)).not.toContain('redis_failover')
 })
 
 test('a Redis that was put back to an earlier state brings no effect a second time', async ({ env, skip }) => {

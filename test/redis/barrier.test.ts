@@ -2,7 +2,7 @@ import { beforeEach, expect, it, onTestFinished } from 'vitest'
 import { headKey } from '../../src/event/names.js'
 import { ZERO_POSITION } from '../../src/event/position.js'
 import { loadAppend } from '../../src/redis/append.js'
-import { closeRedis, connectRedis } from '../../src/redis/connect.js'
+import { closeRedis, connectRedis, type RedisClient } from '../../src/redis/connect.js'
 import { Barrier } from '../../src/relay/barrier.js'
 import { needsProcess, startProxy, startRedis, until } from '../../testkit/services/index.js'
 import { TcpProxy } from '../../testkit/services/proxy.js'
@@ -57,4 +57,22 @@ it('a level that is not met keeps its connection', async () => {
   onTestFinished(() => barrier.close())
   for (let n = 0; n < 3; n++) await expect(barrier.try('replicated')).rejects.toThrow('Expected a replica')
   expect(connections).toBe(1)
+})
+
+it('a connection that the server closed between two rounds is replaced without an error', async () => {
+  const redis = await startRedis()
+  onTestFinished(() => redis.remove())
+  const clients: RedisClient[] = []
+  const connect = async () => {
+    const client = await connectRedis({ url: redis.url, connectTimeout: 5_000 }, 'barrier')
+    clients.push(client)
+    return client
+  }
+  const barrier = new Barrier(connect, LINEAGE, 'one')
+  onTestFinished(() => barrier.close())
+  await barrier.try('memory')
+  await redis.command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+  await until(() => clients[0]?.status === 'end', { message: 'the connection to be closed' })
+  await barrier.try('memory')
+  expect(clients).toHaveLength(2)
 })

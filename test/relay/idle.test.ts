@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { type Database, needsProcess, startPostgres, until } from '../../testkit/services/index.js'
+import { type Database, needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 /** Writes about so many MiB of WAL that is nobody's event. */
@@ -86,4 +86,19 @@ test.concurrent('nothing flows: nothing is written, in Postgres or in Redis, how
   expect(replies.size).toBeGreaterThan(10)
   // Postgres itself may note its running transactions, now and then.
   expect(await bytes(database, `pg_current_wal_insert_lsn() - '${wal}'`)).toBeLessThan(1024)
+})
+
+test.concurrent('a Redis that closes quiet connections after a second does not close that of a relay without a stream', async ({
+  createEnv,
+  skip,
+}) => {
+  needsProcess({ skip }, ['redis'])
+  const env = await createEnv({ redis: await startRedis({ settings: { timeout: '1' } }) })
+  const relay = await env.streamingRelay()
+  const ages = async () =>
+    [...String(await env.redis.client('LIST')).matchAll(/name=outrider-\S+ age=(\d+)/g)].map(([, age]) => Number(age))
+  await until(async () => (await ages()).some((age) => age >= 3), {
+    message: 'a connection that lived for three seconds',
+  })
+  expect(relay.logs.filter(({ msg }) => msg.startsWith('blocked'))).toEqual([])
 })
