@@ -37,9 +37,15 @@ export function remedyOf({ id, kind, reason }: Pick<Incident, 'id' | 'kind' | 'r
         ? { commands: ['outrider setup', close], effect: 'creates the publication, and accepts the loss' }
         : NEW_LINEAGE
     case 'outbox_replaced':
-      return { commands: [close], effect: 'accepts what was not decoded; until the names are right it says what to run first' }
+      return {
+        commands: [close],
+        effect: 'accepts what was not decoded; until the names are right it says what to run first',
+      }
     case 'outbox_inherited':
-      return { commands: [close], effect: 'accepts what was not decoded; until none inherits it says what to run first' }
+      return {
+        commands: [close],
+        effect: 'accepts what was not decoded; until none inherits it says what to run first',
+      }
     case 'outbox_foreign_rows':
       return { commands: [close], effect: 'skips all rows of that table' }
     default:
