@@ -1,6 +1,18 @@
 import { Cluster } from 'ioredis'
 import type { RedisClient } from './connect.js'
 
+/** Something larger than the servers take may be on its way to them already, and would be refused again and again. */
+export class BulkLimitLowered extends Error {
+  override name = 'BulkLimitLowered'
+
+  constructor(limit: number, found: number) {
+    super(
+      `Expected rows of at most ${limit} bytes, as proto-max-bulk-len of Redis has it, found that one of ${found} bytes was ` +
+        'read before Redis was asked. The relay reads again from Postgres, and rejects what is too large.',
+    )
+  }
+}
+
 /**
  * The largest argument, in bytes, that the servers take (proto-max-bulk-len). They answer a larger one by closing the
  * connection, often before their reason is read. Endless where CONFIG is not permitted, as managed services have it.

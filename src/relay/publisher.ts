@@ -73,6 +73,8 @@ export class Publisher {
   /** Nothing is appended before: rows wait. */
   #released = false
   #rejecting: Promise<void> = Promise.resolve()
+  /** Until the heads are known: the ids of all rows that were read, by position. One may be a head's own. */
+  readonly #early = new Map<Position, string>()
   /** Streams whose head lies above the start of their chain, by the head's position: its row is still to come again. */
   readonly #unmet = new Map<Position, Lane[]>()
   readonly #dirty = new Set<Lane>()
@@ -92,6 +94,7 @@ export class Publisher {
   /** The heads of all streams that were published to are taken over and sound: what waits is appended from here on. */
   release(): void {
     this.#released = true
+    this.#early.clear()
     for (const lane of this.lanes.values()) this.#pump(lane)
   }
 
@@ -132,6 +135,7 @@ export class Publisher {
    * is this database's own, also where the row itself will not reach that stream again.
    */
   meet(position: Position, eventId: string | null | undefined): void {
+    if (!this.#released) this.#early.set(position, eventId ?? '')
     if (this.#unmet.size === 0) return
     for (const lane of this.#unmet.get(position) ?? []) {
       if (lane.head.position === position && lane.head.event === eventId) lane.meet()
@@ -176,7 +180,8 @@ export class Publisher {
     lane.acknowledged = chain
     lane.rewind()
     lane.state = 'open'
-    if (chain < head.position) this.#unmet.set(head.position, [...(this.#unmet.get(head.position) ?? []), lane])
+    if (this.#early.get(head.position) === head.event) lane.meet()
+    else if (chain < head.position) this.#unmet.set(head.position, [...(this.#unmet.get(head.position) ?? []), lane])
     for (const row of lane.undecided.splice(0)) this.#decide(lane, row)
     this.#pump(lane)
   }

@@ -17,6 +17,8 @@ export interface ReceiverOptions {
   envelope: Envelope
   /** Bytes of a row's message beyond which it is rejected. */
   maxEventBytes: number
+  /** Bytes of a row's message beyond which Redis may not take it; it changes when Redis is asked again. */
+  redisLimit: Readonly<{ bytes: number }>
   /** After each row. */
   received(): void
 }
@@ -26,8 +28,8 @@ const OVERHEAD = 768
 
 export class Receiver {
   readonly #options: ReceiverOptions
-  /** Bytes of a row's message beyond which Redis may not take it. */
-  redisLimit = Number.POSITIVE_INFINITY
+  /** Bytes of the largest message of a row that was handed on to be appended. */
+  #largest = 0
   // Of the transaction that is being received.
   #transaction = 0
   #prefix = ''
@@ -36,6 +38,10 @@ export class Receiver {
 
   constructor(options: ReceiverOptions) {
     this.#options = options
+  }
+
+  get largest(): number {
+    return this.#largest
   }
 
   /** Takes one pgoutput message. */
@@ -63,8 +69,8 @@ export class Receiver {
   }
 
   #insert(data: Buffer): void {
-    const { router, envelope, publisher, progress, maxEventBytes } = this.#options
-    const most = Math.min(maxEventBytes, this.redisLimit)
+    const { router, envelope, publisher, progress, maxEventBytes, redisLimit } = this.#options
+    const most = Math.min(maxEventBytes, redisLimit.bytes)
     // Looked at before the row becomes strings: one row of a few hundred megabytes has no room as a string.
     const large = data.length > most
     const unread = large && data.length > MAX_WHOLE_ROW_BYTES
@@ -94,6 +100,7 @@ export class Receiver {
       this.#reject(lane, 'malformed', wrong, position, bytes)
       return
     }
+    if (data.length > this.#largest) this.#largest = data.length
     publisher.added(lane, batch, this.#transaction, position, bytes, this.#committedAt)
   }
 

@@ -2,6 +2,7 @@ import { backoff, pause } from '../backoff.js'
 import type { Config } from '../config/schema.js'
 import { Failure } from '../failure.js'
 import { classifyPostgres } from '../postgres/errors.js'
+import { BulkLimitLowered } from '../redis/bulk-limit.js'
 import type { Status } from '../telemetry/http.js'
 import type { Logger } from '../telemetry/log.js'
 import type { Metrics, Role } from '../telemetry/metrics.js'
@@ -37,6 +38,8 @@ export class Relay {
   readonly #stop = new AbortController()
   readonly #steadiness = new Steadiness(GOOD_SESSION)
   #session: Session | undefined
+  /** What Redis takes, as a session has learned it: the next one reads rows before Redis answers. */
+  readonly #redisLimit = { bytes: Number.POSITIVE_INFINITY }
   /** Reports that the session streams, once it has for long enough. */
   #held: NodeJS.Timeout | undefined
   #status: Status = { role: 'starting', state: 'starting', ready: false }
@@ -62,6 +65,7 @@ export class Relay {
           config: this.#config,
           log: this.#log,
           metrics: this.#metrics,
+          redisLimit: this.#redisLimit,
           report: (role, state, reason, message) => this.#report(role, state, reason, message),
         })
         await this.#session.run()
@@ -139,6 +143,7 @@ export function judge(error: unknown): Verdict {
   if (error instanceof Halt) return { ...known, target: 'outrider', halt: true, reason: error.reason }
   if (error instanceof SetupAwaited) return { ...known, target: 'outrider', halt: false, reason: error.reason }
   if (error instanceof ColumnMissing) return { ...known, target: 'postgres', halt: true, reason: 'column_missing' }
+  if (error instanceof BulkLimitLowered) return { ...known, target: 'redis', halt: false, reason: 'redis_bulk_length' }
   if (error instanceof Loss) return { ...known, target: 'redis', halt: false, reason: 'redis_behind' }
   const cause = error instanceof Failure && error.cause instanceof Error ? error.cause : error
   const { code, severity } = cause as { code?: string; severity?: string }

@@ -12,7 +12,7 @@ import { formatLsn, type Lsn, parseLsn } from '../postgres/lsn.js'
 import { fixPartitions, readPartitions } from '../postgres/partitions.js'
 import { Replication } from '../postgres/replication.js'
 import { parseTimelineHistory } from '../postgres/timeline.js'
-import { readBulkLimit } from '../redis/bulk-limit.js'
+import { BulkLimitLowered, readBulkLimit } from '../redis/bulk-limit.js'
 import { BarrierBroken } from '../redis/durability.js'
 import { connectPrimary } from '../redis/primary.js'
 import type { Logger } from '../telemetry/log.js'
@@ -51,6 +51,8 @@ export interface SessionOptions {
   config: Config
   log: Logger
   metrics: Metrics
+  /** What Redis takes, in bytes: learned here, and kept for the sessions to come. */
+  redisLimit: { bytes: number }
   /** What the relay is doing, for /readyz and the log. */
   report(role: 'standby' | 'active', state: string, reason?: string, message?: string): void
 }
@@ -92,7 +94,6 @@ export class Session {
   #watching = false
   /** Every saved head was taken over. */
   #ownsHeads = false
-  #redisLimit = Number.POSITIVE_INFINITY
   /** What Redis refuses, what it does not keep safely enough, what Postgres holds back: each holds something up. */
   #refusal: Hindrance | undefined
   #unsafe: Hindrance | undefined
@@ -260,8 +261,7 @@ export class Session {
     this.#barrier = new Barrier(() => connect(), lineage.lineage, this.#id)
     this.#confirmer = this.#createConfirmer(confirmed)
     this.#publisher = this.#createPublisher(connect, ownership, async (client) => {
-      this.#redisLimit = await readBulkLimit(client)
-      if (this.#receiver) this.#receiver.redisLimit = this.#redisLimit
+      this.#learnRedisLimit(await readBulkLimit(client))
       for (const [stream, count] of Object.entries(partitions)) await client.set(partitionsKey(stream), String(count))
     })
     this.#ended.signal.throwIfAborted()
@@ -275,12 +275,12 @@ export class Session {
       history,
       envelope: new Envelope(lineage.source),
       maxEventBytes: config.maxEventBytes,
+      redisLimit: this.#options.redisLimit,
       received: () => {
         metrics.received.inc()
         if ((this.#publisher as Publisher).bytes > config.limits.inflightBytes) this.#pause()
       },
     })
-    this.#receiver.redisLimit = this.#redisLimit
     this.#startTimers()
     void this.#beginPublishing(this.#publisher, ownership, alive)
   }
@@ -307,6 +307,14 @@ export class Session {
     } catch (error) {
       this.#fail(error)
     }
+  }
+
+  /** A row that was read before may wait, and would be refused again and again: the next session rejects it. */
+  #learnRedisLimit(bytes: number): void {
+    this.#options.redisLimit.bytes = bytes
+    const { largest } = this.#receiver as Receiver
+    if (largest > bytes) this.#fail(new BulkLimitLowered(bytes, largest))
+    this.#ended.signal.throwIfAborted()
   }
 
   async #connect(): Promise<pg.Client> {

@@ -1,7 +1,7 @@
 import { expect } from 'vitest'
 import { headKey } from '../../src/event/names.js'
 import { listIncidents } from '../../src/postgres/incidents.js'
-import { until } from '../../testkit/services/index.js'
+import { needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 /** A team's table, which has no constraints that would refuse a row before the relay does. */
@@ -108,6 +108,27 @@ test('the mapping sends the row at the head of a stream elsewhere: the stream co
   await insert(env, 'e3')
   await arrived(env, 'events', ['e1', 'e2', 'e3'])
   expect(await listIncidents(env.postgres)).toMatchObject([{ kind: 'rejected', reason: 'bad_stream', eventId: 'e2' }])
+})
+
+test('the same where the row is read before Redis answers', async ({ createEnv, configFile, skip }) => {
+  needsProcess({ skip }, ['redis'])
+  const redis = await startRedis({ settings: { appendonly: 'yes' } })
+  const env = await createEnv({ outbox: OUTBOX, redis })
+  const first = await env.relay({ OUTRIDER_CONFIG: await configFile(mapping('events')), OUTRIDER_DURABILITY: 'memory' })
+  await insert(env, 'e1')
+  await arrived(env, 'events', ['e1'])
+  await saveHead(env, 'events')
+  await insert(env, 'e2', { stream: 'no good name' })
+  await arrived(env, 'events', ['e1', 'e2'])
+  await first.kill()
+  await redis.stop()
+
+  const next = await env.relay({ OUTRIDER_CONFIG: await configFile(mapping('{stream}')) })
+  await insert(env, 'e3')
+  await until(async () => (await next.metric('outrider_events_received_total')) === 3)
+  await redis.start()
+  await arrived(env, 'events', ['e1', 'e2', 'e3'])
+  expect(await next.status()).toMatchObject({ role: 'active' })
 })
 
 test('killed before the incident of a rejected row is kept: nothing overtook the row, and with a higher limit it is published', async ({

@@ -171,3 +171,23 @@ test('Redis comes back empty after rows have waited: the loss is found, and noth
   expect(await env.ids('orders')).toEqual([])
   expect(await env.ids('payments')).toEqual([])
 })
+
+test('a row that is read before Redis says how large one may be becomes an incident once it does', async ({
+  createEnv,
+  skip,
+}) => {
+  needsProcess({ skip }, ['redis'])
+  const redis = await startRedis({ settings: { 'proto-max-bulk-len': '1mb' } })
+  const env = await createEnv({ redis })
+  await redis.stop()
+  const relay = await env.relay({ OUTRIDER_MAX_EVENT_BYTES: '8MiB' })
+  await relay.is({ role: 'active', state: 'blocked' })
+  await env.insert('orders', { text: 'x'.repeat(2_000_000) })
+  const small = await env.insert('orders')
+  await until(async () => (await relay.metric('outrider_events_received_total')) === 2)
+  await redis.start()
+  await until(async () => (await env.ids('orders')).length > 0, { timeout: 20_000 })
+  expect(await env.ids('orders')).toEqual([small])
+  const { rows } = await env.postgres.query('select reason from outrider.incident')
+  expect(rows).toEqual([{ reason: 'too_large_for_redis' }])
+})
