@@ -198,7 +198,7 @@ it.each([
   ['before the stream is opened', false],
   ['in an open stream', true],
 ])('a row that is rejected %s at the position of another event than its own: diverged', async (_, open) => {
-  await env.publisher.start()
+  await env.start()
   const old = { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 3) }
   await call(env.publisher.client as RedisClient, old)
   const lane = env.publisher.lane(KEY)
@@ -234,7 +234,7 @@ it('a stream whose ids are exhausted in the middle of a batch: what is in it is 
 })
 
 it('a stream refused as exhausted that has ids again continues its chain where it was', async () => {
-  await env.publisher.start()
+  await env.start()
   env.add(1, 2)
   await env.settled()
   const [, [highest] = []] = await admin.xrange(KEY, '-', '+')
