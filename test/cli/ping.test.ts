@@ -117,7 +117,7 @@ test('a ping that does not arrive names the open incident, the slot that is miss
 }) => {
   needsProcess({ skip })
   await expect(run(env, { wait: '100ms' }, { config: { slot: 'outrider_elsewhere' } })).rejects.toThrow(
-    'found that it is not there: there is no slot outrider_elsewhere. Is OUTRIDER_SLOT what the relay has?',
+    'found that it is not there: there is no slot outrider_elsewhere. Is OUTRIDER_SLOT the same as that of the relay?',
   )
   const relay = await env.streamingRelay()
   const elsewhere = await startRedis()

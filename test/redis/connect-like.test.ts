@@ -35,7 +35,7 @@ describe('like a client of one server', () => {
   it('is the same user in the same database, under a name of its own and without the prefix', async (context) => {
     needsProcess(context, ['redis'])
     const redis = own(await startRedis({ settings: { requirepass: 'right' } }))
-    const other = given({ port: redis.port, password: 'right', db: 3 })
+    const other = given({ port: redis.port, password: 'right', db: 3, commandTimeout: 5_000 })
     const client = await like(other)
     await client.set('key', 'of outrider')
     await other.set('key', 'of the shop')

@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
 import type { RelayProcess } from '../../testkit/relay-process.js'
-import { startRedis, until } from '../../testkit/services/index.js'
+import { until } from '../../testkit/services/index.js'
 import { expectComplete, Load } from './load.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
@@ -98,12 +98,14 @@ test('a relay that freezes in mid-stream and comes back later doubles nothing an
 })
 
 test('a relay that freezes between taking the lock and streaming does not hold the lock for ever', async ({
-  createEnv,
+  env,
+  onTestFinished,
 }) => {
-  const redis = await startRedis()
-  const env = await createEnv({ redis })
   await env.database.query(`alter role relay_${env.database.name} set wal_sender_timeout = '2s'`)
-  await redis.freeze()
+  // Between the two a relay records its session.
+  const locker = await env.database.connect()
+  onTestFinished(() => locker.end())
+  await locker.query('begin; lock table outrider.session in access exclusive mode')
   const [first, second] = [await env.relay(), await env.relay()]
   const holder = await until(
     async () => {
@@ -111,12 +113,12 @@ test('a relay that freezes between taking the lock and streaming does not hold t
       if (!roles.includes('active') || !roles.includes('standby')) return undefined
       return roles[0] === 'active' ? first : second
     },
-    { message: 'one relay that holds the lock and waits for Redis, and one that waits for the lock' },
+    { message: 'one relay that holds the lock and records its session, and one that waits for the lock' },
   )
   const { rows } = await env.postgres.query('select active from pg_replication_slots where slot_name = $1', [env.slot])
   expect(rows).toEqual([{ active: false }])
   holder.signal('SIGSTOP')
-  await redis.thaw()
+  await locker.query('rollback')
   const other = holder === first ? second : first
   await other.streaming(20_000)
   const id = await env.insert('orders')

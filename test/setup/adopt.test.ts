@@ -2,7 +2,6 @@ import type pg from 'pg'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { adopt } from '../../src/cli/adopt.js'
 import { setup } from '../../src/cli/setup.js'
-import { OWN_OUTBOX } from '../../src/config/schema.js'
 import { openIncident } from '../../src/postgres/incidents.js'
 import { currentLineage, type Lineage } from '../../src/postgres/lineage.js'
 import { createDatabase, type Database, freshRedis, until } from '../../testkit/services/index.js'
@@ -214,7 +213,8 @@ test('prints JSON when asked', async () => {
 test("of a team's own table it only knows how many rows there are", async () => {
   await client.query('create table events (id uuid primary key default gen_random_uuid(), type text)')
   await client.query('insert into events default values')
-  const config = { slot: `${slot}_mapped`, publication: 'mapped', outbox: { ...OWN_OUTBOX, table: 'public.events' } }
+  const outbox = { table: 'public.events', stream: 'events', columns: { id: 'id', type: 'type' } }
+  const config = { slot: `${slot}_mapped`, publication: 'mapped', outbox }
   await runCommand(setup, database.url, { config })
   expect((await run({ config, answer: false })).text).toContain('all 1 rows in public.events')
 })
