@@ -296,6 +296,8 @@ export class Publisher {
     for (let i = 0; i < applied; i++) this.#options.done(takeEvent(batch, 0).transaction, 1)
     if (applied === 0) return
     lane.head = reply.head
+    // Redis found the chain whole up to there before it appended: a stream that is had again continues from it.
+    if (reply.head.position > lane.acknowledged) lane.acknowledged = reply.head.position
     lane.moved = true
     this.#hold(-applied, 0)
   }

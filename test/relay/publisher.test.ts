@@ -233,6 +233,21 @@ it('a stream whose ids are exhausted in the middle of a batch: what is in it is 
   ])
 })
 
+it('a stream that was exhausted in the middle of a batch continues its chain from what is in it', async () => {
+  const last = '18446744073709551615'
+  await admin.xadd(KEY, `${last}-18446744073709551613`, 'id', 'foreign')
+  await env.start()
+  env.add(1, 5)
+  await env.settled()
+  await until(() => {
+    env.publisher.tick(performance.now())
+    return env.publisher.lane(KEY).state !== 'refused'
+  })
+  env.add(6, 6)
+  await env.settled()
+  expect(env.rejected.at(-1)).toEqual(['stream_exhausted', 'e6'])
+})
+
 it('a stream refused as exhausted that has ids again continues its chain where it was', async () => {
   await env.start()
   env.add(1, 2)
