@@ -11,7 +11,7 @@ export interface SessionRow {
 
 /**
  * Records a session with the `synchronous_commit` of the server, so that a standby that is promoted knows whose the heads
- * are. Nothing else bounds that wait: `statement_timeout` does not apply to it. So `cancel` is called with the process id
+ * are; where that is `off`, with `local`: a crash of this server must not lose the row either. Nothing else bounds that wait: `statement_timeout` does not apply to it. So `cancel` is called with the process id
  * after `patienceMs`, and again each time that it takes so long. A commit that is cancelled while it waits is done, here.
  * Resolves with whether it was cancelled.
  *
@@ -33,7 +33,10 @@ export async function recordSession(
   }, patienceMs)
   try {
     await inTransaction(client, async () => {
-      await client.query('set local synchronous_commit to default')
+      await client.query(
+        `select set_config(name, case reset_val when 'off' then 'local' else reset_val end, true)
+         from pg_settings where name = 'synchronous_commit'`,
+      )
       await client.query(
         `with recorded as (
            insert into outrider.session (session, lineage, hostname, pid, version, timeline) values ($1, $2, $3, $4, $5, $6)

@@ -38,4 +38,12 @@ test('the row of a session waits for a synchronous standby, for a while, althoug
   // The server's own setting, whatever it is.
   await server.set({ synchronous_commit: 'local' })
   expect(await record()).toEqual({ cancelled: false, waits: [], found: 1 })
+
+  // But not lost in a crash of this server: its heads would be a stranger's.
+  await server.set({ synchronous_commit: 'off', wal_writer_delay: '10s' })
+  const [before] = await server.query<{ lsn: string }>('select pg_current_wal_insert_lsn() as lsn')
+  expect(await record()).toEqual({ cancelled: false, waits: [], found: 1 })
+  expect(await server.query(`select pg_current_wal_flush_lsn() > '${before?.lsn}' as flushed`)).toEqual([
+    { flushed: true },
+  ])
 })
