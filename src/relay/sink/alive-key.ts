@@ -47,9 +47,17 @@ export class AliveKey {
   }
 
   async #listen(client: RedisClient): Promise<boolean> {
-    const { session, signal, expiresAfterMs, listenMs } = this.#options
-    await pause(listenMs, signal)
-    signal.throwIfAborted()
+    const { session, signal, renewEveryMs, expiresAfterMs, listenMs } = this.#options
+    const until = performance.now() + listenMs
+    for (let left = listenMs; left > 0; left = until - performance.now()) {
+      await pause(Math.min(left, renewEveryMs), signal)
+      signal.throwIfAborted()
+      // A server with a `timeout` would close a silent connection, each time anew; a lost one is not listened on to the end.
+      await client.ping().catch((error: Error) => {
+        // A PING that is not permitted was answered, too.
+        if (error.name !== 'ReplyError') throw error
+      })
+    }
     return (await client.set(this.#key, session, 'PX', expiresAfterMs, 'NX')) === 'OK'
   }
 

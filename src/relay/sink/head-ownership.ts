@@ -75,7 +75,8 @@ export async function takeOver(
   ownership: HeadOwnership,
 ): Promise<AppendReply> {
   const reply = await append(client, batchArguments(key, ownership.lineage, ownership.session, found), saved)
-  if (reply.status === 'OK' && found !== '' && found !== ownership.session) {
+  // This session's own, too: an earlier attempt may have been cut off before it was told.
+  if (reply.status === 'OK' && found !== '') {
     await ownership.tookOver(key, reply.head, found)
   }
   return reply
