@@ -6,29 +6,22 @@ import { DataSource } from 'typeorm'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { accept, createConsumer } from '../../src/consumer/index.js'
 import { type Transaction, TransactionError } from '../../src/index.js'
-import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database } from '../../testkit/services/index.js'
 import { Happened } from './happened.js'
+import { createInboxEnv, type InboxEnv } from './inbox-env.js'
 
-let database: Database
+let env: InboxEnv
 let pool: pg.Pool
 let kysely: Kysely<object>
 
 beforeAll(async () => {
-  database = await createDatabase()
-  const owner = await database.connect()
-  await migrate(owner, { only: 'inbox' })
-  // A role belongs to the whole cluster, so its name is this database's.
-  await owner.query(`create role ${database.name} login in role outrider_consumer`)
-  await owner.end()
-  pool = new pg.Pool({ connectionString: database.urlAs({ user: database.name }), max: 5 })
+  env = await createInboxEnv()
+  pool = new pg.Pool({ connectionString: env.workerUrl, max: 5 })
   kysely = new Kysely({ dialect: new PostgresDialect({ pool }) })
 })
 
 afterAll(async () => {
   await pool?.end()
-  await database?.drop()
-  await database?.server.query(`drop role if exists ${database.name}`)
+  await env?.close()
 })
 
 /** Runs the body in a transaction, and rolls back where it throws. */
@@ -78,7 +71,7 @@ it('refuses what is no open transaction, and accepts nothing', async () => {
     await expect(accept(tx as never, event)).rejects.toThrow(TransactionError)
   }
   client.release()
-  expect(await database.query("select id from outrider.inbox where consumer_group = 'refused'")).toEqual([])
+  expect(await env.database.query("select id from outrider.inbox where consumer_group = 'refused'")).toEqual([])
 })
 
 it('refuses an event without a group, a source or an id', async () => {

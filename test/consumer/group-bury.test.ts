@@ -1,74 +1,84 @@
 import type { Redis as Client } from 'ioredis'
-import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { deadKey, retriesKey } from '../../src/event/names.js'
 import { classifyRedisError } from '../../src/redis/errors.js'
-import { Group } from '../../src/redis/group.js'
 import { needsProcess, type Redis, startRedis } from '../../testkit/services/index.js'
-import { own } from '../support/own.js'
+import { createGroupEnv, type GroupEnv } from './group-env.js'
+import { GROUP } from './happened.js'
 
 const KEY = 'things'
-const GROUP = 'billing'
 const DEAD = deadKey(KEY, GROUP)
 const RETRIES = retriesKey(KEY, GROUP)
-const one = new Group(KEY, GROUP, 'one')
-const two = new Group(KEY, GROUP, 'two')
 
-let server: Redis
-let redis: Client
+interface BuryEnv extends GroupEnv {
+  server: Redis
+  connect(options?: { username: string; password: string }): Client
+  /** An entry that has failed once, in the hands of `one`. */
+  failed(): Promise<string>
+  /** Everything that a burial changes. */
+  whole(): Promise<{ dead: string[][]; pending: [entry: string, consumer: string][]; retries: Record<string, string> }>
+  /** The reason for which Redis refuses a burial by `one`. */
+  refused(client: Client, id: string): Promise<string>
+}
 
-beforeEach(async (context) => {
-  needsProcess(context, ['redis'])
-  server = own(await startRedis())
-  redis = connect()
-  await one.create(redis, '0')
+/** With a Redis of its own: the tests change its memory, users and role. */
+const buryTest = test.extend<{ env: BuryEnv }>({
+  env: async ({ skip, onTestFinished }, use) => {
+    needsProcess({ skip }, ['redis'])
+    const server = await startRedis()
+    onTestFinished(() => server.remove())
+    const connect: BuryEnv['connect'] = (options) => {
+      const client = server.client(options)
+      onTestFinished(() => client.disconnect())
+      return client
+    }
+    const group = await createGroupEnv(connect(), KEY)
+    const { redis, one, pending, retries } = group
+    await use({
+      ...group,
+      ...{ server, connect },
+      async failed() {
+        const id = (await redis.xadd(KEY, '*', ...FIELDS)) as string
+        await redis.xreadgroup('GROUP', GROUP, 'one', 'COUNT', 1, 'STREAMS', KEY, '>')
+        await one.fail(redis, id, '{"attempts":1}')
+        return id
+      },
+      whole: async () => ({
+        dead:
+          (await redis.type(DEAD)) === 'stream' ? (await redis.xrange(DEAD, '-', '+')).map(([, fields]) => fields) : [],
+        pending: (await pending()).map(([entry, consumer]) => [entry, consumer]),
+        retries: await retries(),
+      }),
+      refused: (client, id) =>
+        one.bury(client, { id, fields: FIELDS }, said(id)).then(
+          (outcome) => `not refused: ${outcome}`,
+          (error: Error) => classifyRedisError(error).reason,
+        ),
+    })
+  },
 })
-
-function connect(options?: { username: string; password: string }): Client {
-  const client = server.client(options)
-  onTestFinished(() => client.disconnect())
-  return client
-}
-
-/** An entry that has failed once, in the hands of `one`. */
-async function failed(): Promise<string> {
-  const id = (await redis.xadd(KEY, '*', 'id', 'e1', 'data', '{}')) as string
-  await redis.xreadgroup('GROUP', GROUP, 'one', 'COUNT', 1, 'STREAMS', KEY, '>')
-  await one.fail(redis, id, '{"attempts":1}')
-  return id
-}
 
 const FIELDS = ['id', 'e1', 'data', '{}']
 const said = (id: string) => ['deadreason', 'no stock', 'deadentry', id]
 const letter = (id: string) => [...FIELDS, ...said(id)]
 
-/** Everything that a burial changes. */
-const whole = async () => ({
-  dead: (await redis.type(DEAD)) === 'stream' ? (await redis.xrange(DEAD, '-', '+')).map(([, fields]) => fields) : [],
-  pending: ((await redis.xpending(KEY, GROUP, '-', '+', 10)) as unknown[][]).map(([entry, consumer]) => [
-    entry,
-    consumer,
-  ]),
-  retries: await redis.hgetall(RETRIES),
-})
-
 const alive = (id: string) => ({ dead: [], pending: [[id, 'one']], retries: { [id]: '{"attempts":1}' } })
 const buried = (id: string) => ({ dead: [letter(id)], pending: [], retries: {} })
 
-const refused = (client: Client, id: string) =>
-  one.bury(client, { id, fields: FIELDS }, said(id)).then(
-    (outcome) => `not refused: ${outcome}`,
-    (error: Error) => classifyRedisError(error).reason,
-  )
+buryTest(
+  'moves an entry with its fields, acknowledges it, and forgets its attempts; asked again, nothing',
+  async ({ env }) => {
+    const { redis, one, failed, whole } = env
+    const id = await failed()
+    expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(true)
+    expect(await whole()).toEqual(buried(id))
+    expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(false)
+    expect(await whole()).toEqual(buried(id))
+  },
+)
 
-test('moves an entry with its fields, acknowledges it, and forgets its attempts; asked again, nothing', async () => {
-  const id = await failed()
-  expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(true)
-  expect(await whole()).toEqual(buried(id))
-  expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(false)
-  expect(await whole()).toEqual(buried(id))
-})
-
-test('what another consumer has, or nobody has any more, is left', async () => {
+buryTest('what another consumer has, or nobody has any more, is left', async ({ env }) => {
+  const { redis, one, two, failed, whole } = env
   const id = await failed()
   expect(await two.bury(redis, { id, fields: FIELDS }, said(id))).toBe(false)
   expect(await whole()).toEqual(alive(id))
@@ -77,7 +87,8 @@ test('what another consumer has, or nobody has any more, is left', async () => {
   expect(await whole()).toEqual({ dead: [], pending: [], retries: {} })
 })
 
-test('an entry that was trimmed while it ran is in the dead letters, where its last copy is', async () => {
+buryTest('an entry that was trimmed while it ran is in the dead letters, where its last copy is', async ({ env }) => {
+  const { redis, one, failed, whole } = env
   const id = await failed()
   await redis.xdel(KEY, id)
   await one.beat(redis, [id])
@@ -85,7 +96,8 @@ test('an entry that was trimmed while it ran is in the dead letters, where its l
   expect(await whole()).toEqual(buried(id))
 })
 
-test('also when somebody has met it meanwhile, and has acknowledged it because it is gone', async () => {
+buryTest('also when somebody has met it meanwhile, and has acknowledged it because it is gone', async ({ env }) => {
+  const { redis, one, two, failed, whole } = env
   const id = await failed()
   await redis.xdel(KEY, id)
   expect(await two.claim(redis, 0, 10)).toEqual([
@@ -97,9 +109,10 @@ test('also when somebody has met it meanwhile, and has acknowledged it because i
 })
 
 describe('all or nothing', () => {
-  test.each(['xpending', 'hdel', 'xack', 'xadd'])(
+  buryTest.for(['xpending', 'hdel', 'xack', 'xadd'])(
     'for a user who may not %s: however often it is tried, there is one letter once he may',
-    async (command) => {
+    async (command, { env }) => {
+      const { redis, one, connect, failed, whole, refused } = env
       const id = await failed()
       await redis.call('ACL', 'SETUSER', 'worker', 'on', '>secret', '~*', '+@all', `-${command}`)
       const client = connect({ username: 'worker', password: 'secret' })
@@ -113,7 +126,8 @@ describe('all or nothing', () => {
     },
   )
 
-  test('for a user who may not touch the key of the dead letters', async () => {
+  buryTest('for a user who may not touch the key of the dead letters', async ({ env }) => {
+    const { redis, connect, failed, whole, refused } = env
     const id = await failed()
     await redis.call('ACL', 'SETUSER', 'worker', 'on', '>secret', `~${KEY}`, `~${RETRIES}`, '+@all')
     const client = connect({ username: 'worker', password: 'secret' })
@@ -121,10 +135,11 @@ describe('all or nothing', () => {
     expect(await whole()).toEqual(alive(id))
   })
 
-  test.each([
+  buryTest.for<[what: string, key: string]>([
     ['the dead letters', DEAD],
     ['the failed attempts', RETRIES],
-  ])('where the key of %s holds another type', async (_, name) => {
+  ])('where the key of %s holds another type', async ([, name], { env }) => {
+    const { redis, one, failed, whole, refused } = env
     const id = await failed()
     const text = await redis.hget(RETRIES, id)
     await redis.del(name)
@@ -137,7 +152,8 @@ describe('all or nothing', () => {
     expect(await whole()).toEqual(buried(id))
   })
 
-  test('where the ids of the dead letters are used up', async () => {
+  buryTest('where the ids of the dead letters are used up', async ({ env }) => {
+    const { redis, failed, whole, refused } = env
     const id = await failed()
     const last = `${2n ** 64n - 1n}-${2n ** 64n - 1n}`
     await redis.xadd(DEAD, last, 'a', 'b')
@@ -145,9 +161,11 @@ describe('all or nothing', () => {
     expect(await whole()).toEqual({ ...alive(id), dead: [['a', 'b']] })
   })
 
-  test('by a replica', async () => {
+  buryTest('by a replica', async ({ env, onTestFinished }) => {
+    const { one, failed, refused } = env
     const id = await failed()
-    const replica = own(await startRedis())
+    const replica = await startRedis()
+    onTestFinished(() => replica.remove())
     const client = replica.client()
     onTestFinished(() => client.disconnect())
     await one.create(client, '0')
@@ -160,7 +178,8 @@ describe('all or nothing', () => {
 })
 
 describe('a Redis whose memory is full', () => {
-  test('remembers no attempt, and lets no new holder in; what it refuses changes nothing', async () => {
+  buryTest('remembers no attempt, and lets no new holder in; what it refuses changes nothing', async ({ env }) => {
+    const { server, redis, one, two, failed, whole } = env
     const id = await failed()
     await server.config('maxmemory', '1')
     await expect(one.fail(redis, id, '{"attempts":2}')).rejects.toThrow(/^OOM/)
@@ -169,7 +188,8 @@ describe('a Redis whose memory is full', () => {
     expect(await whole()).toEqual(alive(id))
   })
 
-  test('still takes what makes room in a worker: acknowledgements, burials, releases, claims', async () => {
+  buryTest('still takes what makes room in a worker: acknowledgements, burials, releases, claims', async ({ env }) => {
+    const { server, redis, one, two, failed, whole } = env
     const id = await failed()
     await server.config('maxmemory', '1')
     expect(await one.begin(redis, id)).toBe(true)
@@ -183,17 +203,22 @@ describe('a Redis whose memory is full', () => {
   })
 })
 
-test('an entry of as many fields as can be put back is buried whole, a larger one as far as they go', async () => {
-  const fields = Array.from({ length: 5_000 }, (_, n) => [`field${n}`, 'x']).flat()
-  for (const count of [7_000, 10_000]) {
-    const id = (await redis.xadd(KEY, '*', ...fields.slice(0, count))) as string
-    await redis.xreadgroup('GROUP', GROUP, 'one', 'COUNT', 1, 'STREAMS', KEY, '>')
-    expect(await one.bury(redis, { id, fields: fields.slice(0, count) }, said(id))).toBe(true)
-    expect((await whole()).dead.at(-1)).toEqual([...fields.slice(0, 7_000), ...said(id)])
-  }
-})
+buryTest(
+  'an entry of as many fields as can be put back is buried whole, a larger one as far as they go',
+  async ({ env }) => {
+    const { redis, one, whole } = env
+    const fields = Array.from({ length: 5_000 }, (_, n) => [`field${n}`, 'x']).flat()
+    for (const count of [7_000, 10_000]) {
+      const id = (await redis.xadd(KEY, '*', ...fields.slice(0, count))) as string
+      await redis.xreadgroup('GROUP', GROUP, 'one', 'COUNT', 1, 'STREAMS', KEY, '>')
+      expect(await one.bury(redis, { id, fields: fields.slice(0, count) }, said(id))).toBe(true)
+      expect((await whole()).dead.at(-1)).toEqual([...fields.slice(0, 7_000), ...said(id)])
+    }
+  },
+)
 
-test('the fields are those of the entry to the byte, also where they are no text', async () => {
+buryTest('the fields are those of the entry to the byte, also where they are no text', async ({ env }) => {
+  const { redis, one } = env
   const blob = Buffer.from([0xff, 0xfe, 0, 1, 0x80])
   const id = (await redis.xadd(KEY, '*', 'blob', blob)) as string
   await redis.xreadgroup('GROUP', GROUP, 'one', 'COUNT', 1, 'STREAMS', KEY, '>')

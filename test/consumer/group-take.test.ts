@@ -1,44 +1,13 @@
 import type { Redis as Client } from 'ioredis'
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { expect } from 'vitest'
 import { fenceKey } from '../../src/event/names.js'
 import { Group, type TakeReply } from '../../src/redis/group.js'
-import { type FreshRedis, freshRedis } from '../../testkit/services/index.js'
-
-const GROUP = 'billing'
-
-let server: FreshRedis
-let redis: Client
-let key: string
-let one: Group
-let two: Group
-let count = 0
-
-beforeAll(async () => {
-  server = await freshRedis()
-  redis = server.client()
-})
-
-afterAll(async () => {
-  redis.disconnect()
-  await server.remove()
-})
-
-beforeEach(async () => {
-  key = `ordered-${++count}`
-  one = new Group(key, GROUP, 'one')
-  two = new Group(key, GROUP, 'two')
-  await one.create(redis, '0')
-})
-
-async function append(n: number): Promise<string[]> {
-  const ids: string[] = []
-  for (let i = 0; i < n; i++) ids.push((await redis.xadd(key, '*', 'n', String(i))) as string)
-  return ids
-}
+import { type GroupEnv, groupTest as test } from './group-env.js'
+import { GROUP } from './happened.js'
 
 type Given = Exclude<TakeReply, { fenced: number }>
 
-async function take(group: Group, epoch: number, most: number, from = ''): Promise<Given> {
+async function take(redis: Client, group: Group, epoch: number, most: number, from = ''): Promise<Given> {
   const reply = await group.take(redis, String(epoch), most, from)
   if ('fenced' in reply) throw new Error(`Expected entries, found it fenced by epoch ${reply.fenced}`)
   return reply
@@ -50,51 +19,52 @@ const idsOf = ({ complete, taken, fresh }: Given) => ({
   fresh: fresh.map(({ id }) => id),
 })
 
-const pending = async () =>
-  ((await redis.xpending(key, GROUP, '-', '+', 1000)) as [string, string, number, number][]).map(
-    ([id, consumer, , deliveries]) => [id, consumer, deliveries],
-  )
-
 /** What the Redis of this test holds of the stream and its group, to see that nothing changed. */
-const whole = async () => [
+const whole = async ({ redis, key, pending }: GroupEnv) => [
   await pending(),
   await redis.get(fenceKey(key, GROUP)),
   ((await redis.xinfo('GROUPS', key)) as unknown[][])[0]?.slice(0, 8),
 ]
 
-test('reads what is new, in order, up to what there is room for', async () => {
+test('reads what is new, in order, up to what there is room for', async ({ env }) => {
+  const { redis, one, append, pending } = env
   const ids = await append(5)
-  expect(idsOf(await take(one, 1, 3, '-'))).toEqual({ complete: true, taken: [], fresh: ids.slice(0, 3) })
-  const rest = await take(one, 1, 3)
+  expect(idsOf(await take(redis, one, 1, 3, '-'))).toEqual({ complete: true, taken: [], fresh: ids.slice(0, 3) })
+  const rest = await take(redis, one, 1, 3)
   expect(rest.fresh).toEqual([
     { id: ids[3], fields: ['n', '3'] },
     { id: ids[4], fields: ['n', '4'] },
   ])
   expect(await pending()).toEqual(ids.map((id) => [id, 'one', 1]))
-  expect(idsOf(await take(one, 1, 3))).toEqual({ complete: true, taken: [], fresh: [] })
+  expect(idsOf(await take(redis, one, 1, 3))).toEqual({ complete: true, taken: [], fresh: [] })
 })
 
-test('a holder whose epoch is not the last gets nothing, and changes nothing', async () => {
+test('a holder whose epoch is not the last gets nothing, and changes nothing', async ({ env }) => {
+  const { redis, one, two, append } = env
   await append(2)
-  await take(one, 4, 1, '-')
-  await take(two, 5, 1, '-')
+  await take(redis, one, 4, 1, '-')
+  await take(redis, two, 5, 1, '-')
   await append(1)
-  const before = await whole()
+  const before = await whole(env)
   for (const from of ['-', '']) expect(await one.take(redis, '4', 10, from)).toEqual({ fenced: 5 })
-  expect(await whole()).toEqual(before)
+  expect(await whole(env)).toEqual(before)
   // Numbers, not texts.
-  await take(one, 10, 1, '-')
+  await take(redis, one, 10, 1, '-')
   expect(await two.take(redis, '9', 10, '-')).toEqual({ fenced: 10 })
 })
 
-test('a holder that was fenced out may come back with a higher epoch', async () => {
+test('a holder that was fenced out may come back with a higher epoch', async ({ env }) => {
+  const { redis, one, two, append } = env
   const ids = await append(3)
-  await take(one, 1, 1, '-')
-  await take(two, 2, 2, '-')
-  expect(idsOf(await take(one, 3, 10, '-'))).toEqual({ complete: true, taken: ids.slice(0, 2), fresh: [ids[2]] })
+  await take(redis, one, 1, 1, '-')
+  await take(redis, two, 2, 2, '-')
+  expect(idsOf(await take(redis, one, 3, 10, '-'))).toEqual({ complete: true, taken: ids.slice(0, 2), fresh: [ids[2]] })
 })
 
-test('a new holder takes all that is pending, with whomever, in order and in pieces, before anything new', async () => {
+test('a new holder takes all that is pending, with whomever, in order and in pieces, before anything new', async ({
+  env,
+}) => {
+  const { redis, key, two, append, pending } = env
   const ids = await append(290)
   // Pending in turns with one, two and three; more than the script looks at in one go.
   for (let n = 0; n < 240; n++) {
@@ -105,7 +75,7 @@ test('a new holder takes all that is pending, with whomever, in order and in pie
   const seen: string[] = []
   let from = '-'
   for (let turn = 0; from !== ''; turn++) {
-    const { complete, taken, fresh } = await take(two, 2, 130, from)
+    const { complete, taken, fresh } = await take(redis, two, 2, 130, from)
     expect(fresh.length === 0 || complete, 'nothing new before all is taken').toBe(true)
     expect(taken.length + fresh.length).toBeLessThanOrEqual(130)
     expect(taken.every(({ fields, deliveries }) => fields?.[0] === 'n' && deliveries === 1)).toBe(true)
@@ -115,37 +85,40 @@ test('a new holder takes all that is pending, with whomever, in order and in pie
   }
   expect(seen).toEqual(ids.slice(0, seen.length))
   expect(seen.length).toBeGreaterThan(240)
-  expect((await take(two, 2, 100)).fresh.map(({ id }) => id)).toEqual(ids.slice(seen.length))
+  expect((await take(redis, two, 2, 100)).fresh.map(({ id }) => id)).toEqual(ids.slice(seen.length))
   // Each was delivered once, whoever had it: taking over is no delivery.
   expect(await pending()).toEqual(ids.map((id) => [id, 'two', 1]))
 })
 
-test('a piece that ends with the last pending entry is followed by what is new', async () => {
+test('a piece that ends with the last pending entry is followed by what is new', async ({ env }) => {
+  const { redis, one, two, append } = env
   const ids = await append(101)
-  await take(one, 1, 100, '-')
-  const first = await take(two, 2, 100, '-')
+  await take(redis, one, 1, 100, '-')
+  const first = await take(redis, two, 2, 100, '-')
   const next = first.complete ? '' : `(${first.taken.at(-1)?.id}`
   expect(first.taken.map(({ id }) => id)).toEqual(ids.slice(0, 100))
-  expect(idsOf(await take(two, 2, 100, next))).toEqual({ complete: true, taken: [], fresh: [ids[100]] })
+  expect(idsOf(await take(redis, two, 2, 100, next))).toEqual({ complete: true, taken: [], fresh: [ids[100]] })
 })
 
-test('what another consumer was given meanwhile is taken before what is newer', async () => {
+test('what another consumer was given meanwhile is taken before what is newer', async ({ env }) => {
+  const { redis, key, two, append, pending } = env
   const ids = await append(6)
-  expect(idsOf(await take(two, 2, 2, '-'))).toEqual({ complete: true, taken: [], fresh: ids.slice(0, 2) })
+  expect(idsOf(await take(redis, two, 2, 2, '-'))).toEqual({ complete: true, taken: [], fresh: ids.slice(0, 2) })
   // Somebody who heeds no fence, such as a worker of the group that is not ordered.
   await redis.xreadgroup('GROUP', GROUP, 'stray', 'COUNT', 3, 'STREAMS', key, '>')
-  expect(idsOf(await take(two, 2, 2))).toEqual({ complete: false, taken: ids.slice(2, 4), fresh: [] })
-  expect(idsOf(await take(two, 2, 2))).toEqual({ complete: true, taken: [ids[4]], fresh: [ids[5]] })
-  expect(idsOf(await take(two, 2, 2))).toEqual({ complete: true, taken: [], fresh: [] })
+  expect(idsOf(await take(redis, two, 2, 2))).toEqual({ complete: false, taken: ids.slice(2, 4), fresh: [] })
+  expect(idsOf(await take(redis, two, 2, 2))).toEqual({ complete: true, taken: [ids[4]], fresh: [ids[5]] })
+  expect(idsOf(await take(redis, two, 2, 2))).toEqual({ complete: true, taken: [], fresh: [] })
   expect((await pending()).map(([, consumer]) => consumer)).toEqual(ids.map(() => 'two'))
 })
 
-test('what was trimmed while it was pending is acknowledged and told of, in its place', async () => {
+test('what was trimmed while it was pending is acknowledged and told of, in its place', async ({ env }) => {
+  const { redis, key, one, two, append, pending } = env
   const ids = await append(4)
-  await take(one, 1, 3, '-')
+  await take(redis, one, 1, 3, '-')
   await one.fail(redis, ids[2] as string, '{"attempts":2}')
   await redis.xdel(key, ids[1] as string)
-  const { taken, fresh } = await take(two, 2, 10, '-')
+  const { taken, fresh } = await take(redis, two, 2, 10, '-')
   expect(taken).toEqual([
     { id: ids[0], fields: ['n', '0'], deliveries: 1, attempts: '' },
     { id: ids[1], fields: undefined, deliveries: 1, attempts: '' },
@@ -155,10 +128,11 @@ test('what was trimmed while it was pending is acknowledged and told of, in its 
   expect((await pending()).map(([id]) => id)).toEqual([ids[0], ids[2], ids[3]])
 })
 
-test('the fence of one group is not that of another', async () => {
+test('the fence of one group is not that of another', async ({ env }) => {
+  const { redis, key, one, append } = env
   await append(1)
-  await take(one, 7, 1, '-')
+  await take(redis, one, 7, 1, '-')
   const other = new Group(key, 'mail', 'one')
   await other.create(redis, '0')
-  expect((await take(other, 1, 1, '-')).fresh).toHaveLength(1)
+  expect((await take(redis, other, 1, 1, '-')).fresh).toHaveLength(1)
 })

@@ -1,56 +1,9 @@
-import type { Redis as Client } from 'ioredis'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { retriesKey } from '../../src/event/names.js'
-import { Group } from '../../src/redis/group.js'
-import { type FreshRedis, freshRedis } from '../../testkit/services/index.js'
-
-const GROUP = 'billing'
-
-let server: FreshRedis
-let redis: Client
-let key: string
-let one: Group
-let two: Group
-let count = 0
-
-beforeAll(async () => {
-  server = await freshRedis()
-  redis = server.client()
-})
-
-afterAll(async () => {
-  redis.disconnect()
-  await server.remove()
-})
-
-beforeEach(async () => {
-  key = `things-${++count}`
-  one = new Group(key, GROUP, 'one')
-  two = new Group(key, GROUP, 'two')
-  await one.create(redis, '0')
-})
-
-/** Entries that this consumer was given; their ids. */
-async function given(group: Group, n: number): Promise<string[]> {
-  for (let i = 0; i < n; i++) await redis.xadd(key, '*', 'n', String(i))
-  const reply = await redis.xreadgroup('GROUP', GROUP, group.consumer, 'COUNT', n, 'STREAMS', key, '>')
-  return (reply as [string, [string, string[]][]][])[0]![1].map(([id]) => id)
-}
-
-/** As if the consumer had given no sign of life for them for so long. */
-const idle = (group: Group, milliseconds: number, ...ids: string[]) =>
-  redis.xclaim(key, GROUP, group.consumer, 0, ...ids, 'IDLE', milliseconds, 'JUSTID')
-
-/** What XPENDING shows: id, consumer and deliveries. */
-const pending = async () =>
-  ((await redis.xpending(key, GROUP, '-', '+', 100)) as [string, string, number, number][]).map(
-    ([id, consumer, , deliveries]) => [id, consumer, deliveries],
-  )
-
-const retries = () => redis.hgetall(retriesKey(key, GROUP))
+import { describe, expect } from 'vitest'
+import { type GroupEnv, groupTest as test } from './group-env.js'
 
 describe('claim', () => {
-  test('takes what was idle for so long, whoever had it, and counts no delivery', async () => {
+  test('takes what was idle for so long, whoever had it, and counts no delivery', async ({ env }) => {
+    const { redis, one, two, given, idle, pending } = env
     const [a, b, c] = (await given(one, 3)) as [string, string, string]
     await idle(one, 60_000, a, c)
     expect(await two.claim(redis, 30_000, 10)).toEqual([
@@ -65,14 +18,16 @@ describe('claim', () => {
     expect(await two.claim(redis, 30_000, 10)).toEqual([])
   })
 
-  test('takes no more than it was asked for, the oldest first', async () => {
+  test('takes no more than it was asked for, the oldest first', async ({ env }) => {
+    const { redis, one, two, given, idle } = env
     const ids = await given(one, 5)
     await idle(one, 60_000, ...ids)
     expect((await two.claim(redis, 30_000, 2)).map(({ id }) => id)).toEqual(ids.slice(0, 2))
     expect((await two.claim(redis, 30_000, 9)).map(({ id }) => id)).toEqual(ids.slice(2))
   })
 
-  test('of its own finds what a lost reply has left pending, and nothing of others', async () => {
+  test('of its own finds what a lost reply has left pending, and nothing of others', async ({ env }) => {
+    const { redis, one, two, given, pending } = env
     const [a] = await given(one, 1)
     const [b] = await given(two, 1)
     expect((await two.claim(redis, 0, 10, true)).map(({ id }) => id)).toEqual([b])
@@ -82,14 +37,16 @@ describe('claim', () => {
     ])
   })
 
-  test('tells what was remembered of failed attempts', async () => {
+  test('tells what was remembered of failed attempts', async ({ env }) => {
+    const { redis, one, two, given, idle } = env
     const [a] = (await given(one, 1)) as [string]
     await one.fail(redis, a, '{"attempts":3}')
     await idle(one, 60_000, a)
     expect(await two.claim(redis, 30_000, 10)).toMatchObject([{ id: a, attempts: '{"attempts":3}' }])
   })
 
-  test('acknowledges what was trimmed, and tells of it once, without fields', async () => {
+  test('acknowledges what was trimmed, and tells of it once, without fields', async ({ env }) => {
+    const { redis, key, one, two, given, idle, pending, retries } = env
     const [a, b] = (await given(one, 2)) as [string, string]
     await one.fail(redis, a, '{"attempts":1}')
     await idle(one, 60_000, a, b)
@@ -105,7 +62,8 @@ describe('claim', () => {
 })
 
 describe('beat', () => {
-  test('keeps entries from being claimed, and counts no delivery', async () => {
+  test('keeps entries from being claimed, and counts no delivery', async ({ env }) => {
+    const { redis, one, two, given, idle, pending } = env
     const ids = await given(one, 2)
     await idle(one, 60_000, ...ids)
     expect(await one.beat(redis, ids)).toEqual([])
@@ -113,7 +71,8 @@ describe('beat', () => {
     expect(await pending()).toEqual(ids.map((id) => [id, 'one', 1]))
   })
 
-  test('names what another consumer has, and leaves it there; what is done is nobody’s', async () => {
+  test('names what another consumer has, and leaves it there; what is done is nobody’s', async ({ env }) => {
+    const { redis, one, two, given, idle, pending } = env
     const [a, b, c] = (await given(one, 3)) as [string, string, string]
     await idle(one, 60_000, a)
     await two.claim(redis, 30_000, 10)
@@ -130,7 +89,8 @@ describe('beat', () => {
 })
 
 describe('begin', () => {
-  test('counts one more delivery before the run', async () => {
+  test('counts one more delivery before the run', async ({ env }) => {
+    const { redis, one, two, given, idle, pending } = env
     const [a] = (await given(one, 1)) as [string]
     await idle(one, 60_000, a)
     await two.claim(redis, 30_000, 10)
@@ -138,7 +98,8 @@ describe('begin', () => {
     expect(await pending()).toEqual([[a, 'two', 2]])
   })
 
-  test('of another consumer’s, or of what is done, is refused and counts nothing', async () => {
+  test('of another consumer’s, or of what is done, is refused and counts nothing', async ({ env }) => {
+    const { redis, one, two, given, pending } = env
     const [a, b] = (await given(one, 2)) as [string, string]
     await one.acknowledge(redis, [b], [])
     expect(await two.begin(redis, a)).toBe(false)
@@ -148,7 +109,8 @@ describe('begin', () => {
 })
 
 describe('fail', () => {
-  test('remembers the attempts, and the count of deliveries begins anew', async () => {
+  test('remembers the attempts, and the count of deliveries begins anew', async ({ env }) => {
+    const { redis, one, two, given, pending, retries } = env
     const [a] = (await given(one, 1)) as [string]
     for (let n = 0; n < 3; n++) await one.begin(redis, a)
     expect(await pending()).toEqual([[a, 'one', 4]])
@@ -158,7 +120,8 @@ describe('fail', () => {
     expect(await two.claim(redis, 30_000, 10)).toEqual([])
   })
 
-  test('of another consumer’s, or of what is done, is refused and remembers nothing', async () => {
+  test('of another consumer’s, or of what is done, is refused and remembers nothing', async ({ env }) => {
+    const { redis, one, two, given, pending, retries } = env
     const [a, b] = (await given(one, 2)) as [string, string]
     await one.begin(redis, a)
     await one.acknowledge(redis, [b], [])
@@ -168,7 +131,8 @@ describe('fail', () => {
     expect(await retries()).toEqual({})
   })
 
-  test('is forgotten when the event is done', async () => {
+  test('is forgotten when the event is done', async ({ env }) => {
+    const { redis, one, given, pending, retries } = env
     const [a, b] = (await given(one, 2)) as [string, string]
     await one.fail(redis, a, 'x')
     await one.fail(redis, b, 'y')
@@ -179,7 +143,8 @@ describe('fail', () => {
 })
 
 describe('release', () => {
-  test('lets another consumer claim at once; a delivery that was not begun is not counted', async () => {
+  test('lets another consumer claim at once; a delivery that was not begun is not counted', async ({ env }) => {
+    const { redis, one, two, given, pending } = env
     const [a, b, c] = (await given(one, 3)) as [string, string, string]
     await one.begin(redis, b)
     await one.release(redis, [
@@ -199,7 +164,8 @@ describe('release', () => {
     ])
   })
 
-  test('leaves what another consumer has, and what is done', async () => {
+  test('leaves what another consumer has, and what is done', async ({ env }) => {
+    const { redis, one, two, given, idle, pending } = env
     const [a, b, c] = (await given(one, 3)) as [string, string, string]
     await idle(one, 60_000, a)
     await two.claim(redis, 30_000, 10)
@@ -218,15 +184,16 @@ describe('release', () => {
 })
 
 describe('an entry that was trimmed while a consumer holds it', () => {
-  test.each<[string, (id: string) => Promise<unknown>]>([
-    ['beat', (id) => one.beat(redis, [id])],
-    ['begin', (id) => one.begin(redis, id)],
-    ['fail', (id) => one.fail(redis, id, 'x')],
-    ['release', (id) => one.release(redis, [{ id, uncounted: true }])],
-  ])('stays pending after a %s, so that somebody tells of it', async (_, act) => {
+  test.for<[string, (env: GroupEnv, id: string) => Promise<unknown>]>([
+    ['beat', ({ one, redis }, id) => one.beat(redis, [id])],
+    ['begin', ({ one, redis }, id) => one.begin(redis, id)],
+    ['fail', ({ one, redis }, id) => one.fail(redis, id, 'x')],
+    ['release', ({ one, redis }, id) => one.release(redis, [{ id, uncounted: true }])],
+  ])('stays pending after a %s, so that somebody tells of it', async ([, act], { env }) => {
+    const { redis, key, one, two, given, pending, retries } = env
     const [a] = (await given(one, 1)) as [string]
     await redis.xdel(key, a)
-    await act(a)
+    await act(env, a)
     expect(await two.claim(redis, 0, 10)).toMatchObject([{ id: a, fields: undefined }])
     expect([await pending(), await retries()]).toEqual([[], {}])
   })

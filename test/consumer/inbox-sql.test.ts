@@ -1,29 +1,20 @@
 import type pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database, until } from '../../testkit/services/index.js'
+import { until } from '../../testkit/services/index.js'
+import { createInboxEnv, type InboxEnv } from './inbox-env.js'
 
-let database: Database
-let owner: pg.Client
+let env: InboxEnv
 let one: pg.Client
 let two: pg.Client
 let group: string
 let count = 0
 
+// All that this file uses is permitted to a worker.
 beforeAll(async () => {
-  database = await createDatabase()
-  owner = await database.connect()
-  await migrate(owner, { only: 'inbox' })
-  // What is permitted to a worker is all that this file uses.
-  await owner.query(`create role ${database.name}_worker login password 'secret' in role outrider_consumer`)
+  env = await createInboxEnv()
 })
 
-afterAll(async () => {
-  const role = `${database.name}_worker`
-  await owner.end()
-  await database.drop()
-  await database.server.query(`drop role ${role}`)
-})
+afterAll(() => env.close())
 
 beforeEach(async () => {
   group = `group-${++count}`
@@ -32,7 +23,7 @@ beforeEach(async () => {
 })
 
 async function worker(): Promise<pg.Client> {
-  const client = await database.connect({ user: `${database.name}_worker`, password: 'secret' })
+  const client = await env.worker()
   onTestFinished(() => client.end())
   return client
 }
@@ -61,10 +52,10 @@ const subscribed = (epoch: number) =>
 
 /** As if nobody had renewed it. */
 const expire = () =>
-  owner.query("update outrider.subscription set expires_at = '-infinity' where consumer_group = $1", [group])
+  env.owner.query("update outrider.subscription set expires_at = '-infinity' where consumer_group = $1", [group])
 
 const inbox = async (): Promise<string[]> =>
-  (await owner.query('select id from outrider.inbox where consumer_group = $1 order by id', [group])).rows.map(
+  (await env.owner.query('select id from outrider.inbox where consumer_group = $1 order by id', [group])).rows.map(
     ({ id }) => id,
   )
 
@@ -73,7 +64,7 @@ const waits = (client: pg.Client) => {
   const pid = (client as unknown as { processID: number }).processID
   return until(
     async () =>
-      (await owner.query("select from pg_stat_activity where pid = $1 and wait_event_type = 'Lock'", [pid]))
+      (await env.owner.query("select from pg_stat_activity where pid = $1 and wait_event_type = 'Lock'", [pid]))
         .rowCount === 1,
     { timeout: 20_000, message: 'the other one to wait for a lock' },
   )

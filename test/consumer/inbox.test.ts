@@ -2,31 +2,23 @@ import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { databaseOf } from '../../src/consumer/database.js'
 import { acceptance, isDone, prune, subscribe, subscriptions } from '../../src/consumer/inbox.js'
-import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database } from '../../testkit/services/index.js'
+import { createInboxEnv, type InboxEnv } from './inbox-env.js'
 
 const DAY = 86_400_000
 
-let database: Database
-let owner: pg.Client
+let env: InboxEnv
 let pool: pg.Pool
 let group: string
 let count = 0
 
 beforeAll(async () => {
-  database = await createDatabase()
-  owner = await database.connect()
-  await migrate(owner, { only: 'inbox' })
-  await owner.query(`create role ${database.name}_worker login password 'secret' in role outrider_consumer`)
-  pool = new pg.Pool({ connectionString: database.urlAs({ user: `${database.name}_worker`, password: 'secret' }) })
+  env = await createInboxEnv()
+  pool = new pg.Pool({ connectionString: env.workerUrl })
 })
 
 afterAll(async () => {
-  const role = `${database.name}_worker`
   await pool.end()
-  await owner.end()
-  await database.drop()
-  await database.server.query(`drop role ${role}`)
+  await env.close()
 })
 
 beforeEach(() => {
@@ -35,7 +27,7 @@ beforeEach(() => {
 
 /** So many events that a group did so many days ago. */
 const done = (of: string, n: number, days: number) =>
-  owner.query(
+  env.owner.query(
     `insert into outrider.inbox (consumer_group, source, id, processed_at)
      select $1, '/shop', $3::int || ' days ago, ' || n, clock_timestamp() - make_interval(days => $3, secs => n)
      from generate_series(1, $2::int) as n`,
@@ -43,7 +35,7 @@ const done = (of: string, n: number, days: number) =>
   )
 
 const left = async (of = group): Promise<number> =>
-  (await owner.query('select count(*)::int as n from outrider.inbox where consumer_group = $1', [of])).rows[0].n
+  (await env.owner.query('select count(*)::int as n from outrider.inbox where consumer_group = $1', [of])).rows[0].n
 
 async function asWorker<Result>(run: (client: pg.PoolClient) => Promise<Result>): Promise<Result> {
   const client = await pool.connect()
@@ -68,7 +60,7 @@ describe('prune', () => {
     await done(group, 1_500, 9)
     await done(group, 700, 10)
     expect(await prune(databaseOf(pool), group, DAY)).toBe(1_000)
-    const { rows } = await owner.query(
+    const { rows } = await env.owner.query(
       `select split_part(id, ' ', 1) as days, count(*)::int as n from outrider.inbox where consumer_group = $1 group by 1`,
       [group],
     )
@@ -80,7 +72,7 @@ describe('prune', () => {
 
   test('does not wait for what another transaction deletes, and takes the rest', async () => {
     await done(group, 5, 9)
-    const other = await database.connect()
+    const other = await env.database.connect()
     onTestFinished(() => other.end())
     await other.query('begin')
     const some = "delete from outrider.inbox where consumer_group = $1 and id in ('9 days ago, 2', '9 days ago, 4')"
@@ -105,7 +97,7 @@ describe('prune', () => {
     await done(group, 20_000, 1)
     await done(`${group}-other`, 20_000, 9)
     await done(group, 1_500, 9)
-    await owner.query('analyze outrider.inbox')
+    await env.owner.query('analyze outrider.inbox')
     const explained: string[] = []
     const explaining = databaseOf({
       transaction: async (run) =>
@@ -161,13 +153,13 @@ test('a subscription is known from when it is made, also by two at once, and kee
   const some = ['things:1', 'things:0']
   expect(await subscriptions(databaseOf(pool), group, some)).toEqual(new Set())
   await subscribe(databaseOf(pool), group, some)
-  await owner.query('update outrider.subscription set epoch = 7 where consumer_group = $1', [group])
+  await env.owner.query('update outrider.subscription set epoch = 7 where consumer_group = $1', [group])
   const keys = Array.from({ length: 20 }, (_, n) => `things:${n}`)
   expect(await subscriptions(databaseOf(pool), group, keys)).toEqual(new Set(some))
   await Promise.all([keys, keys.toReversed()].map((each) => subscribe(databaseOf(pool), group, each)))
   expect(await subscriptions(databaseOf(pool), group, [...keys, 'others'])).toEqual(new Set(keys))
   expect(await subscriptions(databaseOf(pool), `${group}-other`, keys)).toEqual(new Set())
-  const { rows } = await owner.query(
+  const { rows } = await env.owner.query(
     'select stream_key, epoch from outrider.subscription where consumer_group = $1 and epoch > 0 order by 1',
     [group],
   )

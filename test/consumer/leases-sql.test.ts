@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import type pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database, until } from '../../testkit/services/index.js'
+import { until } from '../../testkit/services/index.js'
+import { createInboxEnv, type InboxEnv } from './inbox-env.js'
 
 /** A stream's partitions of one group, and the workers that share them. */
 interface Subscriptions {
@@ -11,27 +11,18 @@ interface Subscriptions {
   keys: string[]
 }
 
-let database: Database
-let owner: pg.Client
+let env: InboxEnv
 let client: pg.Client
 let count = 0
 
-const worker = () => database.connect({ user: `${database.name}_worker`, password: 'secret' })
-
 beforeAll(async () => {
-  database = await createDatabase()
-  owner = await database.connect()
-  await migrate(owner, { only: 'inbox' })
-  await owner.query(`create role ${database.name}_worker login password 'secret' in role outrider_consumer`)
-  client = await worker()
+  env = await createInboxEnv()
+  client = await env.worker()
 })
 
 afterAll(async () => {
-  const role = `${database.name}_worker`
   await client.end()
-  await owner.end()
-  await database.drop()
-  await database.server.query(`drop role ${role}`)
+  await env.close()
 })
 
 let group: string
@@ -74,7 +65,7 @@ async function expire(of: Subscriptions, name: string): Promise<void> {
   for (const table of ['subscription', 'worker']) {
     const text = `update outrider.${table} set expires_at = clock_timestamp() - interval '1 second'
       where consumer_group = $1 and worker = $2`
-    await owner.query(text, [of.group, name])
+    await env.owner.query(text, [of.group, name])
   }
 }
 
@@ -82,7 +73,7 @@ async function expire(of: Subscriptions, name: string): Promise<void> {
 async function table(of: Subscriptions): Promise<Map<string, { worker: string | null; epoch: number }>> {
   const text = `select stream_key, worker, epoch::int from outrider.subscription
     where consumer_group = $1 and stream_key = any ($2::text[])`
-  const { rows } = await owner.query(text, [of.group, of.keys])
+  const { rows } = await env.owner.query(text, [of.group, of.keys])
   return new Map(rows.map(({ stream_key, worker, epoch }) => [stream_key, { worker, epoch }]))
 }
 
@@ -183,7 +174,7 @@ describe('a lease', () => {
     const of = await subscribe(1)
     await renew(of, 'a', '2 seconds')
     const clock = async () =>
-      Number((await owner.query('select extract(epoch from clock_timestamp()) as at')).rows[0].at)
+      Number((await env.owner.query('select extract(epoch from clock_timestamp()) as at')).rows[0].at)
     const began = await clock()
     const [taken] = await until(async () => {
       const held = await renew(of, 'b')
@@ -214,7 +205,7 @@ describe('a lease', () => {
 
 test('workers that look at the same time take turns: each decides by what the others hold', async () => {
   const of = await subscribe(16)
-  const clients = await Promise.all(NAMES.map(worker))
+  const clients = await Promise.all(NAMES.map(() => env.worker()))
   onTestFinished(async () => void (await Promise.all(clients.map((each) => each.end()))))
   const [first, ...others] = clients as [pg.Client, ...pg.Client[]]
   await first.query('begin')
@@ -224,7 +215,7 @@ test('workers that look at the same time take turns: each decides by what the ot
   await until(async () => {
     const text =
       "select from pg_stat_activity where pid = any ($1) and wait_event_type = 'Lock' and wait_event = 'advisory'"
-    return (await owner.query(text, [pids])).rowCount === 4
+    return (await env.owner.query(text, [pids])).rowCount === 4
   })
   await first.query('commit')
   expect(await Promise.all(waiting)).toEqual([[], [], [], []])
