@@ -1,13 +1,13 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import { Account } from './account.js'
 import { analysis } from './analysis/main.js'
 import { projection } from './projection/main.js'
 import { publication } from './publication/main.js'
-import { Stage } from './stage.js'
+import { Account } from './support/account.js'
+import { ExampleEnv } from './support/example-env.js'
 
 /** One example from its start to its end: `npm run example -- publication`. */
 
-export type Example = (stage: Stage, account: Account) => Promise<void>
+export type Example = (env: ExampleEnv, account: Account) => Promise<void>
 
 const EXAMPLES: Record<string, Example> = { publication, analysis, projection }
 const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
@@ -16,18 +16,18 @@ const LETTING_GO = 10_000
 
 const interrupt = new AbortController()
 const account = new Account()
-const stage = new Stage(account)
+const env = new ExampleEnv(account)
 
 async function tell(name: string, example: Example): Promise<number> {
   try {
     account.heading(`Example: ${name}`)
-    await stage.start(new URL(`./${name}/setup.sql`, import.meta.url))
-    await example(stage, account)
+    await env.start(new URL(`./${name}/setup.sql`, import.meta.url))
+    await example(env, account)
   } catch (error) {
     // It was made to fail.
     if (interrupt.signal.aborted) return 1
     account.check((error as Error).message, false)
-    account.say(stage.tails())
+    account.say(env.tails())
   }
   account.heading(account.failed === 0 ? 'All of it holds.' : `${account.failed} of it failed.`)
   return account.failed === 0 ? 0 : 1
@@ -54,7 +54,7 @@ async function main([name = '', ...more]: string[]): Promise<number> {
   const code = await Promise.race([tell(name, example), interrupted])
   // What is in the middle of something fails when its connection ends, and nobody waits for it any more.
   process.on('unhandledRejection', () => {})
-  await Promise.race([stage.close(), pause(LETTING_GO)])
+  await Promise.race([env.close(), pause(LETTING_GO)])
   if (interrupt.signal.aborted) account.heading('Stopped. Nothing is left running.')
   return code
 }

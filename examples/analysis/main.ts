@@ -1,9 +1,9 @@
 import { truncate } from 'node:fs/promises'
 import { join } from 'node:path'
 import { until } from '../../testkit/services/until.js'
-import type { Account } from '../account.js'
-import type { Stage } from '../stage.js'
-import type { WorkerProcess } from '../worker-process.js'
+import type { Account } from '../support/account.js'
+import type { ExampleEnv } from '../support/example-env.js'
+import type { WorkerProcess } from '../support/worker-process.js'
 import { announce, put, upload } from './uploads.js'
 
 const WORKER = new URL('./worker.ts', import.meta.url)
@@ -11,14 +11,14 @@ const GROUP = 'word-count-1'
 const PATIENCE = 30_000
 
 /** Long work outside any transaction: slow is not dead, dead is done again, and the same is not done twice. */
-export async function analysis(stage: Stage, account: Account): Promise<void> {
-  const store = stage.folder('store')
-  const uploads = await stage.connect('uploads')
+export async function analysis(env: ExampleEnv, account: Account): Promise<void> {
+  const store = env.folder('store')
+  const uploads = await env.connect('uploads')
   const send = async (file: string, words: number, content = file) => {
     await upload(uploads, store, file, textOf(content, words))
     account.say(`${file} is uploaded`)
   }
-  const start = (name: string) => stage.worker(name, WORKER, 'analysis_worker', { STORE: store })
+  const start = (name: string) => env.worker(name, WORKER, 'analysis_worker', { STORE: store })
   const workers = await Promise.all(['worker A', 'worker B', 'worker C'].map(start))
   /** The workers that have said so, once for each time. */
   const whoSaid = (line: string) =>
@@ -41,7 +41,7 @@ export async function analysis(stage: Stage, account: Account): Promise<void> {
   await announce(uploads, damaged)
   account.say('damaged.txt is uploaded, but cut off in the store')
   await Promise.all([said('has counted novel.txt'), said('has counted doomed.txt'), said('gives up damaged.txt')])
-  await stage.drained('files', GROUP)
+  await env.drained('files', GROUP)
 
   account.heading('The same long file once more, and one whose worker is asked to stop')
   await send('novel-later.txt', LONG, 'novel.txt')
@@ -50,10 +50,10 @@ export async function analysis(stage: Stage, account: Account): Promise<void> {
   const code = await leaver.stop()
   account.say(`${leaver.name} has ended`)
   const successor = await said('has counted last.txt')
-  await stage.drained('files', GROUP)
+  await env.drained('files', GROUP)
 
   account.heading('What became of it')
-  const { rows: results } = await stage.owner.query(RESULTS)
+  const { rows: results } = await env.owner.query(RESULTS)
   account.table([
     ['file', 'words', 'distinct', 'runs'],
     ...results.map((row) => [row.file, String(row.words), String(row.distinct_words), String(row.runs)]),
@@ -90,7 +90,7 @@ export async function analysis(stage: Stage, account: Account): Promise<void> {
     code === 0 && whoSaid('lets go of last.txt')[0] === leaver && successor !== leaver,
     code,
   )
-  const dead = JSON.parse(await stage.outrider('dead-letters', 'list', '--json')).letters as Record<string, string>[]
+  const dead = JSON.parse(await env.outrider('dead-letters', 'list', '--json')).letters as Record<string, string>[]
   account.check(
     'the damaged file, and nothing else, is a dead letter: checksum mismatch',
     dead.map(({ subject, group, reason }) => `${subject} ${group} ${reason}`).join() ===

@@ -1,17 +1,18 @@
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join, relative } from 'node:path'
 import { paint } from '../../src/cli/output.js'
+import { MAIN } from '../../testkit/outrider.js'
 import { LocalHost } from '../../testkit/services/process.js'
+import type { DemoEnv } from './demo-env.js'
 import { GROUPS, type GroupName } from './groups.js'
 import type { Relays } from './relays.js'
-import { MAIN, type Stage } from './stage.js'
 import type { Workers } from './workers.js'
 
 /** What is left running, and what to try with it. */
-export function describeKept(stage: Stage, relays: Relays, workers: Workers): string {
-  const { database, redis } = stage
+export function describeKept(env: DemoEnv, relays: Relays, workers: Workers): string {
+  const { database, redis } = env
   const [active, standby] = relays.all
-  const cli = `${redisCli(stage) ?? 'redis-cli'} -p ${redis.port}`
+  const cli = `${redisCli(env) ?? 'redis-cli'} -p ${redis.port}`
   const outrider = `node ${relative(process.cwd(), MAIN)}`
   const psql = (sql: string) => `psql ${database.url} -c "${sql}"`
   const publish = (data: string, subject: string) =>
@@ -38,7 +39,7 @@ export function describeKept(stage: Stage, relays: Relays, workers: Workers): st
     '',
     paint('dim', 'See it in its stream, and what each group did with it:'),
     `${cli} xrevrange github.code + - count 1`,
-    ...(redisCli(stage) ? [] : [paint('dim', '(redis-cli is not installed here: apt install redis-tools)')]),
+    ...(redisCli(env) ? [] : [paint('dim', '(redis-cli is not installed here: apt install redis-tools)')]),
     psql("select e.* from effect e join outrider.outbox o on o.id = e.event_id where o.subject = 'hook-42'"),
     '',
     paint('dim', 'Kill the active relay, and see the standby become active; or a worker, and commit another event:'),
@@ -56,7 +57,7 @@ export function describeKept(stage: Stage, relays: Relays, workers: Workers): st
 }
 
 /** From the PATH, else the one that lies with the server, as a shell takes it. */
-function redisCli({ redis: { host } }: Stage): string | undefined {
+function redisCli({ redis: { host } }: DemoEnv): string | undefined {
   if (isOnPath('redis-cli')) return 'redis-cli'
   if (!(host instanceof LocalHost) || !isProgram(join(host.bin, 'redis-cli'))) return undefined
   const env = Object.entries(host.env).map(([name, value]) => `${name}=${quote(value)} `)

@@ -1,12 +1,12 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { paint } from '../../src/cli/output.js'
+import { DemoEnv } from './demo-env.js'
 import { GROUPS } from './groups.js'
 import { describeKept } from './keep.js'
 import { type DemoOptions, readOptions, USAGE } from './options.js'
 import { format, times } from './progress.js'
 import { Relays } from './relays.js'
 import { run, WRITERS } from './run.js'
-import { Stage } from './stage.js'
 import { describe, passed } from './summary.js'
 import { Terminal } from './terminal.js'
 import { WORKERS_PER_GROUP, Workers } from './workers.js'
@@ -19,7 +19,7 @@ const LETTING_GO = 5_000
 
 const terminal = new Terminal()
 const interrupt = new AbortController()
-const stage = new Stage()
+const env = new DemoEnv()
 let relays: Relays | undefined
 let workers: Workers | undefined
 
@@ -31,17 +31,17 @@ async function demo(options: DemoOptions): Promise<number> {
   )
   terminal.say()
   for (const part of ['startPostgres', 'startRedis', 'setUp'] as const) {
-    await stage[part](terminal)
+    await env[part](terminal)
     signal.throwIfAborted()
   }
-  relays = new Relays(stage.relayEnv())
+  relays = new Relays(env.relayEnv())
   await startRelays(relays)
-  workers = new Workers(stage.workerEnv())
+  workers = new Workers(env.workerEnv())
   await startWorkers(workers)
   terminal.say()
   terminal.say(announcement(options))
   terminal.say()
-  const outcome = await run({ ...options, stage, relays, workers, terminal, signal })
+  const outcome = await run({ ...options, env, relays, workers, terminal, signal })
   terminal.say()
   terminal.say(describe(outcome))
   terminal.say()
@@ -49,7 +49,7 @@ async function demo(options: DemoOptions): Promise<number> {
     await startRelays(relays)
     await startWorkers(workers)
     terminal.say()
-    terminal.say(describeKept(stage, relays, workers))
+    terminal.say(describeKept(env, relays, workers))
     terminal.say()
     await endOf(signal)
   }
@@ -120,7 +120,7 @@ async function main(): Promise<number> {
 
 async function close(): Promise<void> {
   await Promise.all([relays?.close(), workers?.close()])
-  await stage.close()
+  await env.close()
 }
 
 process.exit(await main())

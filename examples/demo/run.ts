@@ -4,13 +4,13 @@ import { readTruth } from '../../testkit/oracle/truth.js'
 import { judge, readStreams, type Seen } from '../../testkit/oracle/verdict.js'
 import { seeded } from '../../testkit/oracle/writer.js'
 import { countDone, countEntries } from './counts.js'
+import type { DemoEnv } from './demo-env.js'
 import { readEffects } from './effects.js'
 import { GROUPS, perGroup } from './groups.js'
 import { killRelays, killWorkers } from './kills.js'
 import type { DemoOptions } from './options.js'
 import { Progress, type State } from './progress.js'
 import type { Relays } from './relays.js'
-import type { Stage } from './stage.js'
 import { type GroupOutcome, latenciesOf, type Outcome } from './summary.js'
 import type { Terminal } from './terminal.js'
 import { loadWebhooks, STREAMS } from './webhooks.js'
@@ -23,7 +23,7 @@ const LOOK_EVERY = 50
 const PATIENCE = 60_000
 
 export interface RunOptions extends DemoOptions {
-  stage: Stage
+  env: DemoEnv
   relays: Relays
   workers: Workers
   terminal: Terminal
@@ -35,13 +35,13 @@ export interface RunOptions extends DemoOptions {
  * then it is judged. Relays and workers are stopped.
  */
 export async function run(options: RunOptions): Promise<Outcome> {
-  const { stage, relays, workers, terminal, events } = options
+  const { env, relays, workers, terminal, events } = options
   const failed = new AbortController()
   const part = { ...options, signal: AbortSignal.any([options.signal, failed.signal]) }
   const progress = new Progress(terminal, events)
   const tally = new Tally()
   const state: State = { committed: 0, published: 0, done: perGroup(() => 0) }
-  const redis = stage.redis.client()
+  const redis = env.redis.client()
   const began = Date.now()
   try {
     const [takeovers] = await Promise.all([
@@ -56,7 +56,7 @@ export async function run(options: RunOptions): Promise<Outcome> {
     options.signal.throwIfAborted()
     return await terminal.step('Checking', 'every entry and every effect against what was committed', async () => {
       const seen = await readStreams(redis, STREAMS)
-      const client = await stage.database.connect()
+      const client = await env.database.connect()
       const verdict = judge(await readTruth(client), seen)
       const counts = await countDone(redis)
       const groups: GroupOutcome[] = []
@@ -77,11 +77,11 @@ export async function run(options: RunOptions): Promise<Outcome> {
   }
 }
 
-async function writeAll({ stage, events, signal }: RunOptions, tally: Tally): Promise<void> {
+async function writeAll({ env, events, signal }: RunOptions, tally: Tally): Promise<void> {
   const webhooks = loadWebhooks()
   await Promise.all(
     Array.from({ length: WRITERS }, async (_, writer) => {
-      const client = await stage.connectWriter()
+      const client = await env.connectWriter()
       const share = Math.floor((events * (writer + 1)) / WRITERS) - Math.floor((events * writer) / WRITERS)
       await write(client, { writer, events: share, webhooks, tally, random: seeded(writer + 1), signal })
       await client.end()

@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { until } from '../../testkit/services/until.js'
-import type { Account } from '../account.js'
-import type { Stage } from '../stage.js'
+import type { Account } from '../support/account.js'
+import type { ExampleEnv } from '../support/example-env.js'
 import { watch } from './reader.js'
 import { prepare, retire, swap } from './rebuild.js'
 import { change } from './shop.js'
@@ -16,8 +16,8 @@ const CHANGE_EVERY = 4
 const PATIENCE = 30_000
 
 /** A read model that is built again from the beginning of its stream, and takes the old one's place, while events go on. */
-export async function projection(stage: Stage, account: Account): Promise<void> {
-  const shop = await stage.connect('shop')
+export async function projection(env: ExampleEnv, account: Account): Promise<void> {
+  const shop = await env.connect('shop')
   let changes = 0
   const sell = (products: number) => change(shop, `${(changes * 7) % products}`, 100 + changes++)
   const sellUntil = async (over: AbortSignal) => {
@@ -25,40 +25,40 @@ export async function projection(stage: Stage, account: Account): Promise<void> 
   }
 
   account.heading('A catalogue, made from events')
-  const first = await stage.worker('worker of catalogue 1', WORKER, 'catalogue_worker', { CATALOGUE: '1' })
+  const first = await env.worker('worker of catalogue 1', WORKER, 'catalogue_worker', { CATALOGUE: '1' })
   while (changes < HISTORY) await sell(PRODUCTS)
-  await stage.drained('products', 'catalogue-1')
+  await env.drained('products', 'catalogue-1')
   account.say(`It shows ${HISTORY} changes to ${PRODUCTS} products.`)
 
   account.heading('It is built again, by a new group into a new table, while prices go on changing')
   const over = new AbortController()
   const selling = sellUntil(over.signal)
-  const watching = watch(await stage.connect('catalogue_reader'), over.signal)
-  await prepare(stage.owner)
-  const second = await stage.worker('worker of catalogue 2', WORKER, 'catalogue_worker', { CATALOGUE: '2' })
-  await until(() => swap(stage.owner), { timeout: PATIENCE, message: 'the new catalogue to catch up with the old one' })
+  const watching = watch(await env.connect('catalogue_reader'), over.signal)
+  await prepare(env.owner)
+  const second = await env.worker('worker of catalogue 2', WORKER, 'catalogue_worker', { CATALOGUE: '2' })
+  await until(() => swap(env.owner), { timeout: PATIENCE, message: 'the new catalogue to catch up with the old one' })
   account.say('The new table has caught up with the old one; readers see it from now on.')
   const atSwap = changes
   await until(() => changes > atSwap + 50, { timeout: PATIENCE, message: 'fifty changes after the swap' })
   over.abort()
   const [{ looks, back }] = await Promise.all([watching, selling])
-  await stage.drained('products', 'catalogue-1', 'catalogue-2')
+  await env.drained('products', 'catalogue-1', 'catalogue-2')
   account.say(`There were ${changes - HISTORY} changes meanwhile, ${changes - atSwap} of them after the swap.`)
   account.check('no reader saw a product go back, or missing', looks > 0 && back === 0, { looks, back })
-  const differences = () => differencesOf(stage)
+  const differences = () => differencesOf(env)
   account.check('both tables agree, with each other and with the products', (await differences()) === 0)
 
   account.heading('An old event comes late')
-  await comeLate(stage)
-  await stage.drained('products', 'catalogue-1', 'catalogue-2')
+  await comeLate(env)
+  await env.drained('products', 'catalogue-1', 'catalogue-2')
   account.check('it changes nothing in either', (await differences()) === 0)
 
   account.heading('The old catalogue is taken away')
   account.check('its worker stops when it is asked to, exit code 0', (await first.stop()) === 0)
-  await retire(stage.owner, stage.redis)
+  await retire(env.owner, env.redis)
   await sell(PRODUCTS)
-  await stage.drained('products', 'catalogue-2')
-  const { rows } = await stage.owner.query(
+  await env.drained('products', 'catalogue-2')
+  const { rows } = await env.owner.query(
     'select from catalogue as shown join product on id = product_id and shown.version = product.version',
   )
   account.check(`readers see ${PRODUCTS} products, each in its newest version`, rows.length === PRODUCTS, rows.length)
@@ -66,7 +66,7 @@ export async function projection(stage: Stage, account: Account): Promise<void> 
 }
 
 /** In how many rows a table is not as the products are. */
-async function differencesOf({ owner }: Stage): Promise<number> {
+async function differencesOf({ owner }: ExampleEnv): Promise<number> {
   const { rows } = await owner.query(`
     with truth as (select id, version, name, price_cents from product)
     select from ((table truth except table catalogue_1) union all (table catalogue_1 except table truth)
@@ -75,7 +75,7 @@ async function differencesOf({ owner }: Stage): Promise<number> {
 }
 
 /** The first event of all, as if it had been a dead letter of both groups until now: replayed, it stands at the end. */
-async function comeLate({ owner, redis }: Stage): Promise<void> {
+async function comeLate({ owner, redis }: ExampleEnv): Promise<void> {
   const [[, fields]] = (await redis.xrange('products', '-', '+', 'COUNT', 1)) as [[string, string[]]]
   await owner.query('delete from outrider.inbox where id = $1', [fields[fields.indexOf('id') + 1]])
   await redis.xadd('products', '*', ...fields)

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { until } from '../../testkit/services/until.js'
-import type { Account } from '../account.js'
-import type { Stage } from '../stage.js'
+import type { Account } from '../support/account.js'
+import type { ExampleEnv } from '../support/example-env.js'
 import { submit } from './editor.js'
 
 const VALIDATION = new URL('./validation.ts', import.meta.url)
@@ -19,8 +19,8 @@ const DRAFTS = {
 }
 
 /** From an editor's change to a verdict to a read model, each step in one transaction with the event that begins the next. */
-export async function publication(stage: Stage, account: Account): Promise<void> {
-  const editor = await stage.connect('editor')
+export async function publication(env: ExampleEnv, account: Account): Promise<void> {
+  const editor = await env.connect('editor')
   const correlations = new Map<string, string>()
   const send = async (draft: (typeof DRAFTS)['moons'], what: string) => {
     // As it would come with the editor's HTTP request.
@@ -29,7 +29,7 @@ export async function publication(stage: Stage, account: Account): Promise<void>
     correlations.set(draft.id, correlationId)
     account.say(`${draft.id}: ${what}`)
   }
-  const overview = async () => (await stage.owner.query('select * from article_overview order by article_id')).rows
+  const overview = async () => (await env.owner.query('select * from article_overview order by article_id')).rows
   const shows = (id: string, revision: number, status: string) =>
     until(
       async () => {
@@ -40,8 +40,8 @@ export async function publication(stage: Stage, account: Account): Promise<void>
     )
 
   const [validation] = await Promise.all([
-    stage.worker('validation', VALIDATION, 'validation_worker'),
-    stage.worker('projection', PROJECTION, 'projection_worker'),
+    env.worker('validation', VALIDATION, 'validation_worker'),
+    env.worker('projection', PROJECTION, 'projection_worker'),
   ])
 
   account.heading('Articles that pass, and one that fails and is corrected')
@@ -57,12 +57,12 @@ export async function publication(stage: Stage, account: Account): Promise<void>
   await send(DRAFTS.tides, 'submitted')
   await shows('tides', 1, 'in validation')
   account.say('The overview shows it as in validation. A validation worker starts:')
-  await stage.worker('validation', VALIDATION, 'validation_worker')
+  await env.worker('validation', VALIDATION, 'validation_worker')
   await shows('tides', 1, 'valid')
   account.table(asTable(await overview()))
 
-  await stage.drained('articles', 'validation', 'projection')
-  const { rows: verdicts } = await stage.owner.query(
+  await env.drained('articles', 'validation', 'projection')
+  const { rows: verdicts } = await env.owner.query(
     'select article_id, revision, valid from article_validation order by article_id, revision',
   )
   account.check(
@@ -73,7 +73,7 @@ export async function publication(stage: Stage, account: Account): Promise<void>
   )
 
   account.heading('Who caused what')
-  const events = await trail(stage)
+  const events = await trail(env)
   account.table([
     ['article', 'event', 'id', 'caused by', 'correlation'],
     ...events.map((event) => [
@@ -99,10 +99,10 @@ export async function publication(stage: Stage, account: Account): Promise<void>
   )
 
   account.heading('The projection is given everything again, and does not know that it has done it')
-  await stage.owner.query(`delete from outrider.inbox where consumer_group = 'projection'`)
-  await stage.redis.xgroup('SETID', 'articles', 'projection', '0')
-  await stage.drained('articles', 'projection')
-  const { rows: done } = await stage.owner.query(`select from outrider.inbox where consumer_group = 'projection'`)
+  await env.owner.query(`delete from outrider.inbox where consumer_group = 'projection'`)
+  await env.redis.xgroup('SETID', 'articles', 'projection', '0')
+  await env.drained('articles', 'projection')
+  const { rows: done } = await env.owner.query(`select from outrider.inbox where consumer_group = 'projection'`)
   account.check(
     'it does all 8 events again, and touches no row: none is newer than what is shown',
     done.length === 8 && JSON.stringify(await overview()) === JSON.stringify(shown),
@@ -119,8 +119,8 @@ interface Link {
 }
 
 /** All events, in the order of their articles and commits, as the outbox has them. */
-async function trail(stage: Stage): Promise<Link[]> {
-  const { rows } = await stage.owner.query(
+async function trail(env: ExampleEnv): Promise<Link[]> {
+  const { rows } = await env.owner.query(
     `select id, subject, type, correlation_id as correlation, causation_id as cause
      from outrider.outbox order by subject, seq`,
   )

@@ -3,8 +3,8 @@ import { once } from 'node:events'
 import { basename } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { unwatch, watch } from '../testkit/services/guard.js'
-import { until } from '../testkit/services/until.js'
+import { unwatch, watch } from '../../testkit/services/guard.js'
+import { until } from '../../testkit/services/until.js'
 
 const PATIENCE = 30_000
 const TAIL = 20

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs'
 import type { Redis as RedisClient } from 'ioredis'
 import type pg from 'pg'
-import { outrider } from '../testkit/outrider.js'
-import { RelayProcess } from '../testkit/relay-process.js'
-import { scratch } from '../testkit/services/folder.js'
+import { outrider } from '../../testkit/outrider.js'
+import { RelayProcess } from '../../testkit/relay-process.js'
+import { scratch } from '../../testkit/services/folder.js'
 import {
   type Database,
   type Postgres,
@@ -11,14 +11,14 @@ import {
   startPostgres,
   startRedis,
   until,
-} from '../testkit/services/index.js'
+} from '../../testkit/services/index.js'
 import type { Account } from './account.js'
 import { WorkerProcess } from './worker-process.js'
 
 const PATIENCE = 30_000
 
 /** A Postgres, a Redis, a database that is set up for Outrider, a relay between them, and workers. */
-export class Stage {
+export class ExampleEnv {
   readonly #account: Account
   #postgres: Postgres | undefined
   #redisServer: Redis | undefined
@@ -33,7 +33,7 @@ export class Stage {
     this.#account = account
   }
 
-  /** The owner of the database: for migrations, and for what only whoever looks on may see. */
+  /** The owner of the database: for migrations, and to check what the services did. */
   get owner(): pg.Client {
     return this.#owner as pg.Client
   }
@@ -42,7 +42,7 @@ export class Stage {
     return this.#redis as RedisClient
   }
 
-  /** As anybody would do it: servers, `outrider setup`, the example's own tables and roles, `outrider relay`. */
+  /** As a user does: servers, `outrider setup`, the example's own tables and roles, `outrider relay`. */
   async start(setup: URL): Promise<void> {
     const [postgres, redis] = await Promise.all([startPostgres(), startRedis({ settings: { appendonly: 'yes' } })])
     this.#postgres = postgres
@@ -84,8 +84,8 @@ export class Stage {
 
   /** Starts a worker under this name; resolves once it reads events. What it says becomes part of the account. */
   async worker(name: string, file: URL, role: string, env: Record<string, string> = {}): Promise<WorkerProcess> {
-    const told = { DATABASE_URL: this.#urlAs(role), REDIS_URL: (this.#redisServer as Redis).url, ...env }
-    const worker = await WorkerProcess.start(name, file, told, (line) => this.#account.say(`${name} ${line}`))
+    const variables = { DATABASE_URL: this.#urlAs(role), REDIS_URL: (this.#redisServer as Redis).url, ...env }
+    const worker = await WorkerProcess.start(name, file, variables, (line) => this.#account.say(`${name} ${line}`))
     this.#workers.push(worker)
     return worker
   }
@@ -124,7 +124,7 @@ export class Stage {
     return (this.#database as Database).urlAs({ user: role })
   }
 
-  /** The ends of all logs, for a person who wonders why something did not happen. */
+  /** The ends of all logs. */
   tails(): string {
     return [...this.#workers.map((worker) => worker.tail()), this.#relay?.tail() ?? ''].join('\n')
   }

@@ -1,19 +1,15 @@
-import { execFile } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
 import type pg from 'pg'
 import { createTruth } from '../../testkit/oracle/truth.js'
 import { createSubjects } from '../../testkit/oracle/writer.js'
+import { outrider } from '../../testkit/outrider.js'
 import { type Database, type Postgres, type Redis, startPostgres, startRedis } from '../../testkit/services/index.js'
 import type { Host, Origin } from '../../testkit/services/process.js'
 import { createEffects } from './effects.js'
 import type { Terminal } from './terminal.js'
 import { SUBJECTS } from './writer.js'
 
-export const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
-
 /** A Postgres, a Redis, and a database that is set up for Outrider. */
-export class Stage {
+export class DemoEnv {
   #postgres: Postgres | undefined
   #redis: Redis | undefined
   #database: Database | undefined
@@ -26,12 +22,12 @@ export class Stage {
     return this.#redis as Redis
   }
 
-  /** What a relay, or any command of Outrider, is told. */
+  /** Variables of a relay, and of any command that its role may run. */
   relayEnv(): Record<string, string> {
     return { OUTRIDER_POSTGRES_URL: this.database.urlAs({ user: 'demo_relay' }), OUTRIDER_REDIS_URL: this.redis.url }
   }
 
-  /** What a worker is told. */
+  /** Variables of a worker. */
   workerEnv(): Record<string, string> {
     return { OUTRIDER_POSTGRES_URL: this.database.urlAs({ user: 'demo_worker' }), OUTRIDER_REDIS_URL: this.redis.url }
   }
@@ -59,13 +55,10 @@ export class Stage {
     })
   }
 
-  /** As anybody would: by the command line; then a role for each side, with no more rights than it needs. */
+  /** By the command line, as a user does; then a role for each side, with no more privileges than it needs. */
   async setUp(terminal: Terminal): Promise<void> {
     await terminal.step('outrider setup', '', async () => {
-      const env = { ...process.env, OUTRIDER_POSTGRES_URL: this.database.url, OUTRIDER_REDIS_URL: this.redis.url }
-      await promisify(execFile)(process.execPath, [MAIN, 'setup'], { env }).catch((error: { stderr?: string }) => {
-        throw new Error(`Expected \`outrider setup\` to succeed, it said:\n${error.stderr?.trim()}`, { cause: error })
-      })
+      await outrider(['setup'], { OUTRIDER_POSTGRES_URL: this.database.url, OUTRIDER_REDIS_URL: this.redis.url })
       const client = await this.database.connect()
       try {
         await createTruth(client)
