@@ -38,7 +38,7 @@ export const streamKey = (stream: string, partition?: number): string =>
 /** The hash that holds the head of one lineage in one stream. */
 export const headKey = (streamKey: string, lineage: string): string => `outrider:{${streamKey}}:head:${lineage}`
 
-/** The string that the leading relay of a lineage renews, and that expires when it ends: see src/relay/alive.ts. */
+/** The string that the leading relay of a lineage renews, and that expires when it ends: see src/relay/sink/alive-key.ts. */
 export const aliveKey = (lineage: string): string => `outrider:{${lineage}}:alive`
 
 /** The string that holds the number of partitions of a partitioned stream, for consumers. */

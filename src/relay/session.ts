@@ -92,6 +92,7 @@ export class Session {
   #round: Promise<void> | undefined
   #connected = false
   #watching = false
+  #saidAliveRefused = false
   /** Every saved head was taken over. */
   #ownsHeads = false
   /** What Redis refuses, what it does not keep safely enough, what Postgres holds back: each holds something up. */
@@ -332,7 +333,10 @@ export class Session {
       lineage: this.#lineage.lineage,
       session: this.#id,
       signal: this.#ended.signal,
-      refused: (error) => this.#log.warn({ err: error }, 'alive key refused'),
+      refused: (error) => {
+        if (!this.#saidAliveRefused) this.#log.warn({ err: error }, 'alive key refused')
+        this.#saidAliveRefused = true
+      },
     })
   }
 

@@ -189,7 +189,10 @@ test('while the next session counts what Redis lost, its looks at the slot wait,
   await locker.query('begin; lock table outrider.outbox in access exclusive mode')
   const relay = await env.relay()
   await relay.is({ role: 'halted' }, 30_000)
-  expect(relay.logs.flatMap(({ role, reason }) => (role === 'halted' ? [reason] : []))).toEqual(['stream_behind'])
+  const halts = () => relay.logs.flatMap(({ role, reason }) => (role === 'halted' ? [reason] : []))
+  // The log comes by a pipe, and may be read later than /readyz.
+  await until(() => halts().length > 0)
+  expect(halts()).toEqual(['stream_behind'])
   await locker.query('rollback')
   expect(await halted(env, relay)).toHaveLength(1)
 })
