@@ -12,7 +12,7 @@ import { type Container, environmentOf, manifestOf, manifestsOf, textOf } from '
 import { containersOf, type Fields, podTemplates, violations } from './pods.js'
 import { KUBERNETES_VERSIONS, loadSchemas, schemasOf } from './schemas.js'
 
-// The YAML of examples/kubernetes. test/examples/kubernetes-worker.test.ts runs the worker with what worker.yaml gives it.
+// The YAML of examples/kubernetes. test/examples/kubernetes-worker.slow.test.ts runs the worker with what worker.yaml gives it.
 
 const WORKER = [
   ...['worker.yaml', 'inbox-setup.yaml', 'network-policy.yaml', 'pod-monitor.yaml'],
@@ -66,7 +66,7 @@ describe('every manifest', () => {
 describe('worker.yaml', () => {
   it('gives the worker longer to stop than it takes', () => {
     const stopTimeout = program.env?.find(({ name }) => name === 'STOP_TIMEOUT')?.value ?? ''
-    // Ten seconds beyond it: test/examples/kubernetes-worker.test.ts.
+    // Ten seconds beyond it: test/examples/kubernetes-worker.slow.test.ts.
     const longest = (parseDuration(stopTimeout) as number) / 1000 + 10
     expect(worker.spec.template.spec.terminationGracePeriodSeconds).toBeGreaterThan(longest)
   })
