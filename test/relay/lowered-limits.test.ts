@@ -150,7 +150,8 @@ test('killed before the incident of a rejected row is kept: nothing overtook the
   await arrived(env, 'others', ['e4'])
   await first.kill()
   // Its statement would be carried out once the lock is free.
-  const gone = `select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like 'outrider %'`
+  const gone = `select pg_terminate_backend(pid, 5000) from pg_stat_activity
+     where application_name like 'outrider %' and datname = current_database()`
   await env.database.query(gone)
   expect(await env.ids('events')).toEqual(['e1'])
   await locker.query('rollback')

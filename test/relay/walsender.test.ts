@@ -80,7 +80,7 @@ test.concurrent('a walsender that decodes subtransactions of another table is si
 }) => {
   const env = await createEnv()
   await env.postgres.query(`alter role relay_${env.database.name} set logical_decoding_work_mem = '64kB'`)
-  await subtransactions(env.postgres, 2_000)
+  await subtransactions(env.postgres, 5_000)
   await env.insert('orders')
   const { seen } = await watched(env, { onTestFinished })
   await until(() => seen.messages > 0, { timeout: 50_000, message: () => `the row: ${JSON.stringify(seen)}` })
