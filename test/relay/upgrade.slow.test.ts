@@ -131,7 +131,10 @@ test('from one version to the next and back under load: every event once, in ord
 
   relays = await roll(relays, next, env, traffic)
   await traffic.more(200)
-  expect(await activeVersion(env)).toBe('1.1.0')
+  await until(async () => (await activeVersion(env)) === '1.1.0', {
+    timeout: 20_000,
+    message: 'version 1.1.0 to publish',
+  })
 
   // And back: the schema stays.
   const rows = async () => (await env.postgres.query('select * from outrider.migration order by version')).rows
@@ -152,7 +155,10 @@ test('from one version to the next and back under load: every event once, in ord
   await traffic.more(200)
   expect(await newWorker.stop()).toBe(0)
   await traffic.more(200)
-  expect(await activeVersion(env)).toBe('1.0.0')
+  await until(async () => (await activeVersion(env)) === '1.0.0', {
+    timeout: 20_000,
+    message: 'version 1.0.0 to publish',
+  })
 
   const truth = await traffic.finish()
   const effects = () =>
@@ -199,7 +205,10 @@ test('the migrations since the last release, applied under load beside its relay
 
   await roll(relays, next, env, traffic)
   await traffic.more(100)
-  expect(await activeVersion(env)).toBe('1.1.0')
+  await until(async () => (await activeVersion(env)) === '1.1.0', {
+    timeout: 20_000,
+    message: 'version 1.1.0 to publish',
+  })
   await traffic.finish()
   expect((await env.postgres.query('select from outrider.incident')).rowCount).toBe(0)
   const { rows } = await env.postgres.query(
