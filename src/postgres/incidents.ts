@@ -151,7 +151,7 @@ export interface OpenGap {
   stream: string
 }
 
-/** Gaps in streams that nobody has closed, oldest first. */
+/** Open gaps of streams, oldest first. */
 export async function openGaps(client: pg.ClientBase, lineage: string): Promise<OpenGap[]> {
   const { rows } = await client.query<OpenGap>(
     `select id::text, stream from outrider.incident

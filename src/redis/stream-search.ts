@@ -6,7 +6,7 @@ export interface StreamSearch {
   key: string
   found: Set<string>
   entries: number
-  /** False: the stream goes on behind what was looked at. */
+  /** False: the stream continues behind what was looked at. */
   complete: boolean
 }
 

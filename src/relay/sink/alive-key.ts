@@ -52,7 +52,7 @@ export class AliveKey {
     for (let left = listenMs; left > 0; left = until - performance.now()) {
       await pause(Math.min(left, renewEveryMs), signal)
       signal.throwIfAborted()
-      // A server with a `timeout` would close a silent connection, each time anew; a lost one is not listened on to the end.
+      // A server with a `timeout` would close a silent connection each time; a lost one is not listened on to the end.
       await client.ping().catch((error: Error) => {
         // A PING that is not permitted was answered, too.
         if (error.name !== 'ReplyError') throw error
