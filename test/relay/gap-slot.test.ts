@@ -134,9 +134,11 @@ test.concurrent('the publication dropped while the relay runs: a gap within seco
 }) => {
   const { relay, first } = await running(env)
   await env.postgres.query('drop publication outrider')
-  const incident = await expectGap(env, relay, 'publication_missing', 'outrider setup')
+  const before18 = await isBefore18(env)
+  const advice = before18 ? '`outrider adopt`' : '`outrider setup`'
+  const incident = await expectGap(env, relay, 'publication_missing', advice)
   await expectStillness(env, relay)
-  if (await isBefore18(env)) {
+  if (before18) {
     await expect(closeIncident(env.postgres, incident)).rejects.toThrow('`outrider adopt` starts a new lineage')
     return expectAdopted(env, relay)
   }
