@@ -97,7 +97,7 @@ test('a ping of a partitioned stream looks where the relay puts it, also as a ro
   expect(keys.size).toBeGreaterThan(1)
 })
 
-test('a ping that nobody carries says so in time, and leaves the event to the relay that comes', async ({ env }) => {
+test('a ping that no relay carries says so in time, and leaves the event to the relay that comes', async ({ env }) => {
   const failure = await run(env, { wait: '100ms' }).catch((error) => error)
   const [id] = await pings(env)
   expect(failure).toMatchObject({

@@ -106,7 +106,7 @@ test('what may have killed its worker before runs with no other such beside it',
   expect(most).toBe(1)
 })
 
-test('a failed attempt is an outcome: the deliveries are counted anew', async ({ env }) => {
+test('a failed attempt is an outcome: the deliveries are counted from the start', async ({ env }) => {
   const [entry] = (await leaveBehind(env.redis, 'things', [{ n: 1 }])) as [string]
   await env.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', entry, 'RETRYCOUNT', '4', 'JUSTID')
   let calls = 0

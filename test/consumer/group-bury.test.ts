@@ -77,7 +77,7 @@ buryTest(
   },
 )
 
-buryTest('what another consumer has, or nobody has any more, is left', async ({ env }) => {
+buryTest('what another consumer has, or no consumer has any more, is left', async ({ env }) => {
   const { redis, one, two, failed, whole } = env
   const id = await failed()
   expect(await two.bury(redis, { id, fields: FIELDS }, said(id))).toBe(false)

@@ -2,7 +2,7 @@ import { describe, expect } from 'vitest'
 import { type GroupEnv, groupTest as test } from './group-env.js'
 
 describe('claim', () => {
-  test('takes what was idle for so long, whoever had it, and counts no delivery', async ({ env }) => {
+  test('takes what was idle for so long from any consumer, and counts no delivery', async ({ env }) => {
     const { redis, one, two, given, idle, pending } = env
     const [a, b, c] = (await given(one, 3)) as [string, string, string]
     await idle(one, 60_000, a, c)

@@ -1,3 +1,4 @@
+import { readdir } from 'node:fs/promises'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { setup } from '../../src/cli/setup.js'
 import { teardown } from '../../src/cli/teardown.js'
@@ -54,6 +55,7 @@ test('setups go on while another database drops the roles', async () => {
   const one = await postgres.createDatabase('racing')
   const client = await one.connect()
   const other = await postgres.connect()
+  const migrations = await readdir(new URL('../../sql/', import.meta.url))
   let dropped = 0
   let ended = false
   const dropping = (async () => {
@@ -63,7 +65,7 @@ test('setups go on while another database drops the roles', async () => {
   })()
   for (let round = 0; round < 10; round++) {
     await client.query('drop schema if exists outrider cascade')
-    expect((await migrate(client)).applied.length).toBeGreaterThan(0)
+    expect((await migrate(client)).applied).toHaveLength(migrations.length)
   }
   ended = true
   await dropping

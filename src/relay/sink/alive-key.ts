@@ -38,7 +38,7 @@ export class AliveKey {
     renew()
   }
 
-  /** Renews nothing for a while, and resolves with whether nobody else did; the key is this session's then. */
+  /** Renews nothing for a while, and resolves with whether no other session did; the key is this session's then. */
   othersAreSilent(client: RedisClient): Promise<boolean> {
     this.#listening ??= this.#listen(client).finally(() => {
       this.#listening = undefined
