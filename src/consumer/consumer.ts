@@ -153,8 +153,8 @@ export class Consumer<Tx> {
   }
 
   /**
-   * Reads nothing more, waits for running handlers up to `timeout` (default: `stopTimeout`, 30s), aborts the signal of those
-   * that still run, and lets go of the rest, for other workers to take. Never rejects.
+   * Reads nothing more, releases at once what does not run, for other workers to take, and waits for running handlers up to
+   * `timeout` (default: `stopTimeout`, 30s). Then it aborts the signal of those that still run. Never rejects.
    */
   async stop({ timeout }: { timeout?: Duration } = {}): Promise<void> {
     await this.#run?.stop(timeout === undefined ? this.#settings.stopTimeout : durationOf('timeout', timeout, 0))

@@ -33,6 +33,8 @@ export interface LeaseParts {
   onLost(key: string): void
   /** Lets go of all that is held of it; resolves once what runs has finished, or it is not to be given back any more. */
   letGo(key: string, isLeaving: () => boolean): Promise<void>
+  /** From here on nothing is taken, and what is held is given back as soon as nothing of it runs. */
+  stopping: AbortSignal
   signal: AbortSignal
 }
 
@@ -66,15 +68,32 @@ export class Leases {
   }
 
   async keep(): Promise<void> {
-    const { ttl, signal, log } = this.#parts
-    while (!signal.aborted) {
+    const { ttl, stopping, log } = this.#parts
+    while (!stopping.aborted) {
       for (const stream of this.#parts.streams()) {
         await this.#renew(stream).catch((error) => {
           log.warn({ stream, err: error }, 'leases could not be renewed; they are kept until another worker takes them')
         })
       }
       this.#wake = new AbortController()
-      await pause(Math.min(ttl / 3, LONGEST_BETWEEN_LOOKS), AbortSignal.any([signal, this.#wake.signal]))
+      await pause(Math.min(ttl / 3, LONGEST_BETWEEN_LOOKS), AbortSignal.any([stopping, this.#wake.signal]))
+    }
+    await this.#retire()
+  }
+
+  /** While the consumer stops: gives back each partition once nothing of it runs, and renews the others until then. */
+  async #retire(): Promise<void> {
+    const { ttl, signal, log } = this.#parts
+    for (const lease of this.#held.values()) {
+      if (lease.leaving) continue
+      lease.leaving = true
+      void this.#handOver(lease)
+    }
+    while (!signal.aborted) {
+      await this.#extend().catch((error) => {
+        log.warn({ err: error }, 'leases could not be renewed; they are kept until another worker takes them')
+      })
+      await pause(ttl / 3, signal)
     }
   }
 
@@ -115,12 +134,22 @@ export class Leases {
 
   /** Gives everything back, on leaving. */
   async leave(): Promise<void> {
-    const { database, group } = this.#parts
     this.#held.clear()
+    await this.#extend()
+  }
+
+  /** Renews what is held and takes nothing: this worker gets no share any more, and the others divide what it frees. */
+  async #extend(): Promise<void> {
+    const { database, group, ttl } = this.#parts
+    const keep = `update outrider.subscription set
+        worker = case when stream_key in (select json_array_elements_text($3::text::json)) then worker end,
+        expires_at = clock_timestamp() + $4::text::interval
+      where consumer_group = $1 and worker = $2 returning stream_key`
     const values = [group, this.#worker]
-    const free =
-      'update outrider.subscription set worker = null where consumer_group = $1 and worker = $2 returning 1 as freed'
-    await database.query({ text: free, values })
+    await database.query({
+      text: keep,
+      values: [...values, JSON.stringify([...this.#held.keys()]), `${ttl} milliseconds`],
+    })
     const leave = 'delete from outrider.worker where consumer_group = $1 and worker = $2 returning 1 as gone'
     await database.query({ text: leave, values })
   }
@@ -133,8 +162,8 @@ export class Leases {
       text: 'select * from outrider.renew_leases($1, $2, $3::text::json, $4, $5::text::interval)',
       values: [group, stream, JSON.stringify(keys), this.#worker, `${ttl} milliseconds`],
     })
-    // Stopped meanwhile: it is given back with the others.
-    if (this.#parts.signal.aborted) return
+    // Stopped meanwhile: what was taken is freed with the next statement.
+    if (this.#parts.stopping.aborted) return
     const rows = found.map((row) => ({ key: String(row.stream_key), epoch: String(row.epoch) }))
     const epochs = new Map(rows.map(({ key, epoch }) => [key, epoch]))
     for (const key of keys) {
@@ -175,10 +204,10 @@ export class Leases {
       if (!isLeaving()) return
       this.#held.delete(lease.key)
       await this.#free(lease)
-      this.#parts.log.info({ stream: lease.key }, 'this worker gave the partition to another one')
+      this.#parts.log.info({ stream: lease.key }, 'this worker gave the partition back')
     } catch (error) {
       // Still this worker's: the next look finds it among what it holds.
-      this.#parts.log.warn({ stream: lease.key, err: error }, 'the partition could not be given to another worker')
+      this.#parts.log.warn({ stream: lease.key, err: error }, 'the partition could not be given back')
     }
     this.#tell()
   }

@@ -138,7 +138,7 @@ export class Run {
     if (leases) {
       const group = (key: string) => this.#streams.group(key)
       readOn(() => takeInOrder({ ...shared, leases, link: this.#reading, group, room: this.#roomOf }))
-      readOn(() => leases.keep())
+      keep(() => leases.keep())
     } else {
       const stale = {
         worker: this.#worker,
@@ -170,9 +170,7 @@ export class Run {
   async #end(timeout: number): Promise<void> {
     const { log } = this.#parts
     this.#stop.abort()
-    // Wakes a reader that waits for room.
-    this.#worker.wake()
-    // What a read that still waits is given is let go of with the rest.
+    // It also wakes a reader that waits for room. What a read that still waits is given is released with the rest.
     await Promise.all([this.#worker.finish(timeout), within(Promise.all(this.#readers), BLOCK + LAST_WORDS)])
     this.#reading.close()
     await this.#worker.close()
@@ -273,14 +271,15 @@ export class Run {
       onLost: (key) => worker.loseAll(key),
       letGo: async (key, isLeaving) => {
         await worker.release(key)
-        while (worker.schedule.heldOf(key) > 0 && !this.#ending.signal.aborted) {
+        while (worker.schedule.heldOf(key) > 0) {
           await worker.changed()
           if (!isLeaving()) return
           // What ran and has failed: its next attempt is the next holder's.
           await worker.release(key)
         }
       },
-      signal: this.#stop.signal,
+      stopping: this.#stop.signal,
+      signal: this.#ending.signal,
     })
   }
 

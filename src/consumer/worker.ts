@@ -56,6 +56,8 @@ export class Worker {
   #stopping = false
   /** The deadline of the stop is over: what fails now was made to. */
   #aborted = false
+  /** Resolves when Redis has confirmed all that was released. */
+  #releasing: Promise<unknown> = Promise.resolve()
   #listeners: (() => void)[] = []
 
   constructor(parts: WorkerParts) {
@@ -89,8 +91,9 @@ export class Worker {
     return new Promise((resolve) => this.#listeners.push(resolve))
   }
 
-  /** Begins what can be begun, and tells those who wait for a change. */
+  /** Begins what can be begun, or while stopping releases what does not run; then tells those who wait for a change. */
   wake(): void {
+    if (this.#stopping) void this.release()
     while (!this.#stopping && !this.blocked) {
       const items = this.schedule.next()
       if (!items) break
@@ -168,22 +171,26 @@ export class Worker {
     this.schedule.remove(item)
   }
 
-  /** Lets go of what does not run, of one stream or of all, so that other workers may have it at once. */
-  async release(key?: string): Promise<void> {
-    const released = [...this.schedule.items()].filter(
-      (item) => (key === undefined || item.key === key) && (item.state !== 'running' || this.#aborted),
-    )
+  /** Releases what does not run, of one stream or of all; resolves when other workers may take it. */
+  release(key?: string): Promise<void> {
+    return this.#release((item) => (key === undefined || item.key === key) && item.state !== 'running')
+  }
+
+  async #release(isReleased: (item: Item) => boolean): Promise<void> {
+    const released = [...this.schedule.items()].filter(isReleased)
     for (const item of released) this.#drop(item)
-    await this.#settlement.release(released)
+    if (released.length > 0) this.#releasing = Promise.all([this.#releasing, this.#settlement.release(released)])
+    await this.#releasing
   }
 
   /**
-   * Begins nothing more, and resolves when what runs has finished. When the deadline, in milliseconds, is over, it is
-   * aborted, and whatever does not notice is waited for no longer.
+   * Releases what does not run, begins nothing more, and resolves when what runs has finished. When the deadline, in
+   * milliseconds, is over, it is aborted, and a handler that ignores its signal is waited for no longer.
    */
   async finish(timeout: number): Promise<void> {
     this.#stopping = true
     this.#timers.stop()
+    this.wake()
     const finished = async () => {
       while (this.schedule.running > 0) await this.changed()
     }
@@ -197,10 +204,14 @@ export class Worker {
     await within(this.#settlement.acknowledged(), LAST_WORDS)
   }
 
-  /** After `finish`, and once nothing more is read: lets go of all that is left. */
+  /** After `finish`, and once nothing more is read: releases all that is left. */
   async close(): Promise<void> {
-    await within(this.release(), LAST_WORDS)
+    await within(
+      this.#release(() => true),
+      LAST_WORDS,
+    )
     this.#gate.stop()
+    this.wake()
   }
 
   async #run(items: Item[]): Promise<void> {

@@ -31,6 +31,62 @@ test('a stop lets what runs finish, and leaves nothing behind', async ({ env }) 
   await env.drained('things', 2)
 })
 
+test('a stop releases what it has not begun before it waits for what runs', async ({ env }) => {
+  const [began, go] = [new Gate(), new Gate()]
+  const first = env.consumer({ concurrency: 1 }).on(Happened, async (event, context) => {
+    began.open()
+    await go.passed(context.signal)
+    await effect(event, context)
+  })
+  await first.start()
+  await env.append('things', numbers(10))
+  await began.passed()
+  await until(async () => (await env.pending('things')) === 10, { timeout: 20_000 })
+  const stopped = first.stop()
+  await env.consumer().on(Happened, effect).start()
+  await until(async () => (await env.effects()).length === 9, { timeout: 20_000 })
+  expect(await pendingOf(env.redis, 'things')).toMatchObject([{ consumer: first.name }])
+  go.open()
+  await stopped
+  await env.drained('things', 10)
+  expect((await env.effects()).map(({ n }) => n).sort()).toEqual(numbers(10).map(({ n }) => n))
+})
+
+test('an ordered worker that stops gives back idle partitions at once, and renews its lease of those in work', async ({
+  env,
+}) => {
+  await env.redis.set('outrider:{things}:partitions', 2)
+  const [began, go] = [new Gate(), new Gate()]
+  const works: string[] = []
+  const worker = () =>
+    env.consumer({ ordered: true, claimAfter: '1500ms' }).on(Happened, {
+      work: async (event, { signal }) => {
+        works.push(`${event.stream} ${event.data.n}`)
+        if (event.data.n > 0) return
+        began.open()
+        await go.passed(signal)
+      },
+      commit: (event, _, context) => effect(event, context),
+    })
+  const first = worker()
+  await first.start()
+  await env.append('things:0', numbers(2), { subject: 'a' })
+  await began.passed()
+  const stopped = first.stop()
+  await worker().start()
+  await env.append('things:1', [{ n: 1 }], { subject: 'b' })
+  await env.drained('things:1', 1)
+  const lease = `select 1 from outrider.subscription where stream_key = 'things:0' and expires_at > $1::timestamptz + '3s'`
+  const { rows } = await env.pool.query('select clock_timestamp() as now')
+  // Only a renewal after the end of the first lease gives one that lasts so long.
+  await until(async () => (await env.pool.query(lease, [rows[0].now])).rows.length > 0, { timeout: 20_000 })
+  go.open()
+  await stopped
+  await env.drained('things:0', 3)
+  expect((await env.effects()).map(({ subject, n }) => `${subject}${n}`)).toEqual(['b1', 'a0', 'a1'])
+  expect(works).toEqual(['things:0 0', 'things:1 1', 'things:0 1'])
+})
+
 test('at the deadline the signal is aborted, and another worker has the rest at once, uncharged', async ({ env }) => {
   const began: number[] = []
   const aborted: number[] = []
