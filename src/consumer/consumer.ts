@@ -202,6 +202,7 @@ export class Consumer<Tx> {
         events,
         attempt: 1,
         stop: new Stop(),
+        isSettled: async () => false,
         lease: undefined,
       })
       return done.has(0) ? 'done' : 'duplicate'

@@ -22,13 +22,16 @@ export interface Call {
   events: readonly ConsumerEvent[]
   attempt: number
   stop: Stop
+  /** Asked before the commit of long work: whether another worker has ended the event meanwhile. */
+  isSettled(): Promise<boolean>
   /** Of an ordered worker. */
   lease: Epoch | undefined
 }
 
 /**
  * Does the work of a call, once: inbox rows first, then the handler, in one transaction. Resolves once that is committed, with
- * the places of the events that were done now; the others were done before. Rejects with a TransactionFailure.
+ * the places of the events that were done now; the others were done before, or ended by another worker. Rejects with a
+ * TransactionFailure.
  */
 export async function perform(setting: Setting, call: Call): Promise<ReadonlySet<number>> {
   const { database, group } = setting
@@ -41,6 +44,7 @@ export async function perform(setting: Setting, call: Call): Promise<ReadonlySet
     if (await opening(isDone(database, group, keys[0] as InboxKey))) return NONE
     const context = { attempt: call.attempt, signal: call.stop.signal }
     result = await inHandlerAsync(() => wrapped(setting, event, async () => work.steps.work(event, context), context))
+    if (await call.isSettled()) return NONE
   }
   const done = await database.transaction({
     ...acceptance(group, keys, lease),

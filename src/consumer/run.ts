@@ -4,6 +4,7 @@ import { ExitCode, Failure } from '../failure.js'
 import { sqlState } from '../postgres/transaction.js'
 import type { RedisClient } from '../redis/connect.js'
 import type { Group, GroupState } from '../redis/group.js'
+import { watchEventLoop } from './delivery/event-loop.js'
 import { faultOf } from './fault.js'
 import { Leases } from './leases.js'
 import { Link, StoppedError } from './link.js'
@@ -134,6 +135,8 @@ export class Run {
     const readOn = (loop: () => Promise<void>) => this.#readers.push(this.#loop(signal, loop))
     keep(() => pruneInbox(upkeep))
     keep(() => look(upkeep, tell))
+    const { claimAfter } = settings
+    keep(() => watchEventLoop({ log, claimAfter, running: () => this.#worker.schedule.running, signal: ending }))
     const leases = this.#leases
     if (leases) {
       const group = (key: string) => this.#streams.group(key)
@@ -145,7 +148,7 @@ export class Run {
         link: this.#asking,
         groups,
         room: this.#room,
-        claimAfter: settings.claimAfter,
+        claimAfter,
       }
       readOn(() => read({ ...shared, link: this.#reading, groups, room: this.#room }))
       readOn(() => claimStale({ ...stale, signal }))

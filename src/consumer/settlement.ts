@@ -1,9 +1,11 @@
+import type { RedisClient } from '../redis/connect.js'
 import type { Group } from '../redis/group.js'
 import { Acks } from './acks.js'
 import type { Item, Remembered } from './item.js'
 import { isMissingGroup, type Link, StoppedError } from './link.js'
 import type { ConsumerMetrics } from './metrics.js'
 import type { ConsumerLogger } from './options.js'
+import { LAST_WORDS, within } from './within.js'
 
 /** How a line of the log names an item. */
 export const told = ({ key, id, event }: Item) => ({ stream: key, entry: id, event: event.id, type: event.type })
@@ -65,6 +67,16 @@ export class Settlement {
   /** Counts the delivery of an item that was another consumer's before; false where it is no longer this one's. */
   async begin(item: Item): Promise<boolean> {
     return (await this.#link.ask((client) => item.group.begin(client, item.id)).catch(unlessOver)) === true
+  }
+
+  /** Whether another worker has acknowledged or dead-lettered it; a Redis that does not answer holds up no commit. */
+  async isSettled(item: Item): Promise<boolean> {
+    let settled = false
+    const look = async (client: RedisClient) => {
+      settled = await item.group.isSettled(client, item.id)
+    }
+    await within(this.#link.once(look), LAST_WORDS).catch(() => {})
+    return settled
   }
 
   /** For whoever gets it, should this worker end. Not waited for: it is no more than a count. */

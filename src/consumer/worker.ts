@@ -5,7 +5,8 @@ import { TransactionFailure } from './database.js'
 import { bornAt } from './event.js'
 import { faultOf } from './fault.js'
 import { Gate } from './gate.js'
-import { type Epoch, isDone } from './inbox.js'
+import { isCommitted } from './inbox/outcome.js'
+import type { Epoch } from './inbox.js'
 import { type Item, itemOf } from './item.js'
 import { type Link, StoppedError } from './link.js'
 import type { ConsumerMetrics } from './metrics.js'
@@ -289,9 +290,7 @@ export class Worker {
       return false
     }
     if (item.deliveries >= MOST_DELIVERIES && !item.begun) {
-      // Unless its workers only could not say that it is done.
-      if (await this.#isDone(item)) this.#finish(item, 'duplicate')
-      else await this.#bury(item, 'crashed', `Its worker ended without an outcome ${item.deliveries} times`)
+      await this.#endCrashed(item)
       return false
     }
     if (item.taken && !item.begun) {
@@ -322,10 +321,16 @@ export class Worker {
     return true
   }
 
-  /** Asks the inbox; a database that cannot be used tells nothing, and the event is to be run to find out. */
-  async #isDone(item: Item): Promise<boolean> {
+  /** Unless its workers only could not say that it is done, or one of them is still doing it. */
+  async #endCrashed(item: Item): Promise<void> {
     const { database, group } = this.#parts.setting
-    return isDone(database, group, inboxKeyOf(item.route, item.event)).catch(() => false)
+    try {
+      if (await isCommitted(database, group, inboxKeyOf(item.route, item.event))) this.#finish(item, 'duplicate')
+      else await this.#bury(item, 'crashed', `Its worker ended without an outcome ${item.deliveries} times`)
+    } catch (error) {
+      if (!(error instanceof TransactionFailure)) throw error
+      this.#failed(item, error)
+    }
   }
 
   /** One transaction for all of them. Undefined when it is committed: they are done. */
@@ -347,6 +352,11 @@ export class Worker {
         events: items.map((item) => ({ ...item.event, data: item.data })),
         attempt: 1 + Math.max(...items.map(({ attempts }) => attempts)),
         stop: call,
+        isSettled: async () => {
+          // Until then no other worker has claimed it.
+          const isOurs = performance.now() - began < settings.claimAfter
+          return !isOurs && this.#settlement.isSettled(items[0] as Item)
+        },
         lease,
       })
       this.#gate.open()

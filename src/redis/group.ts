@@ -128,6 +128,12 @@ export class Group {
     return (await this.#call(client, scripts.beat, ...ids)) as string[]
   }
 
+  /** Whether the entry is still in the stream and pending with no consumer: it was acknowledged or dead-lettered. */
+  async isSettled(client: RedisClient, id: string): Promise<boolean> {
+    const pending = (await client.xpending(this.key, this.group, id, id, 1)) as unknown[]
+    return pending.length === 0 && (await client.xrange(this.key, id, id)).length > 0
+  }
+
   async begin(client: RedisClient, id: string): Promise<boolean> {
     return (await this.#call(client, scripts.begin, id)) === 1
   }
