@@ -1,15 +1,15 @@
 import pg from 'pg'
 
-/** What every service here does at its start and at its end. */
+/** What the services of the examples have in common. */
 
-/** What whoever deploys it says: by the environment, without a default. */
+/** A required setting of the deployment. */
 export function setting(name: string): string {
   const value = process.env[name]
   if (value) return value
   throw new Error(`Expected the environment variable ${name}, found none.`)
 }
 
-/** Connections as the service's own role. A running handler takes one of them. */
+/** Connections with the service's own role. Each running handler uses one. */
 export function openPool(max: number): pg.Pool {
   const pool = new pg.Pool({ connectionString: setting('DATABASE_URL'), max })
   // An idle connection that breaks is replaced when it is needed; without a listener it would end the process.
@@ -17,14 +17,14 @@ export function openPool(max: number): pg.Pool {
   return pool
 }
 
-/** Aborted when the process is asked to end. The library leaves signals to the program. */
+/** Aborted on SIGTERM and SIGINT. The library traps no signals. */
 export function stopSignal(): AbortSignal {
   const stop = new AbortController()
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort())
   return stop.signal
 }
 
-/** All of it, or, where it throws, nothing of it. */
+/** Commits what `run` does, or rolls back if it throws. */
 export async function inTransaction<Result>(client: pg.Client, run: () => Promise<Result>): Promise<Result> {
   await client.query('begin')
   try {

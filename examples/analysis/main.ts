@@ -76,7 +76,7 @@ export async function analysis(env: ExampleEnv, account: Account): Promise<void>
   )
   const [holder, ...others] = whoSaid('begins novel.txt')
   account.check(
-    'work longer than claimAfter stayed with its worker, for it gave a sign of life',
+    'work longer than claimAfter stayed with its worker, which sent heartbeats',
     holder !== undefined && others.length === 0 && whoSaid('has counted novel.txt')[0] === holder,
   )
   account.check(
@@ -86,8 +86,8 @@ export async function analysis(env: ExampleEnv, account: Account): Promise<void>
   const busiest = Math.max(...workers.map(mostAtOnce))
   account.check('no worker had more than two files in work at once', busiest === 2, busiest)
   account.check(
-    'the stopped worker let go of its file and ended with exit code 0, and another one did it',
-    code === 0 && whoSaid('lets go of last.txt')[0] === leaver && successor !== leaver,
+    'the stopped worker aborted its file and ended with exit code 0, and another one did it',
+    code === 0 && whoSaid('aborts last.txt')[0] === leaver && successor !== leaver,
     code,
   )
   const dead = JSON.parse(await env.outrider('dead-letters', 'list', '--json')).letters as Record<string, string>[]

@@ -6,9 +6,9 @@ import { countWords } from './words.js'
 
 /** The worker that counts words: a process; run as many as are needed. */
 
-/** With a new version everything is counted anew: by a group of its own, which begins at the beginning of the stream. */
+/** A new version is a new group, which begins at the beginning of the stream and counts everything again. */
 const ANALYSIS = { name: 'word-count', version: 1 }
-/** At once, in one process: what its memory, its processor or its model bears. */
+/** Files that one process handles at once: as many as its memory, its CPU or its model allows. */
 const AT_ONCE = 2
 
 const store = setting('STORE')
@@ -20,11 +20,11 @@ const consumer = createConsumer({
   group: `${ANALYSIS.name}-${ANALYSIS.version}`,
   // What one worker holds, the others cannot have. With long work, hold little more than what runs.
   prefetch: AT_ONCE + 1,
-  // After so long without a sign of life a worker is taken to be dead, however long its work takes: it gives that sign
-  // while it works. 30s by default; short here, for those who watch.
+  // After this time without a heartbeat another worker takes over. The heartbeat continues during long work. 30s by default;
+  // short here, so that the example is quick.
   claimAfter: '2s',
-  // What still runs so long after SIGTERM is aborted, and another worker begins it anew. Stay below what your platform
-  // waits before it kills. 30s by default.
+  // Work that still runs this long after SIGTERM is aborted, and another worker begins it again. Keep it below the grace
+  // period of your platform. 30s by default.
   stopTimeout: '300ms',
 })
 
@@ -35,11 +35,11 @@ consumer.on(
     async work(event, { signal }) {
       const { file, sha256 } = event.data
       console.log(`begins ${file}`)
-      signal.addEventListener('abort', () => console.log(`lets go of ${file}`), { once: true })
+      signal.addEventListener('abort', () => console.log(`aborts ${file}`), { once: true })
       const found = await countWords(join(store, file), signal)
       if (found.sha256 !== sha256) {
         console.log(`gives up ${file}`)
-        // Trying again would not help: the file is never changed.
+        // A retry would not help: the file never changes.
         const cause = new Error(`Expected a content with sha256 ${sha256}, found ${found.sha256}`)
         throw new DeadLetter('checksum mismatch', { cause })
       }
@@ -58,7 +58,7 @@ consumer.on(
   },
   {
     concurrency: AT_ONCE,
-    // The same content is analysed once, whoever uploads it again and under whatever name.
+    // The same content is analysed once, however often it is uploaded and under whatever name.
     key: (event) => `${event.data.sha256} ${ANALYSIS.name} ${ANALYSIS.version}`,
   },
 )

@@ -32,7 +32,7 @@ const consumer = createConsumer({
   redis: process.env.OUTRIDER_REDIS_URL ?? '',
   db: pool,
   group,
-  // Short, so that what a killed worker had goes on soon.
+  // Short, so that the events of a killed worker are taken over soon.
   claimAfter: '2s',
 })
 handlers[group](consumer)

@@ -9,14 +9,14 @@ import { z } from 'zod'
 
 /** A worker as Kubernetes runs it: a process of a service of your own. worker.yaml deploys it. */
 
-/** What whoever deploys it says: by the environment, without a default. */
+/** A required setting of the deployment. */
 function setting(name: string): string {
   const value = process.env[name]
   if (value) return value
   throw new Error(`Expected the environment variable ${name}, found none.`)
 }
 
-/** A mounted Secret. A line break that an editor left behind is no part of it. */
+/** A mounted Secret, without the line break that editors append. */
 const secret = (name: string): string => readFileSync(setting(name), 'utf8').trimEnd()
 
 const OrderPlaced = defineEvent({
@@ -27,14 +27,14 @@ const OrderPlaced = defineEvent({
 })
 
 const concurrency = Number(setting('CONCURRENCY'))
-// One more than handlers, for the library's own upkeep. All pods together take this many times `maxReplicas`.
+// One more than handlers, for the library's own queries. All pods together use this many times `maxReplicas`.
 const db = new pg.Pool({ connectionString: secret('DATABASE_URL_FILE'), max: concurrency + 1 })
 // An idle connection that breaks is replaced when it is needed; without a listener it would end the process.
 db.on('error', (error) => console.error(error.message))
 
 const consumer = createConsumer({
   ...{ redis: secret('REDIS_URL_FILE'), db, group: setting('GROUP'), concurrency },
-  // Stopping takes up to ten seconds more: for last words to servers that may be gone. Kubernetes must wait for both.
+  // A stop takes up to 10 s more if a server does not answer. terminationGracePeriodSeconds must cover both.
   stopTimeout: setting('STOP_TIMEOUT') as Duration,
 }).on(OrderPlaced, async (event, { tx }) => {
   await tx.query('insert into invoice (order_id, total) values ($1, $2)', [event.subject, event.data.total])
@@ -43,11 +43,12 @@ const consumer = createConsumer({
 let state: 'starting' | 'working' | 'stopping' = 'starting'
 
 /**
- * Alive is a process that answers. Neither server is asked: a restart would not bring it back, and a consumer waits for it.
+ * `/livez` answers while the process runs. It asks neither server: a restart would not bring one back, and the consumer
+ * reconnects by itself.
  *
- * Ready is a worker that has found Redis, its database and the inbox, and is not asked to stop. No Service sends it anything;
- * it is the rollout that waits for it, before it takes an old worker away. It stays ready while Redis is down: else an outage
- * would hold up every rollout, and make autoscaling take what waits for what is missing.
+ * `/readyz` is 200 once the worker has found Redis, its database and the inbox, until it stops. No Service sends it traffic; a
+ * rollout waits for it before it removes an old worker. It stays 200 while Redis is down: otherwise an outage would hold up
+ * every rollout.
  */
 const server = createServer((request, response) => {
   const { registry } = consumer
@@ -67,7 +68,7 @@ const server = createServer((request, response) => {
 })
 await once(server.listen(Number(setting('PORT'))), 'listening')
 
-// Begins nothing more, lets what runs finish until STOP_TIMEOUT, and lets go of the rest for the other workers.
+// Releases what it has not begun, then waits for running handlers, for STOP_TIMEOUT at most.
 const stopped = new Promise<void>((resolve) => {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {
@@ -77,13 +78,13 @@ const stopped = new Promise<void>((resolve) => {
   }
 })
 
-// Where it rejects, the process ends with exit code 1 and says what to do; Kubernetes starts it again, ever later.
+// If it rejects, the process exits with code 1 and its log says what to do; Kubernetes restarts it with backoff.
 await consumer.start().catch((error) => {
   if (state !== 'stopping') throw error
 })
 if (state === 'starting') state = 'working'
 
 await stopped
-// A handler that took no notice of the deadline keeps its connection, and would be waited for. Its transaction rolls back.
+// A handler that ignores its signal keeps its connection, and `end` would wait for it. Its transaction rolls back.
 await Promise.race([db.end(), pause(1_000)])
 process.exit(0)

@@ -8,14 +8,14 @@ import { change } from './shop.js'
 
 const WORKER = new URL('./worker.ts', import.meta.url)
 const PRODUCTS = 150
-/** Those whose price goes on changing; of the others only the beginning of the stream tells. */
+/** Products whose price keeps changing; the events of the others are at the beginning of the stream. */
 const CHANGING = 100
 const HISTORY = 450
 /** Between two changes, in milliseconds: a shop with some traffic. */
 const CHANGE_EVERY = 4
 const PATIENCE = 30_000
 
-/** A read model that is built again from the beginning of its stream, and takes the old one's place, while events go on. */
+/** Rebuilds a read model from the beginning of its stream and swaps it in, while events continue. */
 export async function projection(env: ExampleEnv, account: Account): Promise<void> {
   const shop = await env.connect('shop')
   let changes = 0
@@ -30,7 +30,7 @@ export async function projection(env: ExampleEnv, account: Account): Promise<voi
   await env.drained('products', 'catalogue-1')
   account.say(`It shows ${HISTORY} changes to ${PRODUCTS} products.`)
 
-  account.heading('It is built again, by a new group into a new table, while prices go on changing')
+  account.heading('It is built again, by a new group into a new table, while prices keep changing')
   const over = new AbortController()
   const selling = sellUntil(over.signal)
   const watching = watch(await env.connect('catalogue_reader'), over.signal)
@@ -74,7 +74,7 @@ async function differencesOf({ owner }: ExampleEnv): Promise<number> {
   return rows.length
 }
 
-/** The first event of all, as if it had been a dead letter of both groups until now: replayed, it stands at the end. */
+/** Appends the first event again, as the replay of a dead letter of both groups would. */
 async function comeLate({ owner, redis }: ExampleEnv): Promise<void> {
   const [[, fields]] = (await redis.xrange('products', '-', '+', 'COUNT', 1)) as [[string, string[]]]
   await owner.query('delete from outrider.inbox where id = $1', [fields[fields.indexOf('id') + 1]])

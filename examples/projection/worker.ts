@@ -27,11 +27,11 @@ const db = openPool(5)
 const consumer = createConsumer({
   redis: setting('REDIS_URL'),
   db,
-  // A group for each table: what a group has done it never does again, and a new one begins at the beginning.
+  // A group for each table: a group does an event once, and a new group begins at the beginning.
   group: `catalogue-${number}`,
   startFrom: 'beginning',
-  // A rebuild reads what is old. By default an event older than 7d is dead-lettered, since it is not remembered for
-  // longer whether it was done; here it may well be done again, as the version decides.
+  // A rebuild reads old events. By default an event older than 7d is dead-lettered, because the inbox no longer tells whether
+  // it was done. Here a second time does no harm: the version decides.
   inboxWindow: '3650d',
 })
 
