@@ -43,6 +43,7 @@ export const isBlocker = ({ level }: Finding): boolean => level === 'blocker'
 export const isOpen = ({ level }: Finding): boolean => level !== 'info'
 
 export const onShell = (text: string, then = ''): Fix => ({ how: `On the command line${then}`, text })
+export const inSql = (text: string): Fix => ({ how: 'In SQL, as the owner of the tables; the rows stay in them', text })
 export const inConfiguration = (text: string): Fix => ({ how: "In Outrider's configuration", text })
 
 export const SETUP = onShell('outrider setup', ', as the role that owns the schema')

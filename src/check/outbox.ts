@@ -1,8 +1,10 @@
 import pg from 'pg'
 import { type Config, OWN_OUTBOX } from '../config/schema.js'
 import { missingColumns, unfitColumns } from '../postgres/outbox-columns.js'
-import { parseTable } from '../postgres/table.js'
-import { blocker, type Finding, inConfiguration, onShell, SETUP, warning } from './finding.js'
+import { endInheritance } from '../postgres/published-table.js'
+import { renameBack } from '../postgres/rename-back.js'
+import { parseTable, quoteTable } from '../postgres/table.js'
+import { blocker, type Finding, inConfiguration, inSql, onShell, SETUP, warning } from './finding.js'
 import type { SetupFacts } from './setup-facts.js'
 
 export const isMapped = ({ outbox }: Config): boolean => outbox.table !== OWN_OUTBOX.table
@@ -11,8 +13,8 @@ export const isMapped = ({ outbox }: Config): boolean => outbox.table !== OWN_OU
 export function judgeOutbox(facts: SetupFacts, config: Config): Finding[] {
   const { outbox } = config
   if (!facts.outbox) {
-    // Outrider's own comes with setup.
-    if (!isMapped(config)) return []
+    // Outrider's own comes with setup; of one that was renamed, `judgeRecorded` or the incident says what to do.
+    if (!isMapped(config) || (facts.published && facts.lineage?.outboxTable === outbox.table)) return []
     return [
       blocker({
         id: 'outbox-table-missing',
@@ -23,7 +25,7 @@ export function judgeOutbox(facts: SetupFacts, config: Config): Finding[] {
       }),
     ]
   }
-  return [missing(facts.outbox, config), unfit(facts.outbox, config), inherited(facts.outbox, config)].filter(
+  return [missing(facts.outbox, config), unfit(facts.outbox, config), inherited(facts.outbox, facts, config)].filter(
     (finding) => finding !== undefined,
   )
 }
@@ -59,19 +61,15 @@ const mapOther = (settings: string[]) =>
     `outbox:\n  columns:\n    ${settings.map((setting) => `${setting.split('.').at(-1)}: <column>`).join('\n    ')}`,
   )
 
-function inherited({ children }: Outbox, { outbox }: Config): Finding | undefined {
-  if (children.length === 0) return undefined
+function inherited({ children }: Outbox, { incidents }: SetupFacts, { outbox }: Config): Finding | undefined {
+  // Recorded already: the incident says what to do.
+  if (children.length === 0 || incidents.some(({ reason }) => reason === 'outbox_inherited')) return undefined
   return blocker({
     id: 'outbox-inherited',
     is: `${children.join(', ')} inherits from ${outbox.table}`,
     expected: 'a table without INHERITS children; partitions are fine',
     why: 'rows of such a table look like events and are not published',
-    fix: [
-      {
-        how: 'In SQL, as the owner of the tables; the rows stay in them',
-        text: children.map((child) => `alter table ${quote(child)} no inherit ${quote(outbox.table)};`).join('\n'),
-      },
-    ],
+    fix: [inSql(endInheritance(outbox.table, children))],
   })
 }
 
@@ -81,25 +79,20 @@ export function judgeRecorded(facts: SetupFacts, config: Config): Finding[] {
 }
 
 /** The publication follows the oid, applications follow the name. */
-function name({ lineage, published }: SetupFacts): Finding | undefined {
+function name({ lineage, published, incidents }: SetupFacts): Finding | undefined {
   if (!lineage || !published || published.table === lineage.outboxTable) return undefined
+  // Recorded already: the incident says what to do.
+  if (incidents.some(({ reason }) => reason === 'outbox_replaced' || reason === 'outbox_renamed')) return undefined
   const other = published.namesake?.isTable
-  const { schema, name } = parseTable(lineage.outboxTable)
-  const now = parseTable(published.table)
-  const back = [
-    ...(other ? [`alter table ${quote(lineage.outboxTable)} rename to ${pg.escapeIdentifier(`${name}_unseen`)};`] : []),
-    ...(now.name === name ? [] : [`alter table ${quote(published.table)} rename to ${pg.escapeIdentifier(name)};`]),
-    ...(now.schema === schema
-      ? []
-      : [`alter table ${quote(`${now.schema}.${name}`)} set schema ${pg.escapeIdentifier(schema)};`]),
-  ]
+  const namesake = published.namesake && (other ? 'table' : 'view')
+  const back = renameBack({ expected: lineage.outboxTable, published: published.table, namesake })
   return blocker({
     id: other ? 'outbox-replaced' : 'outbox-renamed',
     is: `publication ${lineage.publication} publishes ${published.table} (oid ${published.oid})${other ? `, and ${lineage.outboxTable} is another table (oid ${published.namesake?.oid})` : ''}`,
     expected: `${lineage.outboxTable}, the name that was set up`,
     why: other ? 'rows of the other table are not decoded' : 'the relay halts until name and setup agree',
     fix: [
-      { how: 'In SQL, as its owner: back to the name that was set up', text: back.join('\n') },
+      { how: 'In SQL, as its owner: back to the name that was set up', text: back },
       ...(other
         ? [onShell('outrider incidents', ', once its rows are inserted into the outbox table')]
         : [inConfiguration(`outbox:\n  table: ${published.table}`), SETUP]),
@@ -128,7 +121,7 @@ function partitionKey({ outbox }: SetupFacts, { outbox: mapping }: Config): Find
         : [
             {
               how: 'In SQL, as the owner of the table with USAGE on schema outrider: refuse such an UPDATE',
-              text: `create trigger outrider_partition_is_fixed before update on ${quote(mapping.table)} for each row when (${moved.join(' or ')}) execute function outrider.refuse_move();`,
+              text: `create trigger outrider_partition_is_fixed before update on ${quoteTable(parseTable(mapping.table))} for each row when (${moved.join(' or ')}) execute function outrider.refuse_move();`,
             },
           ],
   })
@@ -146,9 +139,4 @@ function dataLimit({ rights, dataLimit }: SetupFacts, config: Config): Finding |
     why: 'a payload that is too large should fail at its INSERT, not in the relay',
     fix: [SETUP],
   })
-}
-
-const quote = (table: string): string => {
-  const { schema, name } = parseTable(table)
-  return `${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(name)}`
 }

@@ -2,11 +2,11 @@ import type pg from 'pg'
 import type { Config } from '../config/schema.js'
 import { readDataLimit } from '../postgres/data-limit.js'
 import { type Applied, judgeHistory, readHistory } from '../postgres/history.js'
-import type { Incident } from '../postgres/incidents.js'
 import { type StoredLineage, serverIdentity, storedLineage } from '../postgres/lineage.js'
 import { type Migration, readMigrations } from '../postgres/migration.js'
 import { type OutboxColumn, readOutboxColumns } from '../postgres/outbox-columns.js'
 import { type PublishedTable, readPublishedTable } from '../postgres/published-table.js'
+import type { OpenIncident } from '../postgres/remedy.js'
 import { readSlot, type Slot } from '../postgres/slot.js'
 import { type FoundSlot, findSlot } from '../postgres/slot-creation.js'
 import { childrenOf, parseTable } from '../postgres/table.js'
@@ -25,7 +25,7 @@ export interface SetupFacts {
   /** Null: there is none of this name. */
   publicationState: string | null
   /** Open, and of a kind that halts the relay. */
-  incidents: Pick<Incident, 'id' | 'kind' | 'reason' | 'stream'>[]
+  incidents: OpenIncident[]
   /** Keys of the streams that were published to. */
   streams: string[]
   /** The table that the configuration names; undefined: there is none. */
@@ -85,7 +85,7 @@ async function readLineage(client: pg.ClientBase, config: Config) {
     lineage.publication,
   ])
   const incidents = await client.query<SetupFacts['incidents'][number]>(
-    `select id::text, kind, reason, stream from outrider.incident
+    `select id::text, kind, reason, stream, detail from outrider.incident
      where lineage = $1 and kind in ('gap', 'foreign') and closed_at is null order by id`,
     [lineage.lineage],
   )

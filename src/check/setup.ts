@@ -3,7 +3,18 @@ import type { Config } from '../config/schema.js'
 import { judgeHistory } from '../postgres/history.js'
 import { decodesWithoutPublication, remedyOf } from '../postgres/remedy.js'
 import { parseTable } from '../postgres/table.js'
-import { ADOPT, blocker, type Finding, INCIDENTS, inConfiguration, info, isOpen, onShell, SETUP } from './finding.js'
+import {
+  ADOPT,
+  blocker,
+  type Finding,
+  INCIDENTS,
+  inConfiguration,
+  info,
+  inSql,
+  isOpen,
+  onShell,
+  SETUP,
+} from './finding.js'
 import { isMapped, judgeOutbox, judgeRecorded } from './outbox.js'
 import { replicationFix } from './provider.js'
 import type { Link, ServerFacts } from './server-facts.js'
@@ -203,12 +214,16 @@ function publication(
 const incidents = ({ incidents }: SetupFacts, { version }: ServerFacts): Finding[] =>
   incidents.map((incident) => {
     const { id, kind, reason, stream } = incident
-    const { commands } = remedyOf(incident, version)
+    const { sql, commands } = remedyOf(incident, version)
+    const show = `outrider incidents show ${id}`
     return blocker({
       id: 'incident-open',
       is: `incident ${id} is open: ${kind}, ${reason}${stream ? ` in stream ${stream}` : ''}`,
       expected: 'none that waits for a decision',
       why: 'the relay publishes nothing until then',
-      fix: [onShell([`outrider incidents show ${id}`, ...commands].join('\n'))],
+      fix:
+        sql.length === 0
+          ? [onShell([show, ...commands].join('\n'))]
+          : [onShell(show), inSql(sql.join('\n')), onShell(commands.join('\n'))],
     })
   })

@@ -49,7 +49,11 @@ async function show(client: pg.ClientBase, { json, out }: Context, id: string): 
   const found = await getIncident(client, id)
   if (!found) throw noIncident(id)
   const remedy = found.closedAt ? undefined : remedyOf(found, await serverVersion(client))
-  out(json ? JSON.stringify({ ...found, next: remedy?.commands ?? [] }) : describe(found, remedy))
+  out(
+    json
+      ? JSON.stringify({ ...found, nextSql: remedy?.sql ?? [], next: remedy?.commands ?? [] })
+      : describe(found, remedy),
+  )
   return ExitCode.done
 }
 

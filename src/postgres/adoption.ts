@@ -70,7 +70,7 @@ export async function planAdoption(client: pg.ClientBase, stored: StoredLineage)
 async function countLeftOut(client: pg.ClientBase, stored: StoredLineage, sameServer: boolean): Promise<LeftOut> {
   if (stored.outboxTable !== OWN_OUTBOX.table) {
     const { rows } = await client.query<{ rows: number }>(
-      `select count(*)::float8 as rows from ${quoteTable(client, parseTable(stored.outboxTable))}`,
+      `select count(*)::float8 as rows from ${quoteTable(parseTable(stored.outboxTable))}`,
     )
     return { rows: rows[0]!.rows, provenUntil: null, oldest: null, newest: null, events: [] }
   }

@@ -1,10 +1,12 @@
 import type pg from 'pg'
 import { Failure } from '../failure.js'
+import type { IncidentCause, IncidentKind } from './incident-reasons.js'
 import { endInheritance, readPublishedTable, recordPublishedTable } from './published-table.js'
+import { canPassMissingPublication } from './remedy.js'
+import { renameBack } from './rename-back.js'
+import { serverVersion } from './server.js'
 import { parseTable, quoteTable } from './table.js'
 import { inTransaction } from './transaction.js'
-
-export type IncidentKind = 'gap' | 'foreign' | 'rejected' | 'operator'
 
 /** What a person should know or decide: a row of `outrider.incident`. */
 export interface Incident {
@@ -24,10 +26,8 @@ export interface Incident {
   resolution: string | null
 }
 
-export interface NewIncident {
+export type NewIncident = IncidentCause & {
   lineage: string
-  kind: IncidentKind
-  reason: string
   stream?: string
   eventId?: string
   /** Needed where `kind` is `rejected`. */
@@ -221,16 +221,9 @@ async function acceptGap(client: pg.ClientBase, incident: Incident): Promise<voi
   }
 }
 
-/**
- * Before 18 pgoutput fails at the first row of this database that was written while the publication was missing. One such
- * row is the incident itself, where the relay has opened it.
- */
 async function requireDecodable(client: pg.ClientBase, { id, detail }: Incident): Promise<void> {
-  const { rows } = await client.query<{ version: number }>(
-    "select current_setting('server_version_num')::integer as version",
-  )
-  const { version } = rows[0]!
-  if (version >= 180_000 || 'found_by' in detail) return
+  const version = await serverVersion(client)
+  if (canPassMissingPublication(version, detail)) return
   throw new Failure(
     `Incident ${id} cannot be closed on PostgreSQL ${Math.floor(version / 10_000)}: it cannot decode what was written while the ` +
       'publication was missing, and the slot cannot pass it. `outrider adopt` starts a new lineage and says which events it leaves out.',
@@ -270,20 +263,22 @@ async function acceptReplaced(client: pg.ClientBase, lineage: string, id: string
   const { outboxTable, publication, found } = await publishedBy(client, lineage)
   if (found?.table === outboxTable) return recordPublishedTable(client, lineage)
   const name = client.escapeIdentifier(publication)
+  const back =
+    found && renameBack({ expected: outboxTable, published: found.table, namesake: found.namesake && 'table' })
   throw new Failure(
     `Incident ${id} cannot be closed while publication ${publication} publishes ${found?.table ?? 'no table'} and another table ` +
-      `is named ${outboxTable}. Rename both back. Or, to publish from the other table from now on: \`alter publication ${name} ` +
-      `set table ${quoteTable(client, parseTable(outboxTable))}\`. Rows that it already has are not published: insert them again.`,
+      `is named ${outboxTable}. ${back ? `Rename both back: \`${back.replaceAll('\n', ' ')}\`. ` : ''}` +
+      `Or, to publish from the other table from now on: \`alter publication ${name} ` +
+      `set table ${quoteTable(parseTable(outboxTable))}\`. Rows that it already has are not published: insert them again.`,
   )
 }
 
 async function requireNoChildren(client: pg.ClientBase, lineage: string, id: string): Promise<void> {
   const { outboxTable, found } = await publishedBy(client, lineage)
   if (!found?.children.length) return
-  const quoted = (table: string) => quoteTable(client, parseTable(table))
   throw new Failure(
     `Incident ${id} cannot be closed while ${found.children.join(', ')} inherits from ${outboxTable}: ` +
-      `\`${endInheritance({ parent: quoted(found.table), children: found.children.map(quoted) })}\`. ` +
+      `\`${endInheritance(found.table, found.children)}\`. ` +
       'Rows that are in it are not published: insert them into the outbox table.',
   )
 }

@@ -38,7 +38,7 @@ export async function ensurePublication(
 
 /** The statement that makes it, for people and for `ensurePublication`. */
 function createStatement(client: pg.ClientBase, name: string, table: TableName): string {
-  return `create publication ${client.escapeIdentifier(name)} for table ${quoteTable(client, table)} with (${SETTINGS})`
+  return `create publication ${client.escapeIdentifier(name)} for table ${quoteTable(table)} with (${SETTINGS})`
 }
 
 function differences(found: PublicationRow, table: TableName): string[] {

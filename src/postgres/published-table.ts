@@ -1,5 +1,5 @@
 import type pg from 'pg'
-import { childrenOf, parseTable } from './table.js'
+import { childrenOf, parseTable, quoteTable } from './table.js'
 
 /** The table that a publication publishes. The publication follows its oid, whatever becomes of its name. */
 export interface PublishedTable {
@@ -35,8 +35,10 @@ export async function readPublishedTable(
 }
 
 /** The statements that end the inheritance: the rows of the children stay where they are. */
-export const endInheritance = (quoted: { parent: string; children: string[] }): string =>
-  quoted.children.map((child) => `alter table ${child} no inherit ${quoted.parent};`).join('\n')
+export const endInheritance = (parent: string, children: readonly string[]): string =>
+  children.map((child) => `alter table ${quote(child)} no inherit ${quote(parent)};`).join('\n')
+
+const quote = (table: string): string => quoteTable(parseTable(table))
 
 /** Remembers the published table as one that this lineage publishes from, beside those it has published from before. */
 export async function recordPublishedTable(client: pg.ClientBase, lineage: string): Promise<void> {

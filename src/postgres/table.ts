@@ -1,4 +1,4 @@
-import type pg from 'pg'
+import pg from 'pg'
 import { ExitCode, Failure } from '../failure.js'
 
 /** A table, its names as they stand in the catalogue, without quotes. */
@@ -18,8 +18,8 @@ export function parseTable(text: string): TableName {
   return { schema: text.slice(0, dot), name: text.slice(dot + 1) }
 }
 
-export const quoteTable = (client: pg.ClientBase, { schema, name }: TableName): string =>
-  `${client.escapeIdentifier(schema)}.${client.escapeIdentifier(name)}`
+export const quoteTable = ({ schema, name }: TableName): string =>
+  `${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(name)}`
 
 /** An SQL expression: the tables that inherit from `oid`, as a JSON array of `schema.table`. */
 export const childrenOf = (oid: string): string =>
@@ -56,5 +56,5 @@ export async function requirePublishable(client: pg.ClientBase, { schema, name }
 /** Lets the relay read a table that is not Outrider's own. */
 export async function grantReading(client: pg.ClientBase, table: TableName): Promise<void> {
   await client.query(`grant usage on schema ${client.escapeIdentifier(table.schema)} to outrider_relay`)
-  await client.query(`grant select on ${quoteTable(client, table)} to outrider_relay`)
+  await client.query(`grant select on ${quoteTable(table)} to outrider_relay`)
 }

@@ -1,8 +1,9 @@
 import type pg from 'pg'
-import { type Incident, openIncident } from '../postgres/incidents.js'
+import type { ForeignReason, GapReason, HaltingReason, IncidentCause } from '../postgres/incident-reasons.js'
+import { openIncident } from '../postgres/incidents.js'
 import type { Lineage } from '../postgres/lineage.js'
 import { formatLsn, parseLsn } from '../postgres/lsn.js'
-import { describeRemedy, remedyOf } from '../postgres/remedy.js'
+import { describeRemedy, type OpenIncident, remedyOf } from '../postgres/remedy.js'
 import { serverVersion } from '../postgres/server.js'
 import { readSlot, type Slot } from '../postgres/slot.js'
 import { Halt } from './halt.js'
@@ -59,8 +60,8 @@ export async function verifyPublication(client: pg.ClientBase, lineage: Lineage)
 
 /** But for streams that Redis had lost: those are looked at again, see sink/found-again.ts. */
 async function verifyIncidents(client: pg.ClientBase, lineage: Lineage): Promise<void> {
-  const { rows } = await client.query<Halting>(
-    `select id::text, kind, reason, stream from outrider.incident
+  const { rows } = await client.query<OpenIncident>(
+    `select id::text, kind, reason, stream, detail from outrider.incident
       where lineage = $1 and kind in ('gap', 'foreign') and reason <> 'stream_behind' and closed_at is null order by id`,
     [lineage.lineage],
   )
@@ -69,33 +70,35 @@ async function verifyIncidents(client: pg.ClientBase, lineage: Lineage): Promise
 }
 
 /** What to throw while an incident is open. */
-export async function haltFor(client: pg.ClientBase, incident: Halting): Promise<Halt> {
+export async function haltFor(client: pg.ClientBase, incident: OpenIncident): Promise<Halt> {
   return new Halt(incident.reason, advice(incident, await serverVersion(client)))
 }
 
-type Halting = Pick<Incident, 'id' | 'kind' | 'reason' | 'stream'>
-
 /** Opens a gap, and gives what to throw. */
-export const gap = (client: pg.ClientBase, lineage: Lineage, reason: string, detail: object, stream?: string) =>
-  open('gap', client, lineage, reason, detail, stream)
+export const gap = (client: pg.ClientBase, lineage: Lineage, reason: GapReason, detail: object, stream?: string) =>
+  open(client, lineage, { kind: 'gap', reason }, detail, stream)
 
 /** Opens an incident that says this database or this Redis is not the one that the lineage knows. */
-export const foreign = (client: pg.ClientBase, lineage: Lineage, reason: string, detail: object, stream?: string) =>
-  open('foreign', client, lineage, reason, detail, stream)
+export const foreign = (
+  client: pg.ClientBase,
+  lineage: Lineage,
+  reason: ForeignReason,
+  detail: object,
+  stream?: string,
+) => open(client, lineage, { kind: 'foreign', reason }, detail, stream)
 
 async function open(
-  kind: 'gap' | 'foreign',
   client: pg.ClientBase,
   { lineage }: Lineage,
-  reason: string,
+  cause: IncidentCause,
   detail: object,
   stream: string | undefined,
 ): Promise<Halt> {
-  const id = await openIncident(client, { lineage, kind, reason, detail, ...(stream === undefined ? {} : { stream }) })
-  return haltFor(client, { id, kind, reason, stream: stream ?? null })
+  const id = await openIncident(client, { ...cause, lineage, detail, ...(stream === undefined ? {} : { stream }) })
+  return haltFor(client, { ...cause, id, detail, stream: stream ?? null })
 }
 
-const WHAT: Record<string, string> = {
+const WHAT: Record<HaltingReason, string> = {
   slot_missing: 'The replication slot is gone: what was committed since it was last confirmed cannot be read from WAL.',
   slot_lost: 'Postgres has removed WAL that the slot needed: what was committed meanwhile cannot be read from it.',
   slot_ahead:
@@ -104,10 +107,8 @@ const WHAT: Record<string, string> = {
   publication_changed: 'The publication was altered: inserts may not have been decoded meanwhile.',
   outbox_renamed:
     'The outbox table was renamed before this version ran: an earlier one may have skipped its rows since then.',
-  outbox_replaced:
-    'Another table bears the name of the outbox table: its rows are not decoded. Rename both back and insert those rows into the outbox table.',
-  outbox_inherited:
-    'A table inherits from the outbox table: its rows are not published. End that with `alter table … no inherit …`.',
+  outbox_replaced: 'Another table has the name of the outbox table: its rows are not decoded.',
+  outbox_inherited: 'A table inherits from the outbox table: its rows are not published.',
   outbox_foreign_rows:
     'The publication gave a row of a table that is not the outbox. The slot stays before that row; closing skips all rows of that table.',
   stream_behind: 'Redis has lost events that were confirmed.',
@@ -120,10 +121,12 @@ const WHAT: Record<string, string> = {
     'Redis holds another event at a position that this database gives to a different one: a copy of it has published.',
 }
 
-function advice(incident: Halting, version: number): string {
+const isKnown = (reason: string): reason is HaltingReason => Object.hasOwn(WHAT, reason)
+
+function advice(incident: OpenIncident, version: number): string {
   const { id, reason, stream } = incident
   const where = stream ? ` Stream: ${stream}.` : ''
-  const what = WHAT[reason] ?? 'Found something that a person has to decide.'
+  const what = isKnown(reason) ? WHAT[reason] : 'Found something that a person has to decide.'
   const next = describeRemedy(remedyOf(incident, version))
   return `${what}${where} Nothing newer is published. \`outrider incidents show ${id}\` has the details. To continue: ${next}`
 }

@@ -1,4 +1,5 @@
 import type { Position } from '../event/position.js'
+import type { ForeignReason } from '../postgres/incident-reasons.js'
 import type { Lineage } from '../postgres/lineage.js'
 import type { AppendReply } from '../redis/append.js'
 import { Halt } from './halt.js'
@@ -28,7 +29,12 @@ export async function judgeLoss(loss: Loss, ledger: Ledger, lineage: Lineage, se
   const { key, status, reply, expected } = loss
   if (status === 'HALT') return new Halt('redis_unknown', unknown(reply.error))
   if (status === 'BEHIND' || (status === 'OTHER' && (await ledger.owns(reply.session)))) return loss
-  const reason = { OTHER: 'session_unknown', DIVERGED: 'diverged', BEYOND: 'wal_beyond' }[status]
   const detail = { expected, found: reply.head, session: reply.session, server: describe(server) }
-  return ledger.inTurn((postgres) => foreign(postgres, lineage, reason, detail, key))
+  return ledger.inTurn((postgres) => foreign(postgres, lineage, REASONS[status], detail, key))
+}
+
+const REASONS: Record<'OTHER' | 'DIVERGED' | 'BEYOND', ForeignReason> = {
+  OTHER: 'session_unknown',
+  DIVERGED: 'diverged',
+  BEYOND: 'wal_beyond',
 }

@@ -32,7 +32,7 @@ export async function verifyTable(client: pg.ClientBase, lineage: Lineage): Prom
   // Without a table in it the publication differs from what is stored, which is found elsewhere.
   if (!found) return
   if (found.children.length > 0) {
-    throw await gap(client, lineage, 'outbox_inherited', { table: outboxTable, children: found.children })
+    throw await gap(client, lineage, 'outbox_inherited', { table: found.table, children: found.children })
   }
   if (found.table === outboxTable) return
   const detail = { expected: outboxTable, published: found.table, oid: found.oid }
@@ -40,7 +40,12 @@ export async function verifyTable(client: pg.ClientBase, lineage: Lineage): Prom
     throw await gap(client, lineage, 'outbox_replaced', { ...detail, replaced_by: found.namesake.oid })
   }
   // A version that compared names only may have passed over rows since it was renamed.
-  if (lineage.outboxOids.length === 0) throw await gap(client, lineage, 'outbox_renamed', detail)
+  if (lineage.outboxOids.length === 0) {
+    throw await gap(client, lineage, 'outbox_renamed', {
+      ...detail,
+      ...(found.namesake && { view: found.namesake.oid }),
+    })
+  }
   throw new Halt(
     'outbox_renamed',
     `Expected the outbox table ${outboxTable}, found that it is named ${found.table} now. Nothing is published; its rows are ` +

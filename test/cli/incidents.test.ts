@@ -2,6 +2,7 @@ import type pg from 'pg'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { incidents } from '../../src/cli/incidents.js'
 import { setup } from '../../src/cli/setup.js'
+import type { IncidentCause } from '../../src/postgres/incident-reasons.js'
 import { listIncidents, type NewIncident, openIncident, openIncidents } from '../../src/postgres/incidents.js'
 import { currentLineage } from '../../src/postgres/lineage.js'
 import { createDatabase, type Database } from '../../testkit/services/index.js'
@@ -26,7 +27,8 @@ afterEach(async () => {
 })
 
 const run = (args: string[], options?: CommandRun) => runCommand(incidents, database.url, { args, ...options })
-const open = (incident: Omit<NewIncident, 'lineage'>) => openIncident(client, { lineage, ...incident })
+const open = (incident: IncidentCause & Omit<NewIncident, 'lineage' | 'kind' | 'reason'>) =>
+  openIncident(client, { lineage, ...incident })
 const stored = async (id: string) =>
   (await client.query('select closed_at, closed_by, resolution from outrider.incident where id = $1', [id])).rows[0]
 
@@ -157,7 +159,7 @@ describe('close', () => {
     expect((await client.query('select stream_key from outrider.head')).rows).toEqual([{ stream_key: 'mails' }])
   })
 
-  test.each(['publication_changed', 'publication_missing'])(
+  test.each(['publication_changed', 'publication_missing'] as const)(
     '%s: the publication is taken as it is now',
     async (reason) => {
       await client.query("alter publication outrider set (publish = 'insert, truncate')")
@@ -176,6 +178,17 @@ describe('close', () => {
     expect((await stored(id)).closed_at).toBeNull()
   })
 
+  test.each([
+    ['the relay found', {}],
+    ['setup found, once the publication was there again', { found_by: 'outrider setup' }],
+  ])('publication_missing that %s: it can be closed where its advice says so', async (_, detail) => {
+    const id = await open({ kind: 'gap', reason: 'publication_missing', detail })
+    const { next } = JSON.parse((await run(['show', id], { json: true })).text)
+    const closing = run(['close', id], { answer: true })
+    if (next.includes(`outrider incidents close ${id}`)) expect((await closing).code).toBe(0)
+    else await expect(closing).rejects.toThrow(`\`${next[0]}\``)
+  })
+
   test('slot_ahead: what the slot has skipped is accepted', async () => {
     await client.query('select pg_replication_slot_advance($1, pg_current_wal_lsn())', [slot])
     await run(['close', await open({ kind: 'gap', reason: 'slot_ahead' })], { answer: true })
@@ -192,11 +205,19 @@ describe('close', () => {
     await expect(run(['close', id], { answer: true })).rejects.toThrow('the slot is missing or lost by now')
   })
 
-  test.each(['slot_missing', 'slot_lost', 'something_newer'])('%s cannot be closed, but adopted', async (reason) => {
-    const id = await open({ kind: 'gap', reason })
-    await expect(run(['close', id], { answer: true })).rejects.toThrow('`outrider adopt` starts a new lineage')
-    expect((await stored(id)).closed_at).toBeNull()
-  })
+  test.each(['slot_missing', 'slot_lost', 'something_newer'])(
+    '%s cannot be closed, but adopted, and that is what it says',
+    async (reason) => {
+      const { rows } = await client.query<{ id: string }>(
+        "insert into outrider.incident (lineage, kind, reason) values ($1, 'gap', $2) returning id::text",
+        [lineage, reason],
+      )
+      const { id } = rows[0]!
+      expect(JSON.parse((await run(['show', id], { json: true })).text).next).toEqual(['outrider adopt'])
+      await expect(run(['close', id], { answer: true })).rejects.toThrow('`outrider adopt` starts a new lineage')
+      expect((await stored(id)).closed_at).toBeNull()
+    },
+  )
 
   test('foreign: the relay looks again', async () => {
     const id = await open({ kind: 'foreign', reason: 'session_unknown' })

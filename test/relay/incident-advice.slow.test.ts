@@ -1,21 +1,29 @@
 import { describe, expect } from 'vitest'
+import type { Finding } from '../../src/check/finding.js'
 import { adopt } from '../../src/cli/adopt.js'
 import type { Command } from '../../src/cli/command.js'
 import { incidents } from '../../src/cli/incidents.js'
 import { setup } from '../../src/cli/setup.js'
+import type { Config } from '../../src/config/schema.js'
 import { headKey } from '../../src/event/names.js'
+import type { HaltingReason } from '../../src/postgres/incident-reasons.js'
 import { openIncident } from '../../src/postgres/incidents.js'
 import { currentLineage } from '../../src/postgres/lineage.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
 import { runCheck } from '../check/run.js'
 import { runCommand } from '../support/command.js'
+import { add, mapped, mapping, SWAP, TABLE, yaml } from './outbox-table-env.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
-/** One kind of incident: what causes it, while the relay runs. */
+/** What causes an incident, while the relay runs. */
 interface Cause {
-  reason: string
   happens(env: RelayEnv, head: string): Promise<unknown>
+  /** Of a server of its own. */
+  settings?: Record<string, string>
+  variables?: Record<string, string>
+  /** A table of the team's own, not Outrider's. */
+  isMapped?: true
 }
 
 /** Its next session looks at everything again. */
@@ -35,114 +43,156 @@ async function changeSlot(env: RelayEnv, statement: string): Promise<void> {
 
 const LINEAGE = 'update outrider.lineage set'
 
-const causes: Cause[] = [
-  { reason: 'slot_missing', happens: (env) => changeSlot(env, 'select pg_drop_replication_slot($1)') },
-  {
-    reason: 'slot_ahead',
+/** Complete: a reason without an entry does not compile. */
+const causes: Record<HaltingReason, Cause> = {
+  slot_missing: { happens: (env) => changeSlot(env, 'select pg_drop_replication_slot($1)') },
+  slot_lost: {
+    settings: { max_slot_wal_keep_size: '1MB' },
+    happens: (env) =>
+      until(
+        async () => {
+          await endSession(env)
+          await env.postgres.query('select pg_switch_wal()')
+          await env.insert('elsewhere')
+          await env.postgres.query('checkpoint')
+          const { rows } = await env.postgres.query('select wal_status from pg_replication_slots')
+          return rows[0].wal_status === 'lost'
+        },
+        { timeout: 60_000 },
+      ),
+  },
+  slot_ahead: {
     happens: (env) => changeSlot(env, 'select pg_replication_slot_advance($1, pg_current_wal_insert_lsn())'),
   },
-  {
-    reason: 'publication_missing',
-    happens: (env) => env.postgres.query('drop publication outrider'),
-  },
-  {
-    reason: 'publication_changed',
+  publication_missing: { happens: (env) => env.postgres.query('drop publication outrider') },
+  publication_changed: {
     async happens(env) {
       await env.postgres.query('alter publication outrider drop table outrider.outbox')
       await env.postgres.query('alter publication outrider add table outrider.outbox')
     },
   },
-  { reason: 'stream_behind', happens: (env) => env.redis.del('orders') },
-  { reason: 'system_id', happens: (env) => env.postgres.query(`${LINEAGE} system_id = '1'`) },
-  { reason: 'timeline', happens: (env) => env.postgres.query(`${LINEAGE} timeline = 99`) },
-  {
-    reason: 'session_unknown',
-    happens: (env, head) => env.redis.hset(head, 'session', crypto.randomUUID()),
+  outbox_renamed: {
+    isMapped: true,
+    async happens(env) {
+      // As an earlier version has left it; and the hardest case, with a view in its place.
+      await env.postgres.query(`begin; ${LINEAGE} outbox_oids = '{}'; alter table ${TABLE} rename to events;
+        create view ${TABLE} as select * from public.events; commit`)
+    },
   },
-  {
-    reason: 'wal_beyond',
-    happens: (env, head) => env.redis.hset(head, 'position', '00000001-00ffffff00000000-00000000'),
+  outbox_replaced: { isMapped: true, happens: (env) => env.postgres.query(SWAP) },
+  outbox_inherited: {
+    isMapped: true,
+    happens: (env) =>
+      env.postgres.query(
+        `create table public.child () inherits (${TABLE}); create table public."Other" () inherits (${TABLE})`,
+      ),
   },
-]
+  outbox_foreign_rows: {
+    isMapped: true,
+    happens: (env) =>
+      env.postgres.query(`create table public.other (like ${TABLE}); begin; alter publication outrider add table public.other;
+        insert into public.other values ('foreign', 'orders', 't'); alter publication outrider drop table public.other; commit`),
+  },
+  stream_behind: { happens: (env) => env.redis.del('orders') },
+  system_id: { happens: (env) => env.postgres.query(`${LINEAGE} system_id = '1'`) },
+  timeline: { happens: (env) => env.postgres.query(`${LINEAGE} timeline = 99`) },
+  session_unknown: { happens: (env, head) => env.redis.hset(head, 'session', crypto.randomUUID()) },
+  wal_beyond: { happens: (env, head) => env.redis.hset(head, 'position', '00000001-00ffffff00000000-00000000') },
+  diverged: {
+    // Confirms late: what was published last comes again.
+    variables: { OUTRIDER_DURABILITY: 'memory' },
+    async happens(env, head) {
+      const event = await env.insert('orders')
+      await until(async () => (await env.redis.hget(head, 'event')) === event)
+      await env.redis.hset(head, 'event', crypto.randomUUID())
+    },
+  },
+}
 
 /** Runs a command as it was printed, and answers its question with yes. */
-async function run(env: RelayEnv, line: string): Promise<string> {
+async function run(env: RelayEnv, line: string, config: Partial<Config> = {}): Promise<string> {
   const commands: Record<string, Command> = { adopt, setup, incidents }
   const [program, name, ...args] = line.split(' ')
   expect(program).toBe('outrider')
   const command = commands[name as string]
   if (!command) throw new Error(`Expected one of ${Object.keys(commands).join(', ')}, found: ${line}`)
-  const { code, text } = await runCommand(command, env.database.url, { args, answer: true })
+  const { code, text } = await runCommand(command, env.database.url, { args, answer: true, config })
   // Setup reports the gap as a finding, too.
   expect(name === 'setup' ? [0, 4] : [0], text).toContain(code)
   return text
 }
 
-/** The commands in a text, but for those that only show. */
+const SHOWS = /outrider incidents show \d+/
+
+/** What a text names to be run, but for what only shows: commands, and statements in one line each. */
 const advised = (text: string): string[] =>
-  [...text.matchAll(/outrider (?:adopt|setup|incidents close \d+)/g)].map(([line]) => line)
+  [...text.matchAll(/outrider (?:adopt|setup|incidents close \d+)|(?<=`|^)(?:begin;|alter) .*?;(?=`|$)/gm)].map(
+    ([step]) => step,
+  )
 
-/** Every place that gives advice names the same commands; they are run in their order, and events flow again. */
-async function followed(env: RelayEnv, relay: RelayProcess, url: string, reason: string): Promise<void> {
-  await relay.is({ role: 'halted', reason }, 60_000)
-  const { message = '' } = (await relay.status())!
-  const commands = advised(message)
-  expect(commands, message).not.toEqual([])
+/** The same of a finding of `check`, whose statements stand on lines of their own. */
+const advisedBy = ({ fix }: Finding): string[] =>
+  fix.flatMap(({ how, text }) => (how.startsWith('In SQL') ? [text.replaceAll('\n', ' ')] : advised(text)))
 
-  const [shows] = /outrider incidents show \d+/.exec(message)!
-  expect(advised(await run(env, shows))).toEqual(commands)
+/** Every place that gives advice names the same steps; they are run in their order, and events flow again. */
+async function followed(env: RelayEnv, relay: RelayProcess, reason: string, { isMapped }: Cause): Promise<void> {
+  const config: Partial<Config> = isMapped ? { outbox: mapping() } : {}
+  const message = await until(
+    async () => {
+      const status = await relay.status()
+      return status?.role === 'halted' && status.reason === reason && SHOWS.test(status.message ?? '') && status.message
+    },
+    { timeout: 60_000, message: () => `the incident ${reason}\n${relay.tail()}` },
+  )
+  const steps = advised(message)
+  expect(steps, message).not.toEqual([])
 
-  const { findings } = await runCheck(env.database.url, url)
-  const open = findings.filter(({ level, server }) => level === 'blocker' && server === 'postgres')
-  expect(open.map(({ id }) => id)).toContain('incident-open')
-  for (const { id, fix } of open) {
-    const says = advised(fix.map(({ text }) => text).join('\n'))
-    expect(says, id).toEqual(commands)
+  const [shows] = SHOWS.exec(message)!
+  expect(advised(await run(env, shows, config))).toEqual(steps)
+
+  const check = async () => {
+    const { findings } = await runCheck(env.database.url, env.variables.OUTRIDER_REDIS_URL!, config)
+    return findings.filter(({ level, server }) => level === 'blocker' && server === 'postgres')
   }
+  const open = await check()
+  expect(open.map(({ id }) => id)).toContain('incident-open')
+  for (const finding of open) expect(advisedBy(finding), finding.id).toEqual(steps)
 
-  for (const command of commands) await run(env, command)
+  for (const step of steps) await (step.startsWith('outrider') ? run(env, step, config) : env.postgres.query(step))
   await relay.streaming(60_000)
-  const event = await env.insert('orders')
+  const event = await publish(env, isMapped)
   await until(async () => (await env.ids('orders')).includes(event), { message: 'events to flow again' })
-  const after = await runCheck(env.database.url, url)
-  expect(after.findings.filter(({ level, server }) => level === 'blocker' && server === 'postgres')).toEqual([])
+  expect(await check()).toEqual([])
 }
 
-/** A relay whose one event is published and confirmed; the head of its stream. */
-async function confirmed(env: RelayEnv): Promise<{ relay: RelayProcess; head: string }> {
-  const relay = await env.relay()
-  await relay.streaming(60_000)
-  await env.insert('orders')
-  await until(async () => (await env.postgres.query('select from outrider.head')).rowCount === 1)
-  const { lineage } = (await currentLineage(env.postgres, env.slot))!
-  return { relay, head: headKey('orders', lineage) }
+async function publish(env: RelayEnv, isMapped?: true): Promise<string> {
+  if (!isMapped) return env.insert('orders')
+  const id = crypto.randomUUID()
+  await add(env, TABLE, id)
+  return id
 }
 
 describe('the advice of an incident leads on as it is printed:', { timeout: 120_000 }, () => {
-  test.concurrent.for(causes)('$reason', async (cause, { env, skip }) => {
-    needsProcess({ skip })
-    const { relay, head } = await confirmed(env)
-    await cause.happens(env, head)
-    await endSession(env)
-    await followed(env, relay, env.variables.OUTRIDER_REDIS_URL!, cause.reason)
-  })
-
-  test.concurrent('slot_lost', async ({ createEnv, skip, onTestFinished }) => {
-    needsProcess({ skip })
-    const server = await startPostgres({ settings: { max_slot_wal_keep_size: '1MB' } })
-    onTestFinished(() => server.remove())
-    const env = await createEnv({ database: await server.createDatabase() })
-    const { relay } = await confirmed(env)
-    await relay.stop()
-    await until(async () => {
-      await env.postgres.query('select pg_switch_wal()')
-      await env.insert('elsewhere')
-      await env.postgres.query('checkpoint')
-      const { rows } = await env.postgres.query('select wal_status from pg_replication_slots')
-      return rows[0].wal_status === 'lost'
-    })
-    await followed(env, await env.relay(), env.variables.OUTRIDER_REDIS_URL!, 'slot_lost')
-  })
+  test.concurrent.for(Object.entries(causes))(
+    '%s',
+    async ([reason, cause], { createEnv, configFile, skip, onTestFinished }) => {
+      needsProcess({ skip })
+      const { settings, isMapped, variables } = cause
+      const server = settings && (await startPostgres({ settings }))
+      onTestFinished(() => server?.remove())
+      const env = await createEnv({ database: await server?.createDatabase(), ...(isMapped && mapped) })
+      const relay = await env.relay({ ...variables, ...(isMapped && { OUTRIDER_CONFIG: await configFile(yaml()) }) })
+      await relay.streaming(60_000)
+      await publish(env, isMapped)
+      await until(async () => (await env.postgres.query('select from outrider.head')).rowCount === 1, {
+        timeout: 20_000,
+      })
+      const { lineage } = (await currentLineage(env.postgres, env.slot))!
+      await cause.happens(env, headKey('orders', lineage))
+      await endSession(env)
+      await followed(env, relay, reason, cause)
+    },
+  )
 
   test.concurrent('a rejected row, and one that an operator is to know of: closing takes them off the list', async ({
     env,

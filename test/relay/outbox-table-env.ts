@@ -46,7 +46,7 @@ export async function running(env: RelayEnv, file: string): Promise<RelayProcess
 
 export const mapped = { outbox: { table: TABLE, create: CREATE } }
 
-const SWAP = `begin;
+export const SWAP = `begin;
   create table public.outboxevent_new (like ${TABLE} including all);
   alter table ${TABLE} rename to outboxevent_old;
   alter table public.outboxevent_new rename to outboxevent;

@@ -32,7 +32,7 @@ export async function closeGapsFoundAgain(postgres: pg.ClientBase, options: Foun
     options.found(gap)
   }
   const left = gaps.find(({ stream }) => !whole.has(stream))
-  if (left) throw await haltFor(postgres, { kind: 'gap', reason: 'stream_behind', ...left })
+  if (left) throw await haltFor(postgres, { kind: 'gap', reason: 'stream_behind', detail: {}, ...left })
 }
 
 /** Streams whose head in Redis is this database's and has all that is saved. None where Redis cannot be asked. */

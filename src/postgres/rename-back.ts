@@ -1,0 +1,36 @@
+import pg from 'pg'
+import { parseTable, quoteTable } from './table.js'
+
+export interface Renamed {
+  /** `schema.table`: the name that was set up. */
+  expected: string
+  /** `schema.table`: the name that the published table has now. */
+  published: string
+  /** What has the expected name now; undefined: nothing. */
+  namesake: 'table' | 'view' | undefined
+}
+
+/**
+ * The statements that give the published table its name back, as one transaction, so that no row is inserted in between.
+ * What has the name meanwhile stays beside it: `alter table` renames views, too.
+ */
+export function renameBack({ expected, published, namesake }: Renamed): string {
+  const wanted = parseTable(expected)
+  const now = parseTable(published)
+  const statements = [
+    ...(namesake
+      ? [`alter table ${quote(expected)} rename to ${pg.escapeIdentifier(`${wanted.name}_${SUFFIX[namesake]}`)};`]
+      : []),
+    ...(now.name === wanted.name
+      ? []
+      : [`alter table ${quote(published)} rename to ${pg.escapeIdentifier(wanted.name)};`]),
+    ...(now.schema === wanted.schema
+      ? []
+      : [`alter table ${quote(`${now.schema}.${wanted.name}`)} set schema ${pg.escapeIdentifier(wanted.schema)};`]),
+  ]
+  return (statements.length > 1 ? ['begin;', ...statements, 'commit;'] : statements).join('\n')
+}
+
+const SUFFIX = { table: 'unseen', view: 'view' }
+
+const quote = (table: string): string => quoteTable(parseTable(table))
