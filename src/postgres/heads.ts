@@ -10,24 +10,57 @@ export interface Head {
   entry: string
 }
 
-/** The saved heads of a lineage, by stream key. */
-export async function loadHeads(client: pg.ClientBase, lineage: string): Promise<Map<string, Head>> {
-  const { rows } = await client.query(
-    'select stream_key, position, event_id as event, entry_id as entry from outrider.head where lineage = $1',
-    [lineage],
-  )
-  return new Map(rows.map(({ stream_key, ...head }) => [stream_key, head]))
+/** How many heads are loaded, or saved, by one statement. */
+const PAGE = 200
+
+const SELECT = 'select stream_key, position, event_id as event, entry_id as entry from outrider.head where lineage = $1'
+
+/** The saved heads of a lineage whose stream keys come next after `after`, by stream key; none when it was the last. */
+export async function loadHeadsAfter(
+  client: pg.ClientBase,
+  lineage: string,
+  after: string,
+): Promise<Map<string, Head>> {
+  const page = `${SELECT} and stream_key > $2 order by stream_key limit ${PAGE}`
+  return headsOf(await client.query(page, [lineage, after]))
+}
+
+/** The saved heads of these streams, by stream key. */
+export async function loadHeads(
+  client: pg.ClientBase,
+  lineage: string,
+  keys: readonly string[],
+): Promise<Map<string, Head>> {
+  return headsOf(await client.query(`${SELECT} and stream_key = any ($2)`, [lineage, keys]))
+}
+
+const headsOf = ({ rows }: pg.QueryResult): Map<string, Head> =>
+  new Map(rows.map(({ stream_key, ...head }) => [stream_key, head]))
+
+export interface SavedProgress {
+  lineage: string
+  session: string
+  confirmed: Lsn
+  heads: ReadonlyMap<string, Head>
 }
 
 /**
- * Saves what is about to be confirmed, in one statement and so in one transaction. Values only rise: a relay that was
- * frozen and comes back writes nothing older over what its successor saved.
+ * Saves what is about to be confirmed: the heads, and `confirmed` in the same statement as the last of them. Values only
+ * rise: a relay that was frozen and comes back writes nothing older over what its successor saved.
  */
-export async function saveProgress(
-  client: pg.ClientBase,
-  progress: { lineage: string; session: string; confirmed: Lsn; heads: ReadonlyMap<string, Head> },
-): Promise<void> {
+export async function saveProgress(client: pg.ClientBase, progress: SavedProgress): Promise<void> {
   const heads = [...progress.heads]
+  while (heads.length > PAGE) await saveHeads(client, progress, heads.splice(0, PAGE), null)
+  await saveHeads(client, progress, heads, progress.confirmed)
+}
+
+/** `confirmed`: null where more heads are to be saved before it. */
+async function saveHeads(
+  client: pg.ClientBase,
+  { lineage, session }: SavedProgress,
+  heads: readonly [key: string, head: Head][],
+  confirmed: Lsn | null,
+): Promise<void> {
   await client.query(
     `with saved as (
        insert into outrider.head as h (lineage, session, stream_key, position, event_id, entry_id)
@@ -40,13 +73,13 @@ export async function saveProgress(
      update outrider.lineage set confirmed_lsn = $7
       where lineage = $1 and confirmed_lsn < $7`,
     [
-      progress.lineage,
-      progress.session,
+      lineage,
+      session,
       heads.map(([key]) => key),
       heads.map(([, head]) => head.position),
       heads.map(([, head]) => head.event),
       heads.map(([, head]) => head.entry),
-      formatLsn(progress.confirmed),
+      confirmed === null ? null : formatLsn(confirmed),
     ],
   )
 }

@@ -1,5 +1,6 @@
 import { Cluster, Command, type Redis } from 'ioredis'
 import { headKey } from '../event/names.js'
+import { inBatches } from '../in-batches.js'
 import type { Head } from '../postgres/heads.js'
 import type { RedisClient } from './connect.js'
 import { Script } from './script.js'
@@ -32,6 +33,9 @@ export class LevelUnmet extends Error {
   override name = 'LevelUnmet'
 }
 
+/** Heads that are checked and written to at once. */
+const HEADS_AT_ONCE = 1_000
+
 const barrier = new Script('barrier.lua', 'position.lua')
 
 export const loadBarrier = (client: RedisClient): Promise<void> => barrier.load(client)
@@ -49,14 +53,12 @@ export async function reachDurability(
   heads: ReadonlyMap<string, Head>,
 ): Promise<void> {
   const keys: string[] = []
-  await Promise.all(
-    [...heads].map(async ([stream, { position }]) => {
-      const key = headKey(stream, lineage)
-      keys.push(key)
-      const found = await barrier.run(client, [barrier.sha, '1', key, session, position])
-      if (found !== 'OK') throw new BarrierBroken(`${found} at the head of stream ${stream}, expected ${position}.`)
-    }),
-  )
+  await inBatches(heads, HEADS_AT_ONCE, async ([stream, { position }]) => {
+    const key = headKey(stream, lineage)
+    keys.push(key)
+    const found = await barrier.run(client, [barrier.sha, '1', key, session, position])
+    if (found !== 'OK') throw new BarrierBroken(`${found} at the head of stream ${stream}, expected ${position}.`)
+  })
   await Promise.all(nodesOf(client, keys).map((node) => waitFor(node, level)))
 }
 

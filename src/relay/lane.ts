@@ -45,9 +45,11 @@ export class Lane {
   /** The head as Redis last told it. */
   head: Head = { position: ZERO_POSITION, event: '', entry: '0-0' }
   /** The last position known to be appended: where the chain begins again after a fault. */
-  acknowledged: Position = ZERO_POSITION
+  acknowledged: Position
   /** The last position that was sent. */
-  sent: Position = ZERO_POSITION
+  sent: Position
+  /** When an event was last appended, by `performance.now()`. */
+  usedAt = 0
   /** The head moved since it was last saved. */
   moved = false
   /** Rows that cannot be published, until the head is known: an earlier session may have published them. */
@@ -65,7 +67,17 @@ export class Lane {
     readonly key: string,
     readonly lineage: string,
     readonly session: string,
-  ) {}
+    acknowledged: Position = ZERO_POSITION,
+  ) {
+    this.acknowledged = acknowledged
+    this.sent = acknowledged
+  }
+
+  /** Nothing waits, is on its way, or is yet to be saved, and the chain is proven up to the head. */
+  get isUnused(): boolean {
+    const waiting = this.batches.length + this.undecided.length + this.keeping
+    return this.state === 'open' && waiting === 0 && !this.moved && this.acknowledged === this.head.position
+  }
 
   /** The batch that takes the next event: the last one, unless it is full or on its way. */
   batch(maxEvents: number, maxBytes: number, bytes: number): Batch {

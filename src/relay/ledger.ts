@@ -2,7 +2,7 @@ import type pg from 'pg'
 import type { PostgresConfig } from '../config/schema.js'
 import { type Checkpoint, saveCheckpoint, takeCheckpoint } from '../postgres/checkpoints.js'
 import { connectPostgres, endPostgres, NO_TRANSACTION_TIMEOUT } from '../postgres/connect.js'
-import { type Head, saveProgress } from '../postgres/heads.js'
+import { type Head, loadHeads, loadHeadsAfter, saveProgress } from '../postgres/heads.js'
 import { openIncidents } from '../postgres/incidents.js'
 import type { Lineage } from '../postgres/lineage.js'
 import type { Lsn } from '../postgres/lsn.js'
@@ -76,6 +76,20 @@ export class Ledger {
     )
     if (rowCount) this.#owned.add(session)
     return Boolean(rowCount)
+  }
+
+  /** The saved heads, in pages of which each is a turn of its own. */
+  async *savedHeads(): AsyncGenerator<ReadonlyMap<string, Head>> {
+    for (let after: string | undefined = ''; after !== undefined; ) {
+      const from: string = after
+      const page = await this.inTurn((client) => loadHeadsAfter(client, this.#lineage.lineage, from))
+      yield page
+      after = [...page.keys()].at(-1)
+    }
+  }
+
+  savedHeadsOf(keys: readonly string[]): Promise<ReadonlyMap<string, Head>> {
+    return this.inTurn((client) => loadHeads(client, this.#lineage.lineage, keys))
   }
 
   save(confirmed: Lsn, heads: ReadonlyMap<string, Head>): Promise<void> {

@@ -1,5 +1,6 @@
 import { backoff, pause } from '../backoff.js'
 import { type Position, ZERO_POSITION } from '../event/position.js'
+import { inBatches } from '../in-batches.js'
 import type { Head } from '../postgres/heads.js'
 import { type AppendReply, append, batchArguments, loadAppend, removeHead } from '../redis/append.js'
 import { closeRedis, type RedisClient } from '../redis/connect.js'
@@ -16,9 +17,14 @@ import { type HeadOwnership, openHead } from './sink/head-ownership.js'
  * is destroyed, so that no late reply can meet a later command, and what was in flight counts as unknown. The next one
  * probes every head: if each is at or past what it last acknowledged, everything unacknowledged is sent again, and what
  * had been applied is skipped. If not, only the saved heads can tell what is lost: `lost` is called and the session ends.
+ *
+ * A database may have many thousands of streams, most of which nothing uses. Of an idle one only the position is kept that
+ * its head must have reached: it is probed with the others, and looked at before it is used again.
  */
 export interface PublisherOptions extends HeadOwnership {
   limits: { batchEvents: number; batchBytes: number }
+  /** A stream that was not used for so long, in milliseconds, is idle; a minute by default. */
+  idleAfterMs?: number
   /** Milliseconds after which a command without a reply fails; undefined: as usual. */
   connect(commandTimeout?: number): Promise<RedisClient>
   /** What an epoch needs before it begins. */
@@ -50,16 +56,21 @@ const WINDOW = 3
 const REPLY_DEADLINE = 5_000
 /** What the deadline may grow to on a link that is too slow for a batch, one time-out after the other. */
 const LONGEST_DEADLINE = 120_000
-/** Probes of lanes where nothing flows, a tick. */
+/** Probes of streams where nothing flows, a tick; and probes at once when an epoch begins. */
 const PROBES = 200
+const IDLE_AFTER_MS = 60_000
 
 export class Publisher {
+  /** The streams that are not idle. */
   readonly lanes = new Map<string, Lane>()
   /** Bytes of rows that wait or are in flight. */
   bytes = 0
   /** Events that wait or are in flight. */
   events = 0
   readonly #options: PublisherOptions
+  readonly #idleAfterMs: number
+  /** The position that the head of each idle stream must have reached. */
+  readonly #idle = new Map<string, Position>()
   readonly #stop = new AbortController()
   /** The connection of the running epoch. */
   #client: RedisClient | undefined
@@ -73,16 +84,19 @@ export class Publisher {
   /** Nothing is appended before: rows wait. */
   #released = false
   #rejecting: Promise<void> = Promise.resolve()
+  /** The position of the row that was read last. */
+  #read: Position = ZERO_POSITION
   /** Until the heads are known: the ids of all rows that were read, by position. One may be a head's own. */
   readonly #early = new Map<Position, string>()
   /** Streams whose head lies above the start of their chain, by the head's position: its row is still to come again. */
   readonly #unmet = new Map<Position, Lane[]>()
   readonly #dirty = new Set<Lane>()
   #scheduled = false
-  #probeFrom = 0
+  readonly #probes = this.#everyStream()
 
   constructor(options: PublisherOptions) {
     this.#options = options
+    this.#idleAfterMs = options.idleAfterMs ?? IDLE_AFTER_MS
   }
 
   /** Begins the first epoch. Resolves when Redis answers. */
@@ -106,7 +120,8 @@ export class Publisher {
   lane(key: string): Lane {
     let lane = this.lanes.get(key)
     if (lane === undefined) {
-      lane = new Lane(key, this.#options.lineage, this.#options.session)
+      lane = new Lane(key, this.#options.lineage, this.#options.session, this.#idle.get(key))
+      this.#idle.delete(key)
       this.lanes.set(key, lane)
     }
     return lane
@@ -135,6 +150,7 @@ export class Publisher {
    * is this database's own, also where the row itself will not reach that stream again.
    */
   meet(position: Position, eventId: string | null | undefined): void {
+    this.#read = position
     if (!this.#released) this.#early.set(position, eventId ?? '')
     if (this.#unmet.size === 0) return
     for (const lane of this.#unmet.get(position) ?? []) {
@@ -174,6 +190,12 @@ export class Publisher {
     if (this.events === 0) this.#proven()
   }
 
+  /** The head of a stream that was published to before is this session's now, and the chain begins at `chain`. */
+  tookOver(key: string, head: Head, chain: Position): void {
+    if (chain === head.position && !this.lanes.has(key)) this.#idle.set(key, chain)
+    else this.open(this.lane(key), head, chain)
+  }
+
   /** A lane whose head is known to be this session's. */
   open(lane: Lane, head: Head, chain: Position): void {
     lane.head = head
@@ -181,7 +203,9 @@ export class Publisher {
     lane.rewind()
     lane.state = 'open'
     if (this.#early.get(head.position) === head.event) lane.meet()
-    else if (chain < head.position) this.#unmet.set(head.position, [...(this.#unmet.get(head.position) ?? []), lane])
+    else if (chain < head.position && head.position > this.#read) {
+      this.#unmet.set(head.position, [...(this.#unmet.get(head.position) ?? []), lane])
+    }
     for (const row of lane.undecided.splice(0)) this.#decide(lane, row)
     this.#pump(lane)
   }
@@ -196,8 +220,15 @@ export class Publisher {
         this.broken(client, `no reply for ${this.#deadline} ms`, 'redis_timeout')
         return
       }
+      if (lane.isUnused && now - lane.usedAt >= this.#idleAfterMs) this.#retire(lane)
     }
-    this.#probeIdle(client)
+    this.#probeStreams(client)
+  }
+
+  /** A stream without an event has nothing that it could lose. */
+  #retire(lane: Lane): void {
+    this.lanes.delete(lane.key)
+    if (lane.acknowledged !== ZERO_POSITION) this.#idle.set(lane.key, lane.acknowledged)
   }
 
   /** Resolves when nothing waits any more, or the signal says so. */
@@ -254,6 +285,7 @@ export class Publisher {
       lane.head = reply.head
       if (batch.last > lane.acknowledged) lane.acknowledged = batch.last
       lane.moved = true
+      lane.usedAt = performance.now()
       this.#options.observe.appended(lane, batch, reply, performance.now() - batch.sentAt)
       this.#done(batch)
       this.#pump(lane)
@@ -278,8 +310,7 @@ export class Publisher {
       if (batch.events === 0) lane.batches.splice(lane.batches.indexOf(batch), 1)
       this.#keep(lane, [rejectEvent(lane.key, event, verdict.reason, batch.events === 0 ? batch.bytes : 0)])
     } else if (verdict.fate === 'stream') {
-      // What was there before is not there any more.
-      if (verdict.reason === 'wrong_type' && lane.head.position !== ZERO_POSITION) {
+      if (isGone(reply, lane.head.position)) {
         this.#lose(new Loss('BEHIND', lane.key, reply, lane.acknowledged))
         return
       }
@@ -364,16 +395,21 @@ export class Publisher {
     this.#rejecting.catch((error) => this.#fail(error))
   }
 
-  /** The first event of a stream in this session: whose head is there? */
+  /** The first event of a stream in this session, or after it was idle: whose head is there? */
   async #open(client: RedisClient, lane: Lane): Promise<void> {
     lane.state = 'opening'
+    const known = lane.acknowledged !== ZERO_POSITION
     try {
-      const reply = await openHead(client, lane.key, this.#options)
+      // A head that was this session's before must still be: another session's is not taken over again.
+      const reply = known
+        ? await this.#probe(client, lane.key, lane.acknowledged)
+        : await openHead(client, lane.key, this.#options)
       // Another epoch has begun: it asks for itself, and may be at it.
       if (client !== this.#client) return
       if (reply.status === 'OK') {
-        this.open(lane, reply.head, this.#options.chain(reply.head, ZERO_POSITION) as Position)
-      } else if (reply.status === 'BEHIND') {
+        const chain = known ? lane.acknowledged : (this.#options.chain(reply.head, ZERO_POSITION) as Position)
+        this.open(lane, reply.head, chain)
+      } else if (reply.status === 'BEHIND' && !known) {
         // A head that no saved head knows: none of its events is confirmed, so all of them come again.
         await removeHead(client, lane.key, lane.lineage, reply.session)
         if (client !== this.#client) return
@@ -382,14 +418,18 @@ export class Publisher {
       } else if (reply.status === 'ERROR') {
         lane.state = 'new'
         const verdict = classifyRedis(reply.error)
-        if (verdict.fate === 'stream') {
+        if (isGone(reply, lane.acknowledged)) {
+          this.#lose(new Loss('BEHIND', lane.key, reply, lane.acknowledged))
+        } else if (verdict.fate === 'stream') {
           lane.state = 'refused'
           lane.refusal = verdict.reason
           this.#pump(lane)
         } else if (verdict.fate === 'retry') this.broken(client, reply.error)
-        else this.#lose(new Loss('HALT', lane.key, reply, ZERO_POSITION))
+        else this.#lose(new Loss('HALT', lane.key, reply, lane.acknowledged))
       } else {
-        this.#lose(new Loss(reply.status as 'OTHER' | 'DIVERGED' | 'BEYOND', lane.key, reply, ZERO_POSITION))
+        this.#lose(
+          new Loss(reply.status as 'OTHER' | 'BEHIND' | 'DIVERGED' | 'BEYOND', lane.key, reply, lane.acknowledged),
+        )
       }
     } catch (error) {
       if (client !== this.#client) return
@@ -398,25 +438,57 @@ export class Publisher {
     }
   }
 
-  #probeIdle(client: RedisClient): void {
-    const lanes = [...this.lanes.values()]
-    if (lanes.length === 0) this.#keepAlive(client)
-    for (let i = 0; i < Math.min(PROBES, lanes.length); i++) {
-      const lane = lanes[this.#probeFrom++ % lanes.length] as Lane
-      if (lane.inFlight > 0 || (lane.state !== 'open' && lane.state !== 'refused')) continue
-      const expected = lane.acknowledged
-      append(client, batchArguments(lane.key, lane.lineage, lane.session), expected).then(
-        (reply) => {
-          if (client !== this.#client) return
-          if (reply.status === 'OK') {
-            if (lane.state === 'refused') this.#readmit(lane, reply.head)
-          } else if (reply.status === 'ERROR') {
-            if (lane.state === 'open') this.#refused(client, lane, undefined, reply)
-          } else this.#lose(new Loss(reply.status as 'OTHER', lane.key, reply, expected))
-        },
-        (error: Error) => this.broken(client, error.message),
-      )
+  /** All streams in turn, again and again: each a lane, or the key of an idle one. */
+  *#everyStream(): Generator<Lane | string, never> {
+    for (;;) {
+      yield* this.lanes.values()
+      yield* this.#idle.keys()
     }
+  }
+
+  /** Finds a loss where nothing flows. */
+  #probeStreams(client: RedisClient): void {
+    const streams = this.lanes.size + this.#idle.size
+    if (streams === 0) this.#keepAlive(client)
+    for (let i = 0; i < Math.min(PROBES, streams); i++) {
+      const stream = this.#probes.next().value
+      if (typeof stream === 'string') this.#probeIdle(client, stream)
+      else if (stream.inFlight === 0 && (stream.state === 'open' || stream.state === 'refused')) {
+        this.#probeLane(client, stream)
+      }
+    }
+  }
+
+  /** Has the head of a stream, which must be this session's, reached `expected`? */
+  #probe(client: RedisClient, key: string, expected: Position): Promise<AppendReply> {
+    return append(client, batchArguments(key, this.#options.lineage, this.#options.session), expected)
+  }
+
+  #probeIdle(client: RedisClient, key: string): void {
+    this.#probe(client, key, this.#idle.get(key) as Position).then(
+      ({ status }) => {
+        if (client !== this.#client || status === 'OK') return
+        // It is in use again, and what is wrong is found as it is for every other one.
+        const lane = this.lane(key)
+        if (lane.state === 'new') void this.#open(client, lane)
+      },
+      (error: Error) => this.broken(client, error.message),
+    )
+  }
+
+  #probeLane(client: RedisClient, lane: Lane): void {
+    const expected = lane.acknowledged
+    this.#probe(client, lane.key, expected).then(
+      (reply) => {
+        if (client !== this.#client) return
+        if (reply.status === 'OK') {
+          if (lane.state === 'refused') this.#readmit(lane, reply.head)
+        } else if (reply.status === 'ERROR') {
+          if (lane.state === 'open') this.#refused(client, lane, undefined, reply)
+        } else this.#lose(new Loss(reply.status as 'OTHER', lane.key, reply, expected))
+      },
+      (error: Error) => this.broken(client, error.message),
+    )
   }
 
   /** Redis has the stream again. One that was open continues its chain; of another the head is still to be taken over. */
@@ -485,18 +557,18 @@ export class Publisher {
 
   /** Is everything that was acknowledged in this session still there? */
   async #verify(client: RedisClient): Promise<void> {
-    const open = [...this.lanes.values()].filter((lane) => lane.state === 'open')
-    for (let from = 0; from < open.length; from += PROBES) {
-      await Promise.all(
-        open.slice(from, from + PROBES).map(async (lane) => {
-          const args = batchArguments(lane.key, lane.lineage, lane.session)
-          const reply = await append(client, args, lane.acknowledged)
-          if (reply.status === 'OK') lane.head = reply.head
-          else if (reply.status !== 'ERROR') throw new Loss(reply.status as 'OTHER', lane.key, reply, lane.acknowledged)
-          else throw new Error(reply.error)
-        }),
-      )
+    const verify = async (key: string, expected: Position): Promise<Head> => {
+      const reply = await this.#probe(client, key, expected)
+      if (reply.status === 'OK') return reply.head
+      if (reply.status !== 'ERROR') throw new Loss(reply.status as 'OTHER', key, reply, expected)
+      if (isGone(reply, expected)) throw new Loss('BEHIND', key, reply, expected)
+      throw new Error(reply.error)
     }
+    const open = [...this.lanes.values()].filter((lane) => lane.state === 'open')
+    await inBatches(open, PROBES, async (lane) => {
+      lane.head = await verify(lane.key, lane.acknowledged)
+    })
+    await inBatches(this.#idle, PROBES, ([key, position]) => verify(key, position))
   }
 
   #begin(client: RedisClient): void {
@@ -530,3 +602,7 @@ export class Publisher {
     this.#options.observe.blocked(undefined, '')
   }
 }
+
+/** What was published before is not there any more: the key holds another type. */
+const isGone = ({ error }: Pick<AppendReply, 'error'>, expected: Position): boolean =>
+  classifyRedis(error).reason === 'wrong_type' && expected !== ZERO_POSITION

@@ -6,7 +6,7 @@ import { type Config, partitionsOf } from '../config/schema.js'
 import { Envelope } from '../event/envelope.js'
 import { partitionsKey } from '../event/names.js'
 import { connectFailure, endPostgres, NO_TRANSACTION_TIMEOUT, postgresOptions } from '../postgres/connect.js'
-import { type Head, loadHeads } from '../postgres/heads.js'
+import type { Head } from '../postgres/heads.js'
 import { currentLineage, type Lineage } from '../postgres/lineage.js'
 import { formatLsn, type Lsn, parseLsn } from '../postgres/lsn.js'
 import { fixPartitions, readPartitions } from '../postgres/partitions.js'
@@ -439,13 +439,12 @@ export class Session {
   }
 
   async #takeOverHeads(publisher: Publisher, ownership: HeadOwnership): Promise<void> {
-    const { lineage } = this.#lineage
     const takeover = new HeadTakeover({
       ...{ ownership, publisher, ledger: this.#ledger, lineage: this.#lineage, server: this.#server },
       signal: this.#ended.signal,
       blocked: (reason, message) => this.#refuse({ reason, message }),
     })
-    await takeover.run(await this.#ledger.inTurn((client) => loadHeads(client, lineage)))
+    await takeover.run()
   }
 
   #startTimers(): void {

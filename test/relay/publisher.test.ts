@@ -50,8 +50,9 @@ class PublisherEnv {
     this.publisher.release()
   }
 
-  constructor() {
+  constructor(options: Pick<PublisherOptions, 'idleAfterMs'> = {}) {
     this.publisher = new Publisher({
+      ...options,
       lineage: LINEAGE,
       session: 'new',
       limits: { batchEvents: 3, batchBytes: 1_000_000 },
@@ -84,8 +85,8 @@ class PublisherEnv {
   }
 
   /** Event n is the only one of transaction n. */
-  add(from: number, to: number): void {
-    const lane = this.publisher.lane(KEY)
+  add(from: number, to: number, key = KEY): void {
+    const lane = this.publisher.lane(key)
     for (const { position, id } of events(from, to)) {
       const batch = this.publisher.batch(lane, BYTES)
       batch.args.push(position, id, 'id<id')
@@ -104,6 +105,12 @@ class PublisherEnv {
     await this.settled()
     expect(await idsIn(admin, KEY)).toEqual(events(1, n).map(({ id }) => id))
     expect([...this.done]).toEqual(events(1, n).map((_, i) => [i + 1, 1]))
+  }
+
+  /** As the session does before it saves the heads that moved; then everything is idle that is to be. */
+  saveAndTick(): void {
+    for (const lane of this.publisher.lanes.values()) lane.moved = false
+    this.publisher.tick(performance.now())
   }
 
   async settled(): Promise<void> {
@@ -339,4 +346,79 @@ it('a head whose stream is gone is removed only if no other session has taken it
   expect(await admin.hget(headKey(KEY, LINEAGE), 'session')).toBe('old')
   env.add(1, 6)
   await env.expectOnce(6)
+})
+
+describe('an idle stream', () => {
+  const STREAMS = 300
+  const keys = Array.from({ length: STREAMS }, (_, n) => `stream-${n}`)
+  const KEY = keys[250] as string
+
+  /** Each stream has an event, and nothing uses it any more. */
+  beforeEach(async () => {
+    env = new PublisherEnv({ idleAfterMs: 0 })
+    await env.start()
+    keys.forEach((key, n) => {
+      env.add(n + 1, n + 1, key)
+    })
+    await env.settled()
+    env.saveAndTick()
+    expect(env.publisher.lanes.size).toBe(0)
+  })
+
+  const lose = () => admin.multi().del(KEY).del(headKey(KEY, LINEAGE)).exec()
+
+  async function expectLoss(): Promise<void> {
+    await until(() => env.lost.length > 0)
+    expect(env.lost).toMatchObject([{ status: 'BEHIND', key: KEY }])
+    expect(await admin.exists(KEY)).toBe(0)
+  }
+
+  it('leaves memory, and its next event arrives, once', async () => {
+    env.add(1_000, 1_001, KEY)
+    await env.settled()
+    expect(await idsIn(admin, KEY)).toEqual(['e251', 'e1000', 'e1001'])
+    env.saveAndTick()
+    expect(env.publisher.lanes.size).toBe(0)
+    env.add(1_002, 1_002, KEY)
+    await env.settled()
+    expect(await idsIn(admin, KEY)).toEqual(['e251', 'e1000', 'e1001', 'e1002'])
+  })
+
+  it('that Redis lost is found by a probe, as all are in turn', async () => {
+    await lose()
+    for (let tick = 0; tick * 200 < STREAMS; tick++) env.publisher.tick(performance.now())
+    await expectLoss()
+  })
+
+  it('that Redis lost is found by its next event, which is not published', async () => {
+    await lose()
+    env.add(1_000, 1_000, KEY)
+    await expectLoss()
+  })
+
+  it('that Redis lost is found when the next epoch begins', async () => {
+    await lose()
+    env.publisher.client?.disconnect()
+    await expectLoss()
+  })
+
+  it('that another session has taken over is left to it', async () => {
+    const client = env.publisher.client as RedisClient
+    const next = { key: KEY, session: 'newer', expected: 'new', previous: at(251), events: [] }
+    await call(client, next)
+    env.owns = async () => true
+    env.add(1_000, 1_000, KEY)
+    await until(() => env.lost.length > 0)
+    expect(env.lost).toMatchObject([{ status: 'OTHER', key: KEY, reply: { session: 'newer' } }])
+    expect(await idsIn(admin, KEY)).toEqual(['e251'])
+  })
+
+  it('whose key holds another type now is lost, too', async () => {
+    await admin.del(KEY)
+    await admin.set(KEY, 'text')
+    env.add(1_000, 1_000, KEY)
+    await until(() => env.lost.length > 0)
+    expect(env.lost).toMatchObject([{ status: 'BEHIND', key: KEY }])
+    expect(env.rejected).toEqual([])
+  })
 })

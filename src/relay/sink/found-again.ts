@@ -41,13 +41,14 @@ async function wholeStreams(
   gaps: readonly OpenGap[],
   { lineage, ownership, connect }: FoundAgainOptions,
 ): Promise<Set<string>> {
-  const saved = await loadHeads(postgres, lineage.lineage)
+  const streams = gaps.map(({ stream }) => stream)
+  const saved = await loadHeads(postgres, lineage.lineage, streams)
   const whole = new Set<string>()
   let client: RedisClient | undefined
   try {
     client = await connect()
     await loadAppend(client)
-    for (const { stream } of gaps) {
+    for (const stream of streams) {
       const head = saved.get(stream)
       if (head === undefined) continue
       const { owner, reply } = await lookAtHead(client, stream, head.position, ownership)

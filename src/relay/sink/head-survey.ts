@@ -1,14 +1,19 @@
+import type { Position } from '../../event/position.js'
 import type { Head } from '../../postgres/heads.js'
 import type { RedisClient } from '../../redis/connect.js'
 import { type HeadLook, type HeadOwnership, isUnmoved, lookAtHead } from './head-ownership.js'
 
-/** Heads looked at, or taken over, at once. */
-export const HEADS_AT_ONCE = 100
+/** A head that can be taken over as it is. */
+export interface KnownHead {
+  /** The session that was found there. */
+  session: string
+  saved: Position
+}
 
 /** What all saved heads of a lineage are in Redis. */
 export interface HeadSurvey {
-  /** The session at each head that can be taken over as it is, by stream key. */
-  readonly known: Map<string, string>
+  /** By stream key. Little is kept of each: there may be many thousands. */
+  readonly known: Map<string, KnownHead>
   /** Heads that another database wrote, or may have written. */
   readonly foreign: HeadLook[]
   /** Heads of sessions that a failover may have lost. */
@@ -17,21 +22,18 @@ export interface HeadSurvey {
   readonly lost: HeadLook[]
 }
 
-/** Looks at every head. Writes nothing, so that a copy of a database does not disturb the original. */
+/** Looks at every head, one page after the other. Writes nothing, so that a copy of a database does not disturb the original. */
 export async function surveyHeads(
   client: RedisClient,
-  saved: ReadonlyMap<string, Head>,
+  saved: AsyncIterable<ReadonlyMap<string, Head>>,
   ownership: HeadOwnership,
 ): Promise<HeadSurvey> {
   const survey: HeadSurvey = { known: new Map(), foreign: [], unrecorded: [], lost: [] }
   // The same few strings for any number of streams.
   const sessions = new Map<string, string>()
-  const streams = [...saved]
-  for (let from = 0; from < streams.length; from += HEADS_AT_ONCE) {
+  for await (const page of saved) {
     const looks = await Promise.all(
-      streams
-        .slice(from, from + HEADS_AT_ONCE)
-        .map(([key, { position }]) => lookAtHead(client, key, position, ownership)),
+      [...page].map(([key, { position }]) => lookAtHead(client, key, position, ownership)),
     )
     for (const look of looks) {
       const { session, status } = look.reply
@@ -40,7 +42,7 @@ export async function surveyHeads(
       else if (status !== 'OK') survey.lost.push(look)
       else {
         if (!sessions.has(session)) sessions.set(session, session)
-        survey.known.set(look.key, sessions.get(session) as string)
+        survey.known.set(look.key, { session: sessions.get(session) as string, saved: look.saved })
       }
     }
   }

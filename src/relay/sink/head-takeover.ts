@@ -1,6 +1,7 @@
 import type pg from 'pg'
 import { pause } from '../../backoff.js'
-import { type Position, ZERO_POSITION } from '../../event/position.js'
+import type { Position } from '../../event/position.js'
+import { inBatches } from '../../in-batches.js'
 import { countLost } from '../../postgres/extent.js'
 import type { Head } from '../../postgres/heads.js'
 import type { Lineage } from '../../postgres/lineage.js'
@@ -12,8 +13,11 @@ import { foreign, gap } from '../identity.js'
 import type { Ledger } from '../ledger.js'
 import type { Publisher } from '../publisher.js'
 import { type HeadLook, type HeadOwnership, takeOver } from './head-ownership.js'
-import { areUnmoved, HEADS_AT_ONCE, type HeadSurvey, surveyHeads } from './head-survey.js'
+import { areUnmoved, type HeadSurvey, surveyHeads } from './head-survey.js'
 import { chainStart, describe, type ServerWal, unknown } from './server-wal.js'
+
+/** Heads taken over at once. */
+const HEADS_AT_ONCE = 100
 
 export interface HeadTakeoverOptions {
   ownership: HeadOwnership
@@ -48,7 +52,7 @@ export class HeadTakeover {
   }
 
   /** Resolves when all are taken over. Rejects with a Halt, an error of Postgres, or when the session ends. */
-  async run(saved: ReadonlyMap<string, Head>): Promise<void> {
+  async run(): Promise<void> {
     const { publisher, signal, lookAgainAfterMs } = this.#options
     let suspected: HeadLook[] = []
     for (;;) {
@@ -59,12 +63,12 @@ export class HeadTakeover {
         continue
       }
       try {
-        const survey = await this.#survey(client, saved)
-        if (survey.lost.length === 0) return await this.#takeOver(client, saved, survey)
+        const survey = await this.#survey(client)
+        if (survey.lost.length === 0) return await this.#takeOver(client, survey)
         throwRefusals(survey.lost)
         // A primary that became a replica keeps its connections.
         await requirePrimary(client)
-        if (areUnmoved(suspected, survey.lost)) throw await this.#recordLosses(saved, survey.lost)
+        if (areUnmoved(suspected, survey.lost)) throw await this.#recordLosses(survey.lost)
         suspected = survey.lost
         this.#options.blocked('redis_behind', suspicion(suspected))
         await pause(lookAgainAfterMs, signal)
@@ -77,45 +81,40 @@ export class HeadTakeover {
   }
 
   /** Every head, and none of them of another database. */
-  async #survey(client: RedisClient, saved: ReadonlyMap<string, Head>): Promise<HeadSurvey> {
-    const { ownership } = this.#options
-    const survey = await surveyHeads(client, saved, ownership)
-    if (survey.foreign.length > 0) throw await this.#recordForeign(saved, survey.foreign)
+  async #survey(client: RedisClient): Promise<HeadSurvey> {
+    const { ledger, ownership } = this.#options
+    const survey = await surveyHeads(client, ledger.savedHeads(), ownership)
+    if (survey.foreign.length > 0) throw await this.#recordForeign(survey.foreign)
     if (survey.unrecorded.length === 0) return survey
     const silent = await ownership.othersAreSilent(client)
-    const again = await surveyHeads(client, saved, ownership)
+    const again = await surveyHeads(client, ledger.savedHeads(), ownership)
     const strangers = [...again.foreign, ...again.unrecorded]
     if (strangers.length === 0) return again
-    if (!silent || !areUnmoved(survey.unrecorded, strangers)) throw await this.#recordForeign(saved, strangers)
+    if (!silent || !areUnmoved(survey.unrecorded, strangers)) throw await this.#recordForeign(strangers)
     for (const look of again.unrecorded) {
-      if (look.reply.status === 'OK') again.known.set(look.key, look.reply.session)
+      if (look.reply.status === 'OK') again.known.set(look.key, { session: look.reply.session, saved: look.saved })
       else again.lost.push(look)
     }
     return again
   }
 
-  async #takeOver(client: RedisClient, saved: ReadonlyMap<string, Head>, { known }: HeadSurvey): Promise<void> {
+  async #takeOver(client: RedisClient, { known }: HeadSurvey): Promise<void> {
     const { ownership, publisher, server } = this.#options
-    const found = [...known]
-    for (let from = 0; from < found.length; from += HEADS_AT_ONCE) {
-      await Promise.all(
-        found.slice(from, from + HEADS_AT_ONCE).map(async ([key, session]) => {
-          const position = positionOf(saved, key)
-          const reply = await takeOver(client, key, position, session, ownership)
-          if (reply.status === 'ERROR') throw new Error(reply.error)
-          if (reply.status !== 'OK') {
-            const moved = `${reply.status} at stream ${key}: its head has changed since it was looked at.`
-            publisher.broken(client, moved, 'redis_behind')
-            throw new Error(moved)
-          }
-          publisher.open(publisher.lane(key), reply.head, chainStart(reply.head, position, server) as Position)
-        }),
-      )
-    }
+    await inBatches(known, HEADS_AT_ONCE, async ([key, { session, saved }]) => {
+      const reply = await takeOver(client, key, saved, session, ownership)
+      if (reply.status === 'ERROR') throw new Error(reply.error)
+      if (reply.status !== 'OK') {
+        const moved = `${reply.status} at stream ${key}: its head has changed since it was looked at.`
+        publisher.broken(client, moved, 'redis_behind')
+        throw new Error(moved)
+      }
+      publisher.tookOver(key, reply.head, chainStart(reply.head, saved, server) as Position)
+    })
   }
 
-  async #recordForeign(saved: ReadonlyMap<string, Head>, looks: HeadLook[]): Promise<Halt> {
+  async #recordForeign(looks: HeadLook[]): Promise<Halt> {
     const { lineage, server } = this.#options
+    const saved = await this.#savedHeadsOf(looks)
     return this.#record(looks, (postgres, { key, owner, reply }) => {
       const detail = { expected: saved.get(key), found: reply.head }
       return owner === 'beyond'
@@ -125,8 +124,9 @@ export class HeadTakeover {
   }
 
   /** Records every gap before the first is thrown. */
-  async #recordLosses(saved: ReadonlyMap<string, Head>, looks: HeadLook[]): Promise<Halt> {
+  async #recordLosses(looks: HeadLook[]): Promise<Halt> {
     const { ledger, lineage } = this.#options
+    const saved = await this.#savedHeadsOf(looks)
     const halt = await this.#record(looks, (postgres, { key, reply }) => {
       const expected = saved.get(key) as Head
       const detail = {
@@ -140,6 +140,10 @@ export class HeadTakeover {
     return halt
   }
 
+  #savedHeadsOf(looks: readonly HeadLook[]): Promise<ReadonlyMap<string, Head>> {
+    return this.#options.ledger.savedHeadsOf(looks.map(({ key }) => key))
+  }
+
   /** Each use of Postgres is a turn of its own: a look asks the ledger for sessions, and would wait for one around it. */
   async #record(looks: HeadLook[], open: (postgres: pg.ClientBase, look: HeadLook) => Promise<Halt>): Promise<Halt> {
     let first: Halt | undefined
@@ -150,9 +154,6 @@ export class HeadTakeover {
     return first as Halt
   }
 }
-
-const positionOf = (saved: ReadonlyMap<string, Head>, key: string): Position =>
-  saved.get(key)?.position ?? ZERO_POSITION
 
 /** Permission, memory, a failover: it passes, and says nothing about what the stream holds. */
 function throwRefusals(looks: readonly HeadLook[]): void {

@@ -1,0 +1,32 @@
+import { expect } from 'vitest'
+import { positionOf, positionPrefix } from '../../src/event/position.js'
+import { type Head, loadHeads } from '../../src/postgres/heads.js'
+import { currentLineage, type Lineage } from '../../src/postgres/lineage.js'
+import { parseLsn } from '../../src/postgres/lsn.js'
+import { Ledger } from '../../src/relay/ledger.js'
+import { relayTest as test } from './relay-env.js'
+
+const SESSION = '0b7fd6f4-6a2c-4f0e-8a61-6b1f0a3d9c11'
+
+test('heads of more streams than a page holds are saved before what is confirmed, and come back in pages', async ({
+  env,
+}) => {
+  const lineage = (await currentLineage(env.postgres, env.slot)) as Lineage
+  const ledger = new Ledger(env.postgres, lineage, SESSION)
+  await ledger.begin('1.0.0', 1, async () => [])
+  const heads = new Map<string, Head>()
+  for (let n = 0; n < 450; n++) {
+    const position = positionOf(positionPrefix(1, BigInt(n + 1)), 0)
+    heads.set(`stream-${n}`, { position, event: `e${n}`, entry: `${n}-1` })
+  }
+  const confirmed = parseLsn(lineage.confirmedLsn) + 8n
+  await ledger.save(confirmed, heads)
+
+  expect(parseLsn(((await currentLineage(env.postgres, env.slot)) as Lineage).confirmedLsn)).toBe(confirmed)
+  const pages: ReadonlyMap<string, Head>[] = []
+  for await (const page of ledger.savedHeads()) pages.push(page)
+  expect(pages.length).toBeGreaterThan(2)
+  expect(new Map(pages.flatMap((page) => [...page]))).toEqual(heads)
+  const two = await loadHeads(env.postgres, lineage.lineage, ['stream-7', 'stream-449', 'of-no-event'])
+  expect([...two.keys()].sort()).toEqual(['stream-449', 'stream-7'])
+})
