@@ -40,8 +40,9 @@ export type LaneState = 'new' | 'opening' | 'open' | 'refused'
 /** One stream's queue of batches: sent ones first, each chained to the one before it. */
 export class Lane {
   state: LaneState = 'new'
-  /** Why it is refused. */
+  /** Why it is refused, and since when by `performance.now()`. */
   refusal = ''
+  refusedAt = 0
   /** The head as Redis last told it. */
   head: Head = { position: ZERO_POSITION, event: '', entry: '0-0' }
   /** The last position known to be appended: where the chain begins again after a fault. */
@@ -104,6 +105,12 @@ export class Lane {
     if (this.head.position > this.acknowledged) this.acknowledged = this.head.position
     if (this.acknowledged > this.sent) this.sent = this.acknowledged
     this.moved = true
+  }
+
+  refuse(reason: string, now: number): void {
+    this.state = 'refused'
+    this.refusal = reason
+    this.refusedAt = now
   }
 
   /** Forgets what was sent: everything that is not acknowledged goes out again, from where the chain is known. */

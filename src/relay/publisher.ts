@@ -25,6 +25,8 @@ export interface PublisherOptions extends HeadOwnership {
   limits: { batchEvents: number; batchBytes: number }
   /** A stream that was not used for so long, in milliseconds, is idle; a minute by default. */
   idleAfterMs?: number
+  /** How long after an exhausted stream was refused it is tried again, in milliseconds; a minute by default. */
+  readmitAfterMs?: number
   /** Milliseconds after which a command without a reply fails; undefined: as usual. */
   connect(commandTimeout?: number): Promise<RedisClient>
   /** What an epoch needs before it begins. */
@@ -59,6 +61,10 @@ const LONGEST_DEADLINE = 120_000
 /** Probes of streams where nothing flows, a tick; and probes at once when an epoch begins. */
 const PROBES = 200
 const IDLE_AFTER_MS = 60_000
+/** An exhausted stream answers every probe, and its next refusal would end the epoch of all others. */
+const READMIT_AFTER_MS = 60_000
+/** What the id of a row takes in memory until the heads are known. */
+const EARLY_BYTES = 256
 
 export class Publisher {
   /** The streams that are not idle. */
@@ -69,6 +75,7 @@ export class Publisher {
   events = 0
   readonly #options: PublisherOptions
   readonly #idleAfterMs: number
+  readonly #readmitAfterMs: number
   /** The position that the head of each idle stream must have reached. */
   readonly #idle = new Map<string, Position>()
   readonly #stop = new AbortController()
@@ -86,7 +93,7 @@ export class Publisher {
   #rejecting: Promise<void> = Promise.resolve()
   /** The position of the row that was read last. */
   #read: Position = ZERO_POSITION
-  /** Until the heads are known: the ids of all rows that were read, by position. One may be a head's own. */
+  /** Until the heads are known: the ids of all rows that were read and may be a head's own, by position. */
   readonly #early = new Map<Position, string>()
   /** Streams whose head lies above the start of their chain, by the head's position: its row is still to come again. */
   readonly #unmet = new Map<Position, Lane[]>()
@@ -97,6 +104,7 @@ export class Publisher {
   constructor(options: PublisherOptions) {
     this.#options = options
     this.#idleAfterMs = options.idleAfterMs ?? IDLE_AFTER_MS
+    this.#readmitAfterMs = options.readmitAfterMs ?? READMIT_AFTER_MS
   }
 
   /** Begins the first epoch. Resolves when Redis answers. */
@@ -108,6 +116,7 @@ export class Publisher {
   /** The heads of all streams that were published to are taken over and sound: what waits is appended from here on. */
   release(): void {
     this.#released = true
+    this.#hold(0, -EARLY_BYTES * this.#early.size)
     this.#early.clear()
     for (const lane of this.lanes.values()) this.#pump(lane)
   }
@@ -151,7 +160,10 @@ export class Publisher {
    */
   meet(position: Position, eventId: string | null | undefined): void {
     this.#read = position
-    if (!this.#released) this.#early.set(position, eventId ?? '')
+    if (!this.#released && this.#mayBeHead(position)) {
+      this.#early.set(position, eventId ?? '')
+      this.#hold(0, EARLY_BYTES)
+    }
     if (this.#unmet.size === 0) return
     for (const lane of this.#unmet.get(position) ?? []) {
       if (lane.head.position === position && lane.head.event === eventId) lane.meet()
@@ -244,6 +256,10 @@ export class Publisher {
     this.#client = undefined
   }
 
+  #mayBeHead(position: Position): boolean {
+    return this.#options.chain({ position, event: '', entry: '' }, ZERO_POSITION) !== undefined
+  }
+
   #pump(lane: Lane): void {
     const client = this.#client
     if (client === undefined || !this.#released || lane.batches.length + lane.undecided.length === 0) return
@@ -315,8 +331,7 @@ export class Publisher {
         return
       }
       if (batch) this.#split(lane, batch, reply)
-      lane.state = 'refused'
-      lane.refusal = verdict.reason
+      lane.refuse(verdict.reason, performance.now())
     }
     this.broken(client, reply.error)
   }
@@ -421,8 +436,7 @@ export class Publisher {
         if (isGone(reply, lane.acknowledged)) {
           this.#lose(new Loss('BEHIND', lane.key, reply, lane.acknowledged))
         } else if (verdict.fate === 'stream') {
-          lane.state = 'refused'
-          lane.refusal = verdict.reason
+          lane.refuse(verdict.reason, performance.now())
           this.#pump(lane)
         } else if (verdict.fate === 'retry') this.broken(client, reply.error)
         else this.#lose(new Loss('HALT', lane.key, reply, lane.acknowledged))
@@ -493,6 +507,8 @@ export class Publisher {
 
   /** Redis has the stream again. One that was open continues its chain; of another the head is still to be taken over. */
   #readmit(lane: Lane, head: Head): void {
+    const exhausted = lane.refusal === 'stream_exhausted'
+    if (exhausted && performance.now() - lane.refusedAt < this.#readmitAfterMs) return
     if (lane.head.position === ZERO_POSITION) lane.state = 'new'
     else this.open(lane, head, lane.acknowledged)
   }

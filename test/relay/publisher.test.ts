@@ -11,6 +11,7 @@ import { at, call, events, idsIn, LINEAGE } from '../support/events.js'
 
 const KEY = 'orders'
 const BYTES = 100
+const READMIT_AFTER_MS = 300
 
 let redis: FreshRedis
 /** What the publisher publishes to, seen by somebody else. */
@@ -53,6 +54,7 @@ class PublisherEnv {
   constructor(options: Pick<PublisherOptions, 'idleAfterMs'> = {}) {
     this.publisher = new Publisher({
       ...options,
+      readmitAfterMs: READMIT_AFTER_MS,
       lineage: LINEAGE,
       session: 'new',
       limits: { batchEvents: 3, batchBytes: 1_000_000 },
@@ -276,6 +278,20 @@ it('a stream refused as exhausted that has ids again continues its chain where i
   expect(await idsIn(admin, KEY)).toEqual(['e1', 'e2', 'e4', 'e5'])
 })
 
+it('an exhausted stream is not tried again at every probe: each refusal ends the epoch of all streams', async () => {
+  const last = '18446744073709551615'
+  await admin.xadd(KEY, `${last}-${last}`, 'id', 'foreign')
+  await env.start()
+  env.add(1, 1)
+  await env.settled()
+  const { refusedAt } = env.publisher.lane(KEY)
+  await until(() => {
+    env.publisher.tick(performance.now())
+    return env.publisher.lane(KEY).state !== 'refused'
+  })
+  expect(performance.now() - refusedAt).toBeGreaterThanOrEqual(READMIT_AFTER_MS)
+})
+
 it('preparing an epoch that fails again and again leaves no connection behind', async () => {
   let attempts = 0
   env.prepare = async () => {
@@ -421,4 +437,12 @@ describe('an idle stream', () => {
     expect(env.lost).toMatchObject([{ status: 'BEHIND', key: KEY }])
     expect(env.rejected).toEqual([])
   })
+})
+
+it('ids of rows that wait for no stream count as bytes until the heads are known', async () => {
+  await env.publisher.start()
+  for (let n = 1; n <= 10; n++) env.publisher.meet(at(n), `e${n}`)
+  expect(env.publisher.bytes).toBeGreaterThan(0)
+  env.publisher.release()
+  expect(env.publisher.bytes).toBe(0)
 })
