@@ -47,6 +47,11 @@ export function createMetrics(registry: Registry, group: string, watched: Watche
   const trimmed = counter('trimmed_total', 'Entries that were trimmed while they were pending: lost to the group', [
     'stream',
   ])
+  const unread = counter(
+    'unread_trimmed_total',
+    'Entries that were trimmed before they were delivered: lost to the group',
+    ['stream'],
+  )
   const unwatch = watch(registry, watched)
 
   // Labels are looked up once, not for every event.
@@ -71,6 +76,7 @@ export function createMetrics(registry: Registry, group: string, watched: Watche
     ran: (type: string, seconds: number): void => timed(type).observe(seconds),
     retried: (type: string, reason: string): void => retries.inc({ group, type, reason }),
     trimmed: (key: string): void => trimmed.inc({ group, stream: streamOf(key) }),
+    unreadTrimmed: (key: string, count: number): void => unread.inc({ group, stream: streamOf(key) }, count),
     close: unwatch,
   }
 }

@@ -3,6 +3,7 @@ import { backoff, pause } from '../backoff.js'
 import type { RedisClient } from '../redis/connect.js'
 import { entryOf, type Group } from '../redis/group.js'
 import { isMissingGroup, type Link } from './link.js'
+import type { UnreadWatch } from './read/unread-watch.js'
 import type { Worker } from './worker.js'
 
 /** How long a read waits for something new, in milliseconds; a stop waits for it. */
@@ -24,6 +25,7 @@ export interface ReaderParts {
   /** Called when a group is missing; resolves once there is one again. */
   ensure(): Promise<void>
   onRead(): void
+  unread: UnreadWatch
   signal: AbortSignal
 }
 
@@ -32,8 +34,11 @@ export async function read(parts: ReaderParts): Promise<void> {
   const { worker, link, signal, room } = parts
   let known: RedisClient | undefined
   let failures = 0
+  // What arrives while a read waits is delivered at once; only what arrives between two reads can be trimmed unread.
+  let paused = false
   for (let turn = 0; !signal.aborted; turn++) {
     if (worker.blocked || room() <= 0) {
+      paused = true
       await worker.changed()
       continue
     }
@@ -42,11 +47,14 @@ export async function read(parts: ReaderParts): Promise<void> {
       if (client !== known) {
         // A reply that was lost with the connection is pending with this consumer, and nobody has seen it.
         for (const group of parts.groups()) worker.adopt(group, await group.claim(client, 0, 1_000, true))
+        await parts.unread.look(client, parts.groups())
         known = client
         continue
       }
       // After one that was refused each stream is asked for itself: one that refuses is not to cost the others.
       const apart = client instanceof Cluster || failures > 0
+      if (paused) void parts.unread.look(client, parts.groups())
+      paused = false
       const found = await readOnce(client, rotated(parts.groups(), turn), room(), worker, apart)
       failures = 0
       if (found) parts.onRead()
@@ -56,6 +64,7 @@ export async function read(parts: ReaderParts): Promise<void> {
       else {
         link.fault(client, error)
         await pause(backoff(++failures, 50, 2_000), signal)
+        paused = true
       }
     }
   }

@@ -11,6 +11,7 @@ import { Link, StoppedError } from './link.js'
 import { type ConsumerMetrics, createMetrics } from './metrics.js'
 import type { ConsumerLogger, Settings } from './options.js'
 import type { Setting } from './perform.js'
+import { UnreadWatch } from './read/unread-watch.js'
 import { BLOCK, read } from './reader.js'
 import type { Routes } from './routes.js'
 import { beat, claimStale } from './stale.js'
@@ -123,9 +124,10 @@ export class Run {
     const { settings, log, setting } = this.#parts
     const [signal, ending] = [this.#stop.signal, this.#ending.signal]
     const groups = () => this.#streams.groups
-    const shared = { worker: this.#worker, ensure: this.#ensure, onRead: this.#onRead, signal }
+    const unread = new UnreadWatch(this.#metrics, log)
+    const shared = { worker: this.#worker, ensure: this.#ensure, onRead: this.#onRead, unread, signal }
     const upkeep = {
-      ...{ settings, database: setting.database, link: this.#asking, log, groups, ensure: this.#ensure },
+      ...{ settings, database: setting.database, link: this.#asking, log, groups, ensure: this.#ensure, unread },
       signal: ending,
     }
     const tell = (states: readonly GroupState[]) => {

@@ -4,6 +4,7 @@ import type { RedisClient } from '../redis/connect.js'
 import type { Group } from '../redis/group.js'
 import type { Lease, Leases } from './leases.js'
 import { isMissingGroup, type Link } from './link.js'
+import type { UnreadWatch } from './read/unread-watch.js'
 import { BLOCK } from './reader.js'
 import type { Worker } from './worker.js'
 
@@ -22,6 +23,7 @@ export interface TakeParts {
   room(key: string): number
   ensure(): Promise<void>
   onRead(): void
+  unread: UnreadWatch
   signal: AbortSignal
 }
 
@@ -75,6 +77,7 @@ async function takeOnce(parts: TakeParts, client: RedisClient, lease: Lease): Pr
   if (!group) return 0
   const most = Math.min(parts.room(lease.key), MOST)
   if (most <= 0) return 0
+  void parts.unread.look(client, [group])
   const reply = await group.take(client, lease.epoch, most, lease.from)
   if ('fenced' in reply) {
     await leases.raise(lease.key, reply.fenced)

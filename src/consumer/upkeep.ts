@@ -1,10 +1,12 @@
 import { pause } from '../backoff.js'
 import type { RedisClient } from '../redis/connect.js'
-import type { Group, GroupState } from '../redis/group.js'
+import type { ConsumerState, Group, GroupState } from '../redis/group.js'
 import type { Database } from './database.js'
 import { PRUNE_MARGIN, prune } from './inbox.js'
 import { type Link, StoppedError } from './link.js'
 import type { ConsumerLogger, Settings } from './options.js'
+import { removedConsumers } from './read/removed-consumers.js'
+import type { UnreadWatch } from './read/unread-watch.js'
 
 export interface UpkeepParts {
   settings: Settings
@@ -13,6 +15,7 @@ export interface UpkeepParts {
   log: ConsumerLogger
   groups(): readonly Group[]
   ensure(): Promise<void>
+  unread: UnreadWatch
   signal: AbortSignal
 }
 
@@ -40,12 +43,25 @@ export async function pruneInbox({ settings, database, log, signal }: UpkeepPart
 
 /** Looks now and then at what nobody tells: partitions that are new, groups that are gone, names that are dead, and the lag. */
 export async function look(parts: UpkeepParts, tell: (states: GroupState[]) => void): Promise<void> {
-  const { link, groups, log, signal } = parts
+  const { settings, link, groups, log, signal } = parts
+  const known = new Map<string, ConsumerState[]>()
   while (!signal.aborted) {
     try {
       await parts.ensure()
       tell(await link.once((client) => statesOf(client, groups())))
-      for (const group of groups()) await link.once((client) => group.leave(client, DEAD_NAME_AFTER))
+      await parts.unread.look(await link.client(), groups())
+      for (const group of groups()) {
+        const consumers = await link.once((client) => group.consumers(client))
+        for (const gone of removedConsumers(known.get(group.key) ?? [], consumers, settings.claimAfter)) {
+          log.error(
+            { stream: group.key, removed: gone.name, pending: gone.pending },
+            'a consumer was removed from the group with entries pending (XGROUP DELCONSUMER): what no worker had taken over ' +
+              'is lost to this group until it is set back, see OutriderConsumerTrimmed in docs/alerts.md',
+          )
+        }
+        known.set(group.key, consumers)
+        await link.once((client) => group.leave(client, DEAD_NAME_AFTER))
+      }
     } catch (error) {
       if (signal.aborted || error instanceof StoppedError) return
       log.debug({ err: error }, 'the consumer could not look after all of its groups; it tries again')

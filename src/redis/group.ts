@@ -12,6 +12,8 @@ const scripts = {
   bury: script('bury.lua'),
   release: script('release.lua'),
   leave: script('leave.lua'),
+  create: new Script('create.lua', 'pending.lua', 'stream-info.lua'),
+  unread: new Script('unread.lua', 'pending.lua', 'stream-info.lua'),
 }
 
 /** Names and values that a script is given; it takes no more. What Outrider publishes has fewer than a hundred. */
@@ -46,6 +48,26 @@ export interface GroupState {
   lag: number | undefined
 }
 
+/** One consumer of a group in one stream. */
+export interface ConsumerState {
+  name: string
+  pending: number
+  /** Milliseconds since it last did anything. */
+  idle: number
+}
+
+/** Entries that a group has lost unread, with the counters of Redis that show it. */
+export interface UnreadTrimmed {
+  lost: number
+  /** The group's position; every entry that is left is after it. */
+  lastDelivered: string
+  entriesRead: number
+  /** Ever, to the stream. */
+  entriesAdded: number
+  /** Of the stream, now. */
+  length: number
+}
+
 /** `last`: the id of the stream's last entry; undefined where not all that was pending is taken. */
 export type TakeReply =
   | { fenced: number }
@@ -71,10 +93,10 @@ export class Group {
   /** Makes the group, and the stream; false when it is there. `from`: the entry behind which it begins. */
   async create(client: RedisClient, from: string): Promise<boolean> {
     try {
-      await client.xgroup('CREATE', this.key, this.group, from, 'MKSTREAM')
+      await this.#call(client, scripts.create, from)
       return true
     } catch (error) {
-      if ((error as Error).message.startsWith('BUSYGROUP')) return false
+      if ((error as Error).message.includes('BUSYGROUP')) return false
       throw error
     }
   }
@@ -93,6 +115,21 @@ export class Group {
     // Null after a deletion in the middle; not told before Redis 7.
     const lag = info?.includes('lag') ? at('lag') : undefined
     return { stream: this.key, pending, oldestPendingSeconds: age, lag: typeof lag === 'number' ? lag : undefined }
+  }
+
+  async consumers(client: RedisClient): Promise<ConsumerState[]> {
+    const consumers = (await client.xinfo('CONSUMERS', this.key, this.group)) as unknown[][]
+    return consumers.map((info) => {
+      const at = (name: string): unknown => info[info.indexOf(name) + 1]
+      return { name: String(at('name')), pending: Number(at('pending')), idle: Number(at('idle')) }
+    })
+  }
+
+  /** Entries that were removed before they were delivered to the group, and that no worker has reported. */
+  async unreadTrimmed(client: RedisClient): Promise<UnreadTrimmed | undefined> {
+    const reply = (await this.#call(client, scripts.unread)) as [number, string, number, number, number]
+    const [lost, lastDelivered, entriesRead, entriesAdded, length] = reply
+    return lost > 0 ? { lost, lastDelivered, entriesRead, entriesAdded, length } : undefined
   }
 
   /** What XINFO GROUPS says of it; undefined where group or stream is missing. */

@@ -39,6 +39,11 @@ export const CONSUMERS: AlertCase[] = [
     wrong: { [worker('trimmed_total', ORDERS)]: `1x${BEFORE + AFTER - 20} 2x20` },
   },
   {
+    alert: 'OutriderConsumerTrimmed',
+    what: 'some are lost unread',
+    wrong: { [worker('unread_trimmed_total', ORDERS)]: `_x${BEFORE + AFTER - 20} 76x20` },
+  },
+  {
     alert: 'OutriderDeadLetters',
     what: 'the first of its kind',
     wrong: {

@@ -1,0 +1,17 @@
+import type { ConsumerState } from '../../redis/group.js'
+
+/**
+ * The consumers that somebody has removed with XGROUP DELCONSUMER while entries were pending with them, by two looks at a
+ * stream. Pure.
+ *
+ * The group itself removes only names with nothing pending, and a live consumer gives a sign of life more often than each
+ * `claimAfter` (milliseconds). So a silent name with pending entries does not go by itself: they have to be claimed first.
+ */
+export function removedConsumers(
+  before: readonly ConsumerState[],
+  now: readonly ConsumerState[],
+  claimAfter: number,
+): ConsumerState[] {
+  const names = new Set(now.map(({ name }) => name))
+  return before.filter(({ name, pending, idle }) => pending > 0 && idle > claimAfter && !names.has(name))
+}

@@ -1,0 +1,48 @@
+import type { RedisClient } from '../../redis/connect.js'
+import { classifyRedisError } from '../../redis/errors.js'
+import type { Group } from '../../redis/group.js'
+import type { ConsumerMetrics } from '../metrics.js'
+import type { ConsumerLogger } from '../options.js'
+
+/**
+ * Reports entries that were removed from a stream before the group had read them. They are gone from Redis when the group
+ * reads on: from Redis 8 and in Valkey the next delivery also corrects the counter that shows it. So a reader that has paused
+ * looks on its own connection, right before it reads again.
+ */
+export class UnreadWatch {
+  readonly #metrics: Pick<ConsumerMetrics, 'unreadTrimmed'>
+  readonly #log: ConsumerLogger
+  #refused = false
+
+  constructor(metrics: Pick<ConsumerMetrics, 'unreadTrimmed'>, log: ConsumerLogger) {
+    this.#metrics = metrics
+    this.#log = log
+  }
+
+  /** Sent at once, so what is sent on this client next is executed after it. Never rejects: the next look finds the same. */
+  async look(client: RedisClient, groups: readonly Group[]): Promise<void> {
+    if (this.#refused) return
+    await Promise.all(groups.map((group) => this.#lookAt(client, group).catch((error) => this.#failed(group, error))))
+  }
+
+  async #lookAt(client: RedisClient, group: Group): Promise<void> {
+    const found = await group.unreadTrimmed(client)
+    if (!found) return
+    this.#metrics.unreadTrimmed(group.key, found.lost)
+    this.#log.error(
+      { stream: group.key, ...found },
+      'entries were trimmed before this group read them: they are lost to it; the events are in the outbox, see ' +
+        'OutriderConsumerTrimmed in docs/alerts.md',
+    )
+  }
+
+  /** Other errors are those of the connection or the group, which the reader meets as well. */
+  #failed(group: Group, error: unknown): void {
+    if (this.#refused || classifyRedisError(error).reason !== 'redis_noperm') return
+    this.#refused = true
+    this.#log.warn(
+      { stream: group.key, err: error },
+      'entries that are trimmed unread cannot be noticed: the Redis user lacks a permission, see docs/redis-acl.md; restart the worker after it is granted',
+    )
+  }
+}
