@@ -15,6 +15,9 @@ const servers = (name: string, include: string[], exclude: string[] = []) => ({
     name,
     include,
     exclude,
+    // Servers and databases are what files must not share; modules cost each worker once.
+    isolate: false,
+    unstubEnvs: true,
     globalSetup: ['test/support/global.ts'],
     testTimeout: 120_000,
     hookTimeout: 120_000,

@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
-import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest'
 import { setup } from '../../src/cli/setup.js'
+import { MAIN } from '../../testkit/outrider.js'
 import {
   type Database,
   freePort,
@@ -15,7 +15,6 @@ import {
 } from '../../testkit/services/index.js'
 import { runCommand } from '../support/command.js'
 
-const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const PASSWORD = 'hunter2-the-right-one'
 
 let postgres: Postgres
@@ -45,7 +44,7 @@ afterAll(async () => {
 
 /** `outrider check` as a person runs it, though without a terminal. */
 async function check(env: Record<string, string>, ...args: string[]) {
-  const child = spawn(process.execPath, ['--import', 'tsx', MAIN, 'check', ...args], {
+  const child = spawn(process.execPath, [MAIN, 'check', ...args], {
     env: { PATH: process.env.PATH, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })

@@ -2,15 +2,9 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { Finding } from '../../src/check/finding.js'
 import { setup } from '../../src/cli/setup.js'
 import type { Config } from '../../src/config/schema.js'
-import {
-  createDatabase,
-  type Database,
-  needsProcess,
-  type Redis,
-  redisVersion,
-  startRedis,
-} from '../../testkit/services/index.js'
+import { type Database, needsProcess, type Redis, redisVersion, startRedis } from '../../testkit/services/index.js'
 import { runCommand } from '../support/command.js'
+import { createMigratedDatabase } from '../support/migrated-database.js'
 import { type Checked, runCheck } from './run.js'
 
 const HEALTHY = { maxmemory: '256mb', appendonly: 'yes' }
@@ -21,7 +15,7 @@ let redis: Redis | undefined
 beforeEach((context) => needsProcess(context, ['redis']))
 
 beforeAll(async () => {
-  database = await createDatabase()
+  database = await createMigratedDatabase('outbox')
   await runCommand(setup, database.url)
 })
 

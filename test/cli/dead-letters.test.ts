@@ -1,7 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
-import { fileURLToPath } from 'node:url'
 import type { Redis as Client } from 'ioredis'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { deadLetters } from '../../src/cli/dead-letters.js'
@@ -9,6 +8,7 @@ import { progress } from '../../src/cli/output.js'
 import { deadKey } from '../../src/event/names.js'
 import { closeRedis, connectRedis } from '../../src/redis/connect.js'
 import { findDeadStreams, replayDeadLetters } from '../../src/redis/dead-letters.js'
+import { MAIN } from '../../testkit/outrider.js'
 import { type FreshRedis, freePort, freshRedis, needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { type CommandRun, runCommand } from '../support/command.js'
 
@@ -542,8 +542,7 @@ describe('progress', () => {
 })
 
 async function outrider(args: string[]): Promise<{ code: number; out: string; err: string }> {
-  const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
-  const child = spawn(process.execPath, ['--import', 'tsx', main, ...args], {
+  const child = spawn(process.execPath, [MAIN, ...args], {
     env: {
       PATH: process.env.PATH,
       OUTRIDER_POSTGRES_URL: 'postgres://127.0.0.1:1/none',

@@ -5,8 +5,9 @@ import { setup } from '../../src/cli/setup.js'
 import type { IncidentCause } from '../../src/postgres/incident-reasons.js'
 import { listIncidents, type NewIncident, openIncident, openIncidents } from '../../src/postgres/incidents.js'
 import { currentLineage } from '../../src/postgres/lineage.js'
-import { createDatabase, type Database } from '../../testkit/services/index.js'
+import type { Database } from '../../testkit/services/index.js'
 import { type CommandRun, runCommand } from '../support/command.js'
+import { createMigratedDatabase } from '../support/migrated-database.js'
 
 let database: Database
 let client: pg.Client
@@ -14,7 +15,7 @@ let slot: string
 let lineage: string
 
 beforeEach(async () => {
-  database = await createDatabase()
+  database = await createMigratedDatabase('outbox')
   client = await database.connect()
   slot = `outrider_${database.name}`
   await runCommand(setup, database.url)

@@ -1,11 +1,9 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
-import { fileURLToPath } from 'node:url'
 import { describe, expect, it, onTestFinished } from 'vitest'
+import { MAIN } from '../../testkit/outrider.js'
 import { createDatabase, freePort, freshRedis, sharedPostgres } from '../../testkit/services/index.js'
-
-const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 
 interface Ended {
   code: number | null
@@ -15,7 +13,7 @@ interface Ended {
 
 /** Runs `outrider …` as a process with nothing in its environment but `env`, and without a terminal. */
 async function outrider(args: string[], env: Record<string, string> = {}): Promise<Ended> {
-  const child = spawn(process.execPath, ['--import', 'tsx', MAIN, ...args], {
+  const child = spawn(process.execPath, [MAIN, ...args], {
     env: { PATH: process.env.PATH, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })

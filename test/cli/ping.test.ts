@@ -1,18 +1,16 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
-import { fileURLToPath } from 'node:url'
 import { expect, onTestFinished } from 'vitest'
 import { ping } from '../../src/cli/ping.js'
 import { OWN_OUTBOX } from '../../src/config/schema.js'
 import { openIncident } from '../../src/postgres/incidents.js'
 import { currentLineage } from '../../src/postgres/lineage.js'
 import { fieldsOf } from '../../testkit/entry.js'
+import { MAIN } from '../../testkit/outrider.js'
 import { freePort, needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from '../relay/relay-env.js'
 import { type CommandRun, runCommand } from '../support/command.js'
-
-const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 
 /** Runs `outrider ping` in this process: as the owner of the database, or as whoever `url` says. */
 function run(
@@ -184,7 +182,7 @@ test('on the command line: 0 with what was done, 3 where one cannot be reached, 
   const redis = await startRedis()
   const env = await createEnv({ redis })
   const start = (more: Record<string, string>, ...args: string[]) => {
-    const child = spawn(process.execPath, ['--import', 'tsx', MAIN, 'ping', ...args], {
+    const child = spawn(process.execPath, [MAIN, 'ping', ...args], {
       env: { PATH: process.env.PATH, ...env.variables, OUTRIDER_POSTGRES_URL: env.database.url, ...more },
       stdio: ['ignore', 'pipe', 'pipe'],
     })

@@ -3,7 +3,6 @@ import pino from 'pino'
 import { test } from 'vitest'
 import type { Consumer } from '../../src/consumer/consumer.js'
 import { type ConsumerOptions, createConsumer } from '../../src/consumer/index.js'
-import { migrate } from '../../src/postgres/migrate.js'
 import { type EntryInput, entryOf, fieldsOf } from '../../testkit/entry.js'
 import { until } from '../../testkit/services/index.js'
 import { createTestEnv, type TestEnv } from '../support/test-env.js'
@@ -45,10 +44,9 @@ export const effect = async (
 }
 
 async function createConsumerEnv(): Promise<ConsumerEnv> {
-  const base = await createTestEnv()
+  const base = await createTestEnv({ migrated: 'inbox' })
   const { database, server, redis } = base
   const owner = await database.connect()
-  await migrate(owner, { only: 'inbox' })
   await owner.query('create table effect (seq bigserial, event text, n int, subject text)')
   await owner.end()
   const pool = new pg.Pool({ connectionString: database.url, max: 20 })

@@ -1,6 +1,6 @@
 import type pg from 'pg'
-import { migrate } from '../../src/postgres/migrate.js'
-import { createDatabase, type Database } from '../../testkit/services/index.js'
+import type { Database } from '../../testkit/services/index.js'
+import { createMigratedDatabase } from '../support/migrated-database.js'
 
 /** A database with an inbox, its owner, and a role with what a worker may do. */
 export interface InboxEnv {
@@ -14,9 +14,8 @@ export interface InboxEnv {
 }
 
 export async function createInboxEnv(): Promise<InboxEnv> {
-  const database = await createDatabase()
+  const database = await createMigratedDatabase('inbox')
   const owner = await database.connect()
-  await migrate(owner, { only: 'inbox' })
   const worker = { user: `${database.name}_worker`, password: 'secret' }
   await owner.query(`create role ${worker.user} login password '${worker.password}' in role outrider_consumer`)
   return {

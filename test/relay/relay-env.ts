@@ -38,7 +38,8 @@ export interface RelayEnvOptions extends TestEnvOptions {
 }
 
 export async function createRelayEnv(options: RelayEnvOptions = {}): Promise<RelayEnv> {
-  const env = await createTestEnv(options)
+  // What another version sets up must be empty before.
+  const env = await createTestEnv({ ...options, migrated: options.setup ? undefined : 'outbox' })
   const { database, server, redis } = env
   const slot = `outrider_${database.name}`
   const role = `relay_${database.name}`
@@ -57,6 +58,8 @@ export async function createRelayEnv(options: RelayEnvOptions = {}): Promise<Rel
       source: undefined,
       outboxTable: options.outbox?.table ?? 'outrider.outbox',
       partitions: new Map(Object.entries(options.partitions ?? {})),
+      // Other tests in this cluster may have long transactions, whose end a new slot waits for.
+      lockTimeout: 60_000,
     })
   }
   await postgres.query(`create role ${pg.escapeIdentifier(role)} login replication in role outrider_relay`)

@@ -4,8 +4,9 @@ import { adopt } from '../../src/cli/adopt.js'
 import { setup } from '../../src/cli/setup.js'
 import { openIncident } from '../../src/postgres/incidents.js'
 import { currentLineage, type Lineage } from '../../src/postgres/lineage.js'
-import { createDatabase, type Database, freshRedis, until } from '../../testkit/services/index.js'
+import { type Database, freshRedis, until } from '../../testkit/services/index.js'
 import { type CommandRun, runCommand } from '../support/command.js'
+import { createMigratedDatabase } from '../support/migrated-database.js'
 
 let database: Database
 let client: pg.Client
@@ -13,7 +14,7 @@ let slot: string
 let old: Lineage
 
 beforeEach(async () => {
-  database = await createDatabase()
+  database = await createMigratedDatabase('outbox')
   client = await database.connect()
   slot = `outrider_${database.name}`
   await runCommand(setup, database.url)

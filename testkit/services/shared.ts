@@ -19,16 +19,50 @@ export function sharedPostgres(): Promise<PostgresServer> {
 
 /** A new empty database in the shared cluster; its `drop()` takes its replication slots along. */
 export async function createDatabase(options?: DatabaseOptions): Promise<Database> {
-  return (await sharedPostgres()).createDatabase(undefined, options)
+  return (await sharedPostgres()).createDatabase(undefined, { strategy: 'file_copy', ...options })
 }
 
 /** What a test may use when it needs no control over the process. */
 export type FreshRedis = Pick<Redis, 'url' | 'client' | 'remove'>
 
-/** An empty Redis: one of its own, or an empty logical database of the given server. */
+/** Servers of this process that `freshRedis` gave out, and that are empty again. */
+const idle: Redis[] = []
+
+/**
+ * An empty Redis that no other has at the same time, or an empty logical database of the given server. To empty one
+ * is faster than to start one, so `remove()` keeps it for the next caller, unless it was configured.
+ */
 export async function freshRedis(): Promise<FreshRedis> {
   const given = process.env.OUTRIDER_TEST_REDIS_URL
-  return given ? emptyDatabase(given) : startRedis()
+  if (given) return emptyDatabase(given)
+  const redis = idle.pop() ?? (await startRedis())
+  const before = await configurationOf(redis)
+  return {
+    url: redis.url,
+    client: (options) => redis.client(options),
+    async remove() {
+      if ((await configurationOf(redis)) !== before) return redis.remove()
+      const client = redis.client()
+      try {
+        // What still lives of a test must not write into the next one.
+        await client.call('CLIENT', 'KILL', 'SKIPME', 'yes')
+        await client.pipeline().flushall('SYNC').script('FLUSH').function('FLUSH').config('RESETSTAT').exec()
+      } finally {
+        client.disconnect()
+      }
+      idle.push(redis)
+    },
+  }
+}
+
+/** All that a client can change and that FLUSHALL leaves. */
+async function configurationOf(redis: Redis): Promise<string> {
+  const client = redis.client()
+  try {
+    return JSON.stringify(await Promise.all([client.config('GET', '*'), client.acl('LIST'), client.role()]))
+  } finally {
+    client.disconnect()
+  }
 }
 
 async function findPostgres(): Promise<PostgresServer> {
