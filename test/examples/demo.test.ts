@@ -1,24 +1,13 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
-import { fileURLToPath } from 'node:url'
-import pg from 'pg'
-import { expect, it, onTestFinished } from 'vitest'
+import { expect, it } from 'vitest'
 import { createEffects, readEffects } from '../../examples/demo/effects.js'
-import { describe, type GroupOutcome, latenciesOf, type Outcome, passed } from '../../examples/demo/summary.js'
-import { Tally } from '../../examples/demo/writer.js'
+import { describe, latenciesOf, type Outcome, passed } from '../../examples/demo/summary.js'
 import { createTruth, shaOf, type Truth } from '../../testkit/oracle/truth.js'
 import { judge, readStreams } from '../../testkit/oracle/verdict.js'
-import { createDatabase, freshRedis, needsProcess, redisClient, until } from '../../testkit/services/index.js'
-
-const main = fileURLToPath(new URL('../../examples/demo/main.ts', import.meta.url))
-
-/** Ended with the test, also where that fails before. */
-function demo(...args: string[]) {
-  const child = spawn(process.execPath, ['--import', 'tsx', main, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
-  onTestFinished(() => void child.kill())
-  return child
-}
+import { createDatabase, freshRedis, needsProcess } from '../../testkit/services/index.js'
+import { allDone, demo, main, outcomeOf } from './demo-env.js'
 
 it('carries real payloads to effects through kills of the relay and of workers, and finds nothing wrong', {
   timeout: 120_000,
@@ -45,51 +34,6 @@ it('carries real payloads to effects through kills of the relay and of workers, 
   expect(output).toMatch(/throughput +[\d,]+\/s/)
   expect(output).toMatch(/relay kills +2 /)
   expect(output).not.toContain('\x1b')
-})
-
-it('leaves everything running with --keep, as it says, until it is interrupted', {
-  timeout: 120_000,
-}, async (context) => {
-  needsProcess(context)
-  const child = demo('--events', '100', '--kills', '0', '--worker-kills', '0', '--keep')
-  let output = ''
-  child.stdout.on('data', (chunk) => {
-    output += chunk
-  })
-  const find = (pattern: RegExp) =>
-    until(() => pattern.exec(output)?.[1], { timeout: 60_000, message: () => `${pattern} in\n${output}` })
-  await find(/(left running until Ctrl-C)/)
-  const [url, ready] = [await find(/Redis +(redis:\S+)/), await find(/(http:\S+\/readyz).* active/)]
-  await find(/(dead-letters)\n/)
-  const worker = Number(await find(/billing: processes (\d+)/))
-  const client = redisClient(url)
-  expect(await client.ping()).toBe('PONG')
-  expect(await (await fetch(ready)).json()).toMatchObject({ role: 'active', state: 'streaming' })
-
-  const statements = [...output.matchAll(/-c "(.+)"/g)].map(([, sql]) => sql as string)
-  const [commit, see, refused] = statements as [string, string, string]
-  const owner = new pg.Client(await find(/Postgres +(postgres:\S+)/))
-  await owner.connect()
-  await owner.query(commit)
-  const groups = async () => (await owner.query(see)).rows.map(({ consumer_group }) => consumer_group).sort()
-  await until(async () => (await groups()).length === 2, { timeout: 30_000, message: 'an effect of each group' })
-  expect(await groups()).toEqual(['billing', 'search'])
-  await owner.query(refused)
-  for (const group of ['billing', 'search']) {
-    const dead = `outrider:{github.code}:dead:${group}`
-    await until(async () => (await client.xlen(dead)) === 1, { timeout: 30_000, message: `a dead letter of ${group}` })
-  }
-  await owner.end()
-  client.disconnect()
-
-  const ended = once(child, 'exit')
-  child.kill('SIGINT')
-  expect(await ended).toEqual([0, null])
-  await expect(fetch(ready)).rejects.toThrow()
-  expect(() => process.kill(worker, 0)).toThrow('ESRCH')
-  const late = redisClient(url)
-  await expect(late.ping()).rejects.toThrow()
-  late.disconnect()
 })
 
 it('fails when an entry is missing from a stream', async () => {
@@ -163,18 +107,4 @@ it('says what is wrong with an option, and does not begin', async () => {
   const [output, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')])
   expect(code).toBe(2)
   expect(output).toContain('--events: expected a whole number from 100 to 1000000, found "many".')
-})
-
-/** Where the streams hold what was committed. */
-function outcomeOf(truth: Truth[], ...groups: GroupOutcome[]): Outcome {
-  const seen = truth.map((event, n) => ({ ...event, entry: `${n}-1`, sequence: String(n) }))
-  return { verdict: judge(truth, seen), groups, tally: new Tally(), latencies: [], seconds: 1, takeovers: [] }
-}
-
-const allDone = (truth: Truth[]): GroupOutcome => ({
-  name: 'billing',
-  effects: { count: truth.length, lost: [], doubled: [], phantom: [] },
-  pending: 0,
-  duplicates: 0,
-  kills: 0,
 })

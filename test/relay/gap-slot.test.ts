@@ -1,75 +1,9 @@
 import { expect } from 'vitest'
-import { adopt, planAdoption } from '../../src/postgres/adoption.js'
 import { closeIncident } from '../../src/postgres/incidents.js'
-import { storedLineage } from '../../src/postgres/lineage.js'
 import { setUp } from '../../src/postgres/setup.js'
-import type { RelayProcess } from '../../testkit/relay-process.js'
-import { needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
-import { type RelayEnv, relayTest as test } from './relay-env.js'
-
-/** A relay that has published one event, whose head is confirmed. */
-async function running(env: RelayEnv): Promise<{ relay: RelayProcess; first: string }> {
-  const relay = await env.streamingRelay()
-  const first = await env.insert('orders')
-  await until(async () => (await env.ids('orders')).length === 1)
-  return { relay, first }
-}
-
-/** Halted for this reason, not ready, with one open incident that is a gap; its id. */
-async function expectGap(env: RelayEnv, relay: RelayProcess, reason: string, advice: string): Promise<string> {
-  await relay.is({ role: 'halted', reason })
-  expect(await relay.status()).toMatchObject({ code: 503, message: expect.stringContaining(advice) })
-  const { rows } = await env.postgres.query(
-    'select id::text, kind, reason from outrider.incident where closed_at is null order by id',
-  )
-  expect(rows).toEqual([{ id: expect.any(String), kind: 'gap', reason }])
-  return rows[0].id
-}
-
-/** Nothing newer is published, however often the relay looks again. */
-async function expectStillness(env: RelayEnv, relay: RelayProcess): Promise<string> {
-  const before = await env.ids('orders')
-  const id = await env.insert('orders')
-  const errors = (await relay.metric('outrider_errors_total')) as number
-  await until(async () => ((await relay.metric('outrider_errors_total')) as number) > errors, {
-    message: 'the relay to look again',
-  })
-  expect(await env.ids('orders')).toEqual(before)
-  return id
-}
-
-/** Drops the slot under a running relay. */
-async function dropSlot(env: RelayEnv): Promise<void> {
-  await until(async () => {
-    await env.postgres.query('select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1', [
-      env.slot,
-    ])
-    await env.postgres.query('select pg_drop_replication_slot($1)', [env.slot])
-    return true
-  })
-}
-
-const isBefore18 = async (env: RelayEnv): Promise<boolean> =>
-  (await env.postgres.query("select current_setting('server_version_num')::integer < 180000 as before")).rows[0].before
-
-async function expectAdopted(env: RelayEnv, relay: RelayProcess): Promise<void> {
-  const stored = await storedLineage(env.postgres, env.slot)
-  await adopt(env.postgres, await planAdoption(env.postgres, stored!))
-  await relay.streaming()
-  const id = await env.insert('orders')
-  await until(async () => (await env.ids('orders')).at(-1) === id)
-}
-
-test.concurrent('the slot dropped while the relay runs: a gap that cannot be closed, and adopting goes on', async ({
-  env,
-}) => {
-  const { relay } = await running(env)
-  await dropSlot(env)
-  const incident = await expectGap(env, relay, 'slot_missing', 'outrider incidents show')
-  await expectStillness(env, relay)
-  await expect(closeIncident(env.postgres, incident)).rejects.toThrow('outrider adopt')
-  await expectAdopted(env, relay)
-})
+import { until } from '../../testkit/services/index.js'
+import { expectAdopted, expectGap, expectStillness, isBefore18, running } from './gap-slot-env.js'
+import { relayTest as test } from './relay-env.js'
 
 test.concurrent('the slot dropped and made again by hand: a gap, never a silent new start; closing it accepts what was passed over', async ({
   env,
@@ -87,46 +21,6 @@ test.concurrent('the slot dropped and made again by hand: a gap, never a silent 
   await until(async () => (await env.ids('orders')).length === 2)
   expect(await env.ids('orders')).toEqual([first, newer])
   expect(await env.ids('orders')).not.toContain(missed)
-})
-
-test.concurrent('the slot advanced by hand: a gap', async ({ env }) => {
-  const { relay } = await running(env)
-  await relay.stop()
-  await env.insert('orders')
-  await env.postgres.query('select pg_replication_slot_advance($1, pg_current_wal_lsn())', [env.slot])
-  const next = await env.relay()
-  await expectGap(env, next, 'slot_ahead', 'outrider incidents close')
-  await expectStillness(env, next)
-})
-
-test.concurrent('the slot invalidated because it held too much WAL: a gap while Redis is still frozen', async ({
-  createEnv,
-  skip,
-  onTestFinished,
-}) => {
-  needsProcess({ skip })
-  const server = await startPostgres({ settings: { max_slot_wal_keep_size: '1MB' } })
-  onTestFinished(() => server.remove())
-  const redis = await startRedis()
-  const env = await createEnv({ database: await server.createDatabase(), redis })
-  const { relay } = await running(env)
-  await redis.freeze()
-  await env.insert('orders')
-  await until(
-    async () => {
-      await env.postgres.query('select pg_switch_wal()')
-      await env.insert('elsewhere')
-      await env.postgres.query('checkpoint')
-      const { rows } = await env.postgres.query('select wal_status from pg_replication_slots')
-      return rows[0].wal_status === 'lost'
-    },
-    { message: 'the slot to be lost' },
-  )
-  const incident = await expectGap(env, relay, 'slot_lost', 'outrider incidents show')
-  await redis.thaw()
-  await expectStillness(env, relay)
-  await expect(closeIncident(env.postgres, incident)).rejects.toThrow('outrider adopt')
-  await expectAdopted(env, relay)
 })
 
 test.concurrent('the publication dropped while the relay runs: a gap within seconds; from 18 on setup and closing it lead on, before 18 adopting', async ({
@@ -155,40 +49,4 @@ test.concurrent('the publication dropped while the relay runs: a gap within seco
   const id = await env.insert('orders')
   await until(async () => (await env.ids('orders')).includes(id))
   expect((await env.ids('orders'))[0]).toBe(first)
-})
-
-test.concurrent('the publication made again in a moment, with rows in between: what cannot be decoded before 18 is said, and adopting leads on', async ({
-  env,
-}) => {
-  const { relay } = await running(env)
-  await relay.stop()
-  await env.postgres.query('drop publication outrider')
-  await env.insert('orders')
-  await env.postgres.query(
-    "create publication outrider for table outrider.outbox with (publish = 'insert', publish_via_partition_root = true)",
-  )
-  const next = await env.relay()
-  const incident = await expectGap(env, next, 'publication_changed', 'outrider incidents close')
-  await closeIncident(env.postgres, incident)
-  if (!(await isBefore18(env))) return next.streaming()
-  await next.is({ role: 'halted', reason: 'publication_undecodable' })
-  expect((await next.status())?.message).toContain('`outrider adopt` starts a new lineage')
-  await expectAdopted(env, next)
-})
-
-test.concurrent('the table taken out of the publication and put back between two looks: a gap, for inserts may have passed unseen', async ({
-  env,
-}) => {
-  const { relay, first } = await running(env)
-  await env.postgres.query('alter publication outrider drop table outrider.outbox')
-  const unseen = await env.insert('orders')
-  await env.postgres.query('alter publication outrider add table outrider.outbox')
-  const incident = await expectGap(env, relay, 'publication_changed', 'outrider incidents close')
-  const newer = await expectStillness(env, relay)
-  await closeIncident(env.postgres, incident)
-  await relay.streaming()
-  await until(async () => (await env.ids('orders')).includes(newer))
-  // The hole is real: that is why it is told.
-  expect(await env.ids('orders')).toEqual([first, newer])
-  expect(await env.ids('orders')).not.toContain(unseen)
 })

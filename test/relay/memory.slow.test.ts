@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
 import { peakMemoryMiB } from '../../testkit/peak-memory.js'
-import { until } from '../../testkit/services/index.js'
+import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
 import { committed, expectComplete } from './load.js'
 import { relayTest as test } from './relay-env.js'
 
@@ -11,7 +11,12 @@ test.runIf(process.platform === 'linux')(
   {
     timeout: 180_000,
   },
-  async ({ env }) => {
+  async ({ createEnv, skip, onTestFinished }) => {
+    needsProcess({ skip }, ['postgres'])
+    // Its own: a new slot waits for the long transaction of this test.
+    const server = await startPostgres()
+    onTestFinished(() => server.remove())
+    const env = await createEnv({ database: await server.createDatabase() })
     const first = await env.streamingRelay()
     await env.postgres.query(
       `insert into outrider.outbox (stream, type, subject, data)

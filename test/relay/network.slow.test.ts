@@ -112,3 +112,18 @@ test.concurrent('a link to Redis too slow for a batch within the reply deadline:
   expect(proxy.passed('up')).toBeGreaterThan(250_000)
   expect(await env.walsender()).toBe(walsender)
 })
+
+test.concurrent.for([['redis'], ['postgres']] as const)(
+  'the connection to %s in pieces of 1 to 7 bytes',
+  { timeout: 60_000 },
+  async ([which], { createEnv, onTestFinished }) => {
+    const { env, proxy, start } = await through(which, { createEnv, onTestFinished })
+    const relay = await start()
+    proxy.slice()
+    const traffic = await Traffic.start(env, { writers: 1, events: 500 })
+    await traffic.more(500)
+    await traffic.finish(50_000)
+    expect(proxy.passed('up') + proxy.passed('down')).toBeGreaterThan(100_000)
+    expect(await relay.metric('outrider_sessions_total')).toBe(1)
+  },
+)

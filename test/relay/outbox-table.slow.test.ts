@@ -110,3 +110,18 @@ test('rows of another table in the stream halt the relay with the slot before th
   await published(env, 'first', 'behind')
   await until(past)
 })
+
+test('a table that is swapped for another is a gap; swapped back, with the unseen rows inserted again, it loses none', async ({
+  createEnv,
+  configFile,
+}) => {
+  const env = await createEnv(mapped)
+  const { relay, id } = await swapped(env, await configFile(yaml()))
+  await env.postgres.query(
+    `alter table ${TABLE} rename to unseen; alter table public.outboxevent_old rename to outboxevent`,
+  )
+  await close(env, id)
+  await relay.streaming()
+  await env.postgres.query(`insert into ${TABLE} select * from unseen`)
+  await published(env, 'first', 'behind', 'unseen')
+})

@@ -1,18 +1,7 @@
 import { expect } from 'vitest'
 import { setup } from '../../src/cli/setup.js'
 import { runCommand } from '../support/command.js'
-import {
-  add,
-  close,
-  mapped,
-  mapping,
-  openIncidents,
-  published,
-  running,
-  swapped,
-  TABLE,
-  yaml,
-} from './outbox-table-env.js'
+import { add, mapped, mapping, openIncidents, published, running, TABLE, yaml } from './outbox-table-env.js'
 import { relayTest as test } from './relay-env.js'
 
 test.for([
@@ -75,19 +64,4 @@ test('a table that was renamed continues under its new name once setup has run w
   await next.streaming()
   await add(env, 'app.events', 'last')
   await published(env, 'first', 'at once', 'halted', 'last')
-})
-
-test('a table that is swapped for another is a gap; swapped back, with the unseen rows inserted again, it loses none', async ({
-  createEnv,
-  configFile,
-}) => {
-  const env = await createEnv(mapped)
-  const { relay, id } = await swapped(env, await configFile(yaml()))
-  await env.postgres.query(
-    `alter table ${TABLE} rename to unseen; alter table public.outboxevent_old rename to outboxevent`,
-  )
-  await close(env, id)
-  await relay.streaming()
-  await env.postgres.query(`insert into ${TABLE} select * from unseen`)
-  await published(env, 'first', 'behind', 'unseen')
 })

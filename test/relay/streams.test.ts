@@ -1,8 +1,7 @@
 import { expect } from 'vitest'
-import { daDK, freePort, needsProcess, startRedis, until } from '../../testkit/services/index.js'
+import { freePort, needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { expectComplete, Load } from './load.js'
 import { relayTest as test } from './relay-env.js'
-import { Traffic } from './traffic.js'
 
 test.concurrent('two databases that write to one stream: each is complete and in its own order', {
   timeout: 60_000,
@@ -34,23 +33,6 @@ test.concurrent('two databases that write to one stream: each is complete and in
   const first = new Set(expected[0])
   const turns = found.filter((id, at) => at > 0 && first.has(id) !== first.has(found[at - 1] as string))
   expect(turns.length).toBeGreaterThan(2)
-})
-
-test.concurrent('Redis under a Danish locale: everything arrives', { timeout: 60_000 }, async ({ createEnv, skip }) => {
-  needsProcess({ skip }, ['redis'])
-  const locale = await daDK()
-  if (!locale) return skip('the locale da_DK cannot be had here')
-  const env = await createEnv({ redis: await startRedis({ env: locale }) })
-  expect(await env.redis.eval("return tostring('aa' < 'z')", 0)).toBe('false')
-  const traffic = await Traffic.start(env, { writers: 4, every: 0, events: 1_000 })
-  const relay = await env.streamingRelay()
-  await traffic.more(1_000)
-  // A new session meets the heads that the first one left.
-  await relay.kill()
-  await env.relay()
-  await traffic.more(1_000)
-  await until(() => traffic.committed >= 4_000)
-  expect((await traffic.finish()).length).toBeGreaterThanOrEqual(4_000)
 })
 
 test.concurrent('a cluster of one: events flow, and what is lost is a gap there, too', {

@@ -1,0 +1,157 @@
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { LEVELS } from '../../src/redis/durability.js'
+import { type RedisVersion, startRedis, until } from '../../testkit/services/index.js'
+import { runCheck } from '../check/run.js'
+import { createRelayEnv, type RelayEnv } from '../relay/relay-env.js'
+import { expectRefused, expectRefusedInScript, type Guarded, granted, hasWaitAof, startGuarded } from './acl.js'
+
+async function relayEnvOf({ server, url }: Guarded, partitions: Record<string, number>): Promise<RelayEnv> {
+  const redis = { url: url('relay'), client: server.client.bind(server), remove: async () => {} }
+  const env = await createRelayEnv({ redis, partitions })
+  onTestFinished(() => env.close())
+  return env
+}
+
+const SUBJECTS = ['a', 'b', 'c', 'd']
+
+/** Inserts an event of each subject, and waits until Postgres may forget them. */
+async function confirmed(env: RelayEnv): Promise<void> {
+  for (const subject of SUBJECTS) await env.insert('orders', {}, subject)
+  const [row] = (await env.postgres.query('select pg_current_wal_lsn()::text as lsn')).rows
+  const reached = 'select confirmed_flush_lsn >= $2::pg_lsn as done from pg_replication_slots where slot_name = $1'
+  await until(async () => (await env.postgres.query(reached, [env.slot, row.lsn])).rows[0].done, {
+    timeout: 30_000,
+    message: `${SUBJECTS.length} events confirmed`,
+  })
+}
+
+/** What the documented ACL of a relay permits, on each of these versions. */
+export function relayRoles(versions: readonly RedisVersion[]): void {
+  // Servers may have to be fetched first.
+  vi.setConfig({ testTimeout: 180_000 })
+  describe.each(versions)('a relay on %s', (version: RedisVersion) => {
+    test.for(version === '7.0' ? [1, 2] : [2])(
+      'does all its work under its line, and uses every command of it: %i partitions',
+      async (partitions, { skip }) => {
+        const fsync = { appendonly: 'yes', appendfsync: 'always' }
+        const guarded = await startGuarded({ skip }, version, ['relay'], fsync)
+        const { server, admin } = guarded
+        const replica = await startRedis({ replicaOf: server, settings: fsync })
+        onTestFinished(() => replica.remove())
+        await until(async () => /connected_slaves:1/.test(await admin.info('replication')))
+        const env = await relayEnvOf(guarded, partitions > 1 ? { orders: partitions } : {})
+        const keys = partitions > 1 ? ['orders:0', 'orders:1'] : ['orders']
+        const levels = (await hasWaitAof(admin)) ? LEVELS : LEVELS.filter((level) => !level.includes('fsync'))
+        await guarded.forget()
+
+        for (const level of levels) {
+          const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: level })
+          await confirmed(env)
+          expect(await relay.metric(`outrider_durability_level{level="${level}"}`)).toBe(1)
+          await relay.stop()
+        }
+
+        // Heads that no saved head knows, and their streams are gone: the relay removes them and begins anew.
+        await env.postgres.query('delete from outrider.head')
+        await admin.unlink(...keys)
+        const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: 'auto' })
+        await confirmed(env)
+        await relay.stop()
+        expect(await guarded.refused()).toEqual(['config|get'])
+
+        const known = granted('relay').filter((name) => name !== 'waitaof' || levels === LEVELS)
+        expect(await guarded.called()).toEqual(known)
+        const lengths = await Promise.all(keys.map((key) => admin.xlen(key)))
+        expect(lengths.reduce((sum, length) => sum + length, 0)).toBe(SUBJECTS.length)
+      },
+    )
+
+    test('is found to be permitted enough, by `outrider check` under the same line', async (context) => {
+      const guarded = await startGuarded(context, version, ['relay'], { appendonly: 'yes' })
+      const { database } = await relayEnvOf(guarded, {})
+      for (const streams of [{}, { orders: {} }, { orders: { partitions: 4 } }]) {
+        const { findings } = await runCheck(database.url, guarded.url('relay'), { streams })
+        expect(findings.filter(({ server }) => server === 'redis')).toEqual([
+          expect.objectContaining({ level: 'info', id: 'durability' }),
+        ])
+      }
+      expect(await guarded.refused()).toEqual(['acl|whoami', 'config|get'])
+      expect(await guarded.admin.keys('*')).toEqual([])
+    })
+
+    test('that meets a stream it may not append to holds all others up, until it may, and loses nothing', async (context) => {
+      const guarded = await startGuarded(context, version, ['relay'])
+      const env = await relayEnvOf(guarded, {})
+      const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: 'memory' })
+      await env.insert('payments')
+      await relay.is({ role: 'active', state: 'blocked', reason: 'redis_noperm' })
+      const id = await env.insert('orders')
+      expect(await guarded.admin.exists('orders', 'payments')).toBe(0)
+      await guarded.admin.call('ACL', 'SETUSER', 'relay', '~payments', '~outrider:{payments}:head:*')
+      await until(async () => (await guarded.admin.xlen('payments')) === 1)
+      await until(async () => (await guarded.admin.xlen('orders')) === 1)
+      expect(JSON.stringify(await guarded.admin.xrange('orders', '-', '+'))).toContain(id)
+    })
+
+    test('may do no more than that', async (context) => {
+      const guarded = await startGuarded(context, version, ['relay'])
+      await guarded.admin.xadd('orders', '1-1', 'a', 'b')
+      const client = guarded.as('relay')
+      await expectRefused(client, FORBIDDEN)
+      await expectRefusedInScript(client, 'orders', FORBIDDEN)
+      expect(await guarded.admin.xlen('orders')).toBe(1)
+    })
+  })
+}
+
+const FORBIDDEN = [
+  // Other keys.
+  'XADD payments * a b',
+  'XADD ordersarchive * a b',
+  'EVALSHA 0000000000000000000000000000000000000000 1 payments',
+  'HSET outrider:{payments}:head:x position 1',
+  'XADD outrider:{orders}:dead:billing * a b',
+  'HSET outrider:{orders}:retries:billing 1-1 x',
+  'HMGET session:1 user',
+  'XINFO STREAM payments',
+  // The streams' ends.
+  'DEL orders',
+  'SET orders x',
+  'UNLINK orders',
+  'RENAME orders other',
+  'EXPIRE orders 1',
+  'XTRIM orders MAXLEN 0',
+  'XDEL orders 1-1',
+  'XSETID orders 9-9',
+  'DEL outrider:{orders}:dead:billing',
+  'DEL outrider:{orders}:partitions',
+  'SET outrider:{orders}:fence:billing 9',
+  // What it never reads.
+  'XRANGE orders - +',
+  'XREAD STREAMS orders 0',
+  'XREADGROUP GROUP billing me STREAMS orders >',
+  'XACK orders billing 1-1',
+  'XGROUP CREATE orders billing 0',
+  'XINFO GROUPS orders',
+  'KEYS *',
+  'SCAN 0',
+  // The server.
+  'FLUSHALL',
+  'FLUSHDB',
+  'CONFIG GET requirepass',
+  'CONFIG SET maxmemory 1',
+  'ACL LIST',
+  'ACL SETUSER relay +@all',
+  'CLIENT LIST',
+  'CLIENT KILL TYPE normal',
+  'SCRIPT FLUSH',
+  'EVAL return 0',
+  'FUNCTION LIST',
+  'MODULE LIST',
+  'MONITOR',
+  'REPLICAOF NO ONE',
+  'SHUTDOWN NOSAVE',
+  'SAVE',
+  'SUBSCRIBE x',
+  'PUBLISH x y',
+]
