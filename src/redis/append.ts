@@ -43,9 +43,14 @@ export const batchArguments = (key: string, lineage: string, session: string, ex
 /** Makes publish.lua known. To be called on every new connection. */
 export const loadAppend = (client: RedisClient): Promise<void> => script.load(client)
 
-/** Removes the head of a stream, unless another session than `found` has taken it over. */
-export async function removeHead(client: RedisClient, key: string, lineage: string, found: string): Promise<void> {
-  await removal.call(client, [headKey(key, lineage)], [found])
+/** Removes the head of a stream, unless it is another one than was `found`. */
+export async function removeHead(
+  client: RedisClient,
+  key: string,
+  lineage: string,
+  found: Pick<AppendReply, 'session' | 'head'>,
+): Promise<void> {
+  await removal.call(client, [headKey(key, lineage)], [found.session, found.head.entry])
 }
 
 /**

@@ -426,7 +426,7 @@ export class Publisher {
         this.open(lane, reply.head, chain)
       } else if (reply.status === 'BEHIND' && !known) {
         // A head that no saved head knows: none of its events is confirmed, so all of them come again.
-        await removeHead(client, lane.key, lane.lineage, reply.session)
+        await removeHead(client, lane.key, lane.lineage, reply)
         if (client !== this.#client) return
         lane.state = 'new'
         this.#pump(lane)

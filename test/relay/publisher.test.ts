@@ -353,12 +353,15 @@ describe('the head of a session that the database did not issue', () => {
   })
 })
 
-it('a head whose stream is gone is removed only if no other session has taken it over meanwhile', async () => {
+it('a head whose stream is gone is removed only if it has not changed meanwhile', async () => {
   await env.start()
   const client = env.publisher.client as RedisClient
-  await call(client, { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 4) })
+  const found = await call(client, { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 4) })
   await admin.del(KEY)
-  await removeHead(client, KEY, LINEAGE, 'another')
+  await removeHead(client, KEY, LINEAGE, { ...found, session: 'another' })
+  expect(await admin.hget(headKey(KEY, LINEAGE), 'session')).toBe('old')
+  // One that arrives late, when this session has begun the stream again.
+  await removeHead(client, KEY, LINEAGE, { ...found, head: { ...found.head, entry: '1-1' } })
   expect(await admin.hget(headKey(KEY, LINEAGE), 'session')).toBe('old')
   env.add(1, 6)
   await env.expectOnce(6)
