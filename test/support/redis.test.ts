@@ -1,3 +1,5 @@
+import { readdirSync, readFileSync, truncateSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { daDK, freshRedis, needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { own } from './own.js'
@@ -16,6 +18,24 @@ describe('Redis', () => {
       await redis.start()
       expect(await redis.command('GET', 'key')).toBe(left)
     }
+  })
+
+  it('that was killed within a transaction never executes its half, however often it is killed again', async (context) => {
+    needsProcess(context, ['redis'])
+    const redis = own(await startRedis({ settings: { appendonly: 'yes' } }))
+    const push = (...values: string[]) =>
+      redis.command('EVAL', "for _, v in ipairs(ARGV) do redis.call('RPUSH', KEYS[1], v) end", '1', 'list', ...values)
+    await push('one', 'two')
+    await push('three', 'four')
+    await redis.kill()
+    const folder = join(redis.dataDir, 'appendonlydir')
+    const file = join(folder, readdirSync(folder).find((name) => name.includes('.incr.')) as string)
+    truncateSync(file, readFileSync(file, 'latin1').indexOf('four') + 1)
+    await redis.start()
+    await push('three', 'four')
+    await redis.kill()
+    await redis.start()
+    expect(await redis.command('LRANGE', 'list', '0', '-1')).toEqual(['one', 'two', 'three', 'four'])
   })
 
   it('answers nothing while frozen, and goes on when thawed', async (context) => {

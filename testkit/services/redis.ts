@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { type RedisOptions as AnyClientOptions, Redis as Client } from 'ioredis'
@@ -7,6 +7,7 @@ import { freePort } from './port.js'
 import type { Host, Launch } from './process.js'
 import { chosenRedis, type RedisVersion, redisHost, serverProgram } from './redis-binaries.js'
 import { Service } from './service.js'
+import { until } from './until.js'
 
 /** Replies in the same shapes as with Redis 6, which is what the types of a plain client say. */
 type ClientOptions = Omit<AnyClientOptions, 'replyMapping'>
@@ -94,10 +95,32 @@ export class Redis extends Service {
     await this.command('CONFIG', 'SET', name, value)
   }
 
-  /** The settings hold from now on and through later restarts. */
+  /**
+   * The settings hold from now on and through later restarts. A kill may have cut the append-only file within a
+   * transaction. Redis up to 8.10 drops the half command alone, and at the next restart executes the half transaction
+   * together with whatever was written since: a batch that was sent again is then in its stream twice. So the file is
+   * written again from memory, as docs/operations.md says.
+   *
+   * https://github.com/valkey-io/valkey/pull/4342
+   */
   override async start(settings: Record<string, string | string[]> = {}): Promise<void> {
     Object.assign(this.#settings, settings)
+    const before = this.#truncations()
     await super.start()
+    if (this.#truncations() > before) await this.#rewriteAppendOnlyFile()
+  }
+
+  /** How often it has cut a half command off its append-only file. */
+  #truncations(): number {
+    return readFileSync(this.log, 'utf8').split('Truncating the AOF').length
+  }
+
+  async #rewriteAppendOnlyFile(): Promise<void> {
+    await this.command('BGREWRITEAOF')
+    const running = /aof_rewrite_(in_progress|scheduled):1/
+    await until(async () => !running.test(String(await this.command('INFO', 'persistence'))), {
+      message: 'the append-only file to be written again',
+    })
   }
 
   /** An orderly shutdown, which syncs the append-only file; resolves when it has ended. */
