@@ -116,7 +116,8 @@ export class Redis extends Service {
   }
 
   async #rewriteAppendOnlyFile(): Promise<void> {
-    await this.command('BGREWRITEAOF')
+    // Refused while it does so by itself.
+    await until(() => this.command('BGREWRITEAOF'))
     const running = /aof_rewrite_(in_progress|scheduled):1/
     await until(async () => !running.test(String(await this.command('INFO', 'persistence'))), {
       message: 'the append-only file to be written again',
