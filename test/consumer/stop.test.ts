@@ -33,7 +33,7 @@ test('a stop lets what runs finish, and leaves nothing behind', async ({ env }) 
 
 test('a stop releases what it has not begun before it waits for what runs', async ({ env }) => {
   const [began, go] = [new Gate(), new Gate()]
-  const first = env.consumer({ concurrency: 1 }).on(Happened, async (event, context) => {
+  const first = env.consumer({ concurrency: 1, prefetch: 10 }).on(Happened, async (event, context) => {
     began.open()
     await go.passed(context.signal)
     await effect(event, context)
@@ -44,7 +44,9 @@ test('a stop releases what it has not begun before it waits for what runs', asyn
   await until(async () => (await env.pending('things')) === 10, { timeout: 20_000 })
   const stopped = first.stop()
   await env.consumer().on(Happened, effect).start()
-  await until(async () => (await env.effects()).length === 9, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length === 9 && (await env.pending('things')) === 1, {
+    timeout: 20_000,
+  })
   expect(await pendingOf(env.redis, 'things')).toMatchObject([{ consumer: first.name }])
   go.open()
   await stopped
