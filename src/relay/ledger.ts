@@ -37,15 +37,18 @@ export class Ledger {
   readonly #client: pg.Client
   readonly #lineage: Lineage
   readonly #session: string
+  readonly #walsender: number
   readonly #owned = new Set<string>()
   #turn: Promise<unknown> = Promise.resolve()
   #checkpoint: Checkpoint | undefined
   #checkpointAt = Number.NEGATIVE_INFINITY
 
-  constructor(client: pg.Client, lineage: Lineage, session: string) {
+  /** `walsender`: the process id of the replication connection, which holds the lock. */
+  constructor(client: pg.Client, lineage: Lineage, session: string, walsender: number) {
     this.#client = client
     this.#lineage = lineage
     this.#session = session
+    this.#walsender = walsender
     this.#owned.add(session)
   }
 
@@ -63,6 +66,16 @@ export class Ledger {
   begin(version: string, timeline: number, other: Query): Promise<boolean> {
     const row = { session: this.#session, lineage: this.#lineage.lineage, version, timeline }
     return this.inTurn((client) => recordSession(client, row, (pid) => other(cancelStandbyWait(pid))))
+  }
+
+  /**
+   * Does this session still hold the lock? A relay that does not read may not hear that its connection was closed. While it
+   * holds the lock it has held it since it began, so no other session of this database has published in between.
+   */
+  async leads(): Promise<boolean> {
+    const lock = "select from pg_locks where locktype = 'advisory' and granted and pid = $1"
+    const { rowCount } = await this.inTurn((client) => client.query(lock, [this.#walsender]))
+    return rowCount !== 0
   }
 
   /** Did this database issue the session, for this lineage? */

@@ -23,12 +23,14 @@ export class Loss extends Error {
 
 /**
  * What ends the session after a loss. What Redis lost is told only by the saved heads, at the next session's start; a
- * newer session of this database is no incident; anybody else at the head is.
+ * newer session of this database is no incident; anybody else at the head is, and only the session that holds the lock can tell.
  */
 export async function judgeLoss(loss: Loss, ledger: Ledger, lineage: Lineage, server: ServerWal): Promise<Error> {
   const { key, status, reply, expected } = loss
   if (status === 'HALT') return new Halt('redis_unknown', unknown(reply.error))
   if (status === 'BEHIND' || (status === 'OTHER' && (await ledger.owns(reply.session)))) return loss
+  // Another session leads now, and this one's view of the server is old.
+  if (!(await ledger.leads())) return loss
   const detail = { expected, found: reply.head, session: reply.session, server: describe(server) }
   return ledger.inTurn((postgres) => foreign(postgres, lineage, REASONS[status], detail, key))
 }

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import type pg from 'pg'
 import { pause } from '../backoff.js'
@@ -34,7 +33,7 @@ import { Receiver } from './receiver.js'
 import type { Rejection } from './rejection.js'
 import { Router } from './route.js'
 import { lineageMissing, verifySchema } from './schema.js'
-import { AliveKey } from './sink/alive-key.js'
+import { AliveKey, newSession, renewsAliveKey } from './sink/alive-key.js'
 import { closeGapsFoundAgain } from './sink/found-again.js'
 import type { HeadOwnership } from './sink/head-ownership.js'
 import { HeadTakeover } from './sink/head-takeover.js'
@@ -67,7 +66,7 @@ const WALSENDER_EVERY = 2_000
 export class Session {
   readonly #options: SessionOptions
   readonly #log: Logger
-  readonly #id = randomUUID()
+  readonly #id = newSession()
   readonly #ended = new AbortController()
   readonly #progress = new Progress()
   readonly #timers: NodeJS.Timeout[] = []
@@ -238,7 +237,7 @@ export class Session {
     // Before anything halts: while nothing is read, WAL piles up, and somebody must see it.
     await measureSlot(postgres, lineage, metrics)
     this.#lineage = lineage
-    this.#ledger = new Ledger(postgres, lineage, this.#id)
+    this.#ledger = new Ledger(postgres, lineage, this.#id, this.#walsenderPid)
     requireConfiguredTable(config.outbox, lineage)
     const slot = await verifyIdentity(postgres, lineage, { systemId: String(identity?.systemid), timeline })
     await verifyTable(postgres, lineage)
@@ -296,9 +295,8 @@ export class Session {
     try {
       await publisher.start()
       this.#ended.signal.throwIfAborted()
-      await this.#takeOverHeads(publisher, ownership)
+      await this.#takeOverHeads(publisher, ownership, alive)
       this.#ended.signal.throwIfAborted()
-      alive.start(() => publisher.client)
       this.#ownsHeads = true
       publisher.release()
       metrics.sessions.inc()
@@ -332,6 +330,7 @@ export class Session {
     return new AliveKey({
       lineage: this.#lineage.lineage,
       session: this.#id,
+      owns: (session) => this.#ledger.owns(session),
       signal: this.#ended.signal,
       refused: (error) => {
         if (!this.#saidAliveRefused) this.#log.warn({ err: error }, 'alive key refused')
@@ -346,7 +345,7 @@ export class Session {
       session: this.#id,
       owns: (session) => this.#ledger.owns(session),
       chain: (head, saved) => chainStart(head, saved, this.#server),
-      isOfOlderTimeline: (position) => isOfOlderTimeline(position, this.#server),
+      mayBeUnrecorded: (session, position) => renewsAliveKey(session) && isOfOlderTimeline(position, this.#server),
       othersAreSilent: (client) => alive.othersAreSilent(client),
       tookOver: (key, head, session) => recordPhantom(this.#ledger, this.#lineage, this.#server, key, head, session),
     }
@@ -438,10 +437,11 @@ export class Session {
     this.#options.report('active', state, hindrance?.reason, hindrance?.message)
   }
 
-  async #takeOverHeads(publisher: Publisher, ownership: HeadOwnership): Promise<void> {
+  async #takeOverHeads(publisher: Publisher, ownership: HeadOwnership, alive: AliveKey): Promise<void> {
     const takeover = new HeadTakeover({
       ...{ ownership, publisher, ledger: this.#ledger, lineage: this.#lineage, server: this.#server },
       signal: this.#ended.signal,
+      undisputed: () => alive.start(() => publisher.client),
       blocked: (reason, message) => this.#refuse({ reason, message }),
     })
     await takeover.run()

@@ -164,7 +164,9 @@ describe('close', () => {
     '%s: the publication is taken as it is now',
     async (reason) => {
       await client.query("alter publication outrider set (publish = 'insert, truncate')")
-      await run(['close', await open({ kind: 'gap', reason })], { answer: true })
+      // As setup records a missing one: each version accepts that.
+      const detail = { found_by: 'outrider setup' }
+      await run(['close', await open({ kind: 'gap', reason, detail })], { answer: true })
       const { rows } = await client.query("select outrider.publication_state('outrider') as state")
       expect((await currentLineage(client, slot))?.publicationState).toBe(rows[0].state)
     },
@@ -172,7 +174,7 @@ describe('close', () => {
 
   test('publication_missing stays open while it is missing', async () => {
     await client.query('drop publication outrider')
-    const id = await open({ kind: 'gap', reason: 'publication_missing' })
+    const id = await open({ kind: 'gap', reason: 'publication_missing', detail: { found_by: 'outrider setup' } })
     await expect(run(['close', id], { answer: true })).rejects.toThrow(
       'cannot be closed while the publication is missing',
     )

@@ -42,7 +42,7 @@ class PublisherEnv {
   readonly tookOver: string[] = []
   owns: PublisherOptions['owns'] = async (session) => session === 'old'
   othersAreSilent: PublisherOptions['othersAreSilent'] = async () => false
-  isOfOlderTimeline = false
+  mayBeUnrecorded = false
   prepare: PublisherOptions['prepare'] = async () => {}
 
   /** With no heads to take over. */
@@ -62,7 +62,7 @@ class PublisherEnv {
       prepare: (client) => this.prepare(client),
       owns: (session) => this.owns(session),
       chain: (_, saved) => saved,
-      isOfOlderTimeline: () => this.isOfOlderTimeline,
+      mayBeUnrecorded: () => this.mayBeUnrecorded,
       othersAreSilent: (client) => this.othersAreSilent(client),
       tookOver: async (key, head, session) => {
         this.tookOver.push(`${key} ${head.event} ${session}`)
@@ -324,7 +324,7 @@ describe('the head of a session that the database did not issue', () => {
   })
 
   it('is taken over on an older timeline, once all others were silent', async () => {
-    env.isOfOlderTimeline = true
+    env.mayBeUnrecorded = true
     env.othersAreSilent = async () => true
     await unrecorded()
     env.add(1, 6)
@@ -333,7 +333,7 @@ describe('the head of a session that the database did not issue', () => {
   })
 
   it('is foreign on an older timeline where another relay is alive', async () => {
-    env.isOfOlderTimeline = true
+    env.mayBeUnrecorded = true
     await unrecorded()
     env.add(1, 6)
     await until(() => env.lost.length > 0)
@@ -341,7 +341,7 @@ describe('the head of a session that the database did not issue', () => {
   })
 
   it('is foreign on an older timeline where it moves meanwhile', async () => {
-    env.isOfOlderTimeline = true
+    env.mayBeUnrecorded = true
     const client = await unrecorded()
     env.othersAreSilent = async () => {
       await call(client, { key: KEY, session: 'lost', previous: at(4), events: events(5, 5) })

@@ -12,7 +12,7 @@ test('heads of more streams than a page holds are saved before what is confirmed
   env,
 }) => {
   const lineage = (await currentLineage(env.postgres, env.slot)) as Lineage
-  const ledger = new Ledger(env.postgres, lineage, SESSION)
+  const ledger = new Ledger(env.postgres, lineage, SESSION, 0)
   await ledger.begin('1.0.0', 1, async () => [])
   const heads = new Map<string, Head>()
   for (let n = 0; n < 450; n++) {

@@ -11,8 +11,8 @@ export interface HeadOwnership {
   owns(session: string): Promise<boolean>
   /** Where the chain begins at a head that an earlier session left; undefined when this database cannot have written it. */
   chain(head: Head, saved: Position): Position | undefined
-  /** Is the position of a timeline that this database has left? */
-  isOfOlderTimeline(position: Position): boolean
+  /** May a failover have lost the row of a session that this database does not know? */
+  mayBeUnrecorded(session: string, position: Position): boolean
   /** Waits, and resolves with whether no other relay has said meanwhile that it leads this lineage. */
   othersAreSilent(client: RedisClient): Promise<boolean>
   /** A head that an earlier session left belongs to this one now. */
@@ -22,7 +22,7 @@ export interface HeadOwnership {
 /**
  * known       this session's, or an earlier one's of this database; or there is no head
  * unrecorded  of a session that this database did not issue, on a timeline that it has left: a failover may have lost the
- *             session's row, or the database that is still on that timeline publishes
+ *             session's row, or the database that is still on that timeline publishes. Of a version whose relays are heard
  * foreign     of a session that this database did not issue
  * beyond      of a session that this database issued, and the head lies where this database has written nothing: a copy
  */
@@ -53,7 +53,7 @@ export async function lookAtHead(
 async function ownerOf({ head, session }: AppendReply, saved: Position, ownership: HeadOwnership): Promise<HeadOwner> {
   if (session === '' || session === ownership.session) return 'known'
   if (!(await ownership.owns(session))) {
-    return ownership.isOfOlderTimeline(head.position) ? 'unrecorded' : 'foreign'
+    return ownership.mayBeUnrecorded(session, head.position) ? 'unrecorded' : 'foreign'
   }
   return ownership.chain(head, saved) === undefined ? 'beyond' : 'known'
 }

@@ -11,6 +11,7 @@ import { requirePrimary } from '../../redis/primary.js'
 import { Halt } from '../halt.js'
 import { foreign, gap } from '../identity.js'
 import type { Ledger } from '../ledger.js'
+import { Loss } from '../loss.js'
 import type { Publisher } from '../publisher.js'
 import { type HeadLook, type HeadOwnership, takeOver } from './head-ownership.js'
 import { areUnmoved, type HeadSurvey, surveyHeads } from './head-survey.js'
@@ -27,6 +28,8 @@ export interface HeadTakeoverOptions {
   server: ServerWal
   /** Aborted when the session ends. */
   signal: AbortSignal
+  /** No head is of another database: whatever it waits for now, this session leads the lineage. */
+  undisputed(): void
   /** Why nothing is published meanwhile. */
   blocked(reason: string, message: string): void
   lookAgainAfterMs?: number
@@ -64,6 +67,7 @@ export class HeadTakeover {
       }
       try {
         const survey = await this.#survey(client)
+        this.#options.undisputed()
         if (survey.lost.length === 0) return await this.#takeOver(client, survey)
         throwRefusals(survey.lost)
         // A primary that became a replica keeps its connections.
@@ -74,7 +78,8 @@ export class HeadTakeover {
         await pause(lookAgainAfterMs, signal)
         publisher.broken(client, suspicion(suspected), 'redis_behind')
       } catch (error) {
-        if (error instanceof Halt || (error as { code?: string }).code !== undefined) throw error
+        if (error instanceof Halt || error instanceof Loss || (error as { code?: string }).code !== undefined)
+          throw error
         publisher.broken(client, (error as Error).message)
       }
     }
@@ -112,7 +117,7 @@ export class HeadTakeover {
     })
   }
 
-  async #recordForeign(looks: HeadLook[]): Promise<Halt> {
+  async #recordForeign(looks: HeadLook[]): Promise<Error> {
     const { lineage, server } = this.#options
     const saved = await this.#savedHeadsOf(looks)
     return this.#record(looks, (postgres, { key, owner, reply }) => {
@@ -124,7 +129,7 @@ export class HeadTakeover {
   }
 
   /** Records every gap before the first is thrown. */
-  async #recordLosses(looks: HeadLook[]): Promise<Halt> {
+  async #recordLosses(looks: HeadLook[]): Promise<Error> {
     const { ledger, lineage } = this.#options
     const saved = await this.#savedHeadsOf(looks)
     const halt = await this.#record(looks, (postgres, { key, reply }) => {
@@ -144,11 +149,17 @@ export class HeadTakeover {
     return this.#options.ledger.savedHeadsOf(looks.map(({ key }) => key))
   }
 
-  /** Each use of Postgres is a turn of its own: a look asks the ledger for sessions, and would wait for one around it. */
-  async #record(looks: HeadLook[], open: (postgres: pg.ClientBase, look: HeadLook) => Promise<Halt>): Promise<Halt> {
+  /**
+   * Each use of Postgres is a turn of its own: a look asks the ledger for sessions, and would wait for one around it. No
+   * incident where another session leads now: it may have written those heads since this one began.
+   */
+  async #record(looks: HeadLook[], open: (postgres: pg.ClientBase, look: HeadLook) => Promise<Halt>): Promise<Error> {
+    const { ledger } = this.#options
+    const [found] = looks
+    if (found && !(await ledger.leads())) return new Loss('OTHER', found.key, found.reply, found.saved)
     let first: Halt | undefined
     for (const look of looks) {
-      const halt = await this.#options.ledger.inTurn((postgres) => open(postgres, look))
+      const halt = await ledger.inTurn((postgres) => open(postgres, look))
       first ??= halt
     }
     return first as Halt

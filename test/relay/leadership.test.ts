@@ -1,0 +1,113 @@
+import { expect, onTestFinished } from 'vitest'
+import { headKey } from '../../src/event/names.js'
+import { ZERO_POSITION } from '../../src/event/position.js'
+import { listIncidents } from '../../src/postgres/incidents.js'
+import { currentLineage } from '../../src/postgres/lineage.js'
+import { connectRedis } from '../../src/redis/connect.js'
+import { Halt } from '../../src/relay/halt.js'
+import { Ledger } from '../../src/relay/ledger.js'
+import { judgeLoss, Loss } from '../../src/relay/loss.js'
+import { Publisher } from '../../src/relay/publisher.js'
+import type { HeadOwnership } from '../../src/relay/sink/head-ownership.js'
+import { HeadTakeover } from '../../src/relay/sink/head-takeover.js'
+import { chainStart, type ServerWal } from '../../src/relay/sink/server-wal.js'
+import { until } from '../../testkit/services/index.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
+
+const BEYOND = '00000001-00ffffff00000000-00000000'
+const WITHIN = '00000001-0000000000001000-00000000'
+const LATER = '00000001-0000000000002000-00000000'
+const server: ServerWal = { history: { current: 1, switches: [] }, lsn: 0x1000000n, confirmed: 0n }
+
+/**
+ * A session that began before the head in Redis was written, by a session of the same database: what it finds, at the start
+ * and later, while it holds the lock or once its replication connection is gone.
+ */
+async function session(env: RelayEnv, position = BEYOND, saved = WITHIN) {
+  const lineage = (await currentLineage(env.postgres, env.slot))!
+  const other = crypto.randomUUID()
+  await env.postgres.query(
+    "insert into outrider.session (session, lineage, hostname, pid, version, timeline) values ($1, $2, 'h', 1, '1', 1)",
+    [other, lineage.lineage],
+  )
+  const head = { position, event: 'e', entry: '0-0' }
+  await env.redis.hset(headKey('orders', lineage.lineage), { ...head, session: other })
+  await env.postgres.query(
+    "insert into outrider.head (lineage, session, stream_key, position, event_id, entry_id) values ($1, $2, 'orders', $3, 'e', '0-0')",
+    [lineage.lineage, other, saved],
+  )
+  const replication = await env.database.connect()
+  const { rows } = await replication.query('select pg_advisory_lock(1), pg_backend_pid() as pid')
+  const ledger = new Ledger(env.postgres, lineage, crypto.randomUUID(), rows[0].pid)
+  const ownership: HeadOwnership = {
+    ...{ lineage: lineage.lineage, session: crypto.randomUUID() },
+    owns: (each) => ledger.owns(each),
+    chain: (found, saved) => chainStart(found, saved, server),
+    mayBeUnrecorded: () => false,
+    othersAreSilent: async () => false,
+    tookOver: async () => {},
+  }
+  const nothing = () => {}
+  const publisher = new Publisher({
+    ...ownership,
+    limits: { batchEvents: 1, batchBytes: 1 },
+    connect: () => connectRedis({ url: env.variables.OUTRIDER_REDIS_URL!, connectTimeout: 5_000 }, 'leadership'),
+    prepare: async () => {},
+    reject: async () => {},
+    ...{ done: nothing, failed: nothing, lost: nothing, drained: nothing },
+    observe: { appended: nothing, known: nothing, blocked: nothing },
+  })
+  onTestFinished(() => publisher.close())
+  await publisher.start()
+  const { signal } = new AbortController()
+  let undisputed = false
+  const takeover = new HeadTakeover({
+    ...{ ownership, publisher, ledger, lineage, server, signal, blocked: nothing, lookAgainAfterMs: 10 },
+    undisputed: () => {
+      undisputed = true
+    },
+  })
+  return {
+    pid: rows[0].pid as number,
+    replication,
+    saysThatItLeads: () => undisputed,
+    atStart: () => takeover.run().catch((error) => error),
+    later: () =>
+      judgeLoss(
+        new Loss('BEYOND', 'orders', { head, session: other, error: '' }, ZERO_POSITION),
+        ...([ledger, lineage, server] as const),
+      ),
+  }
+}
+
+test('a head beyond the WAL, found by the session that holds the lock, at its start or later: the database is a copy', async ({
+  env,
+}) => {
+  const { replication, atStart, later, saysThatItLeads } = await session(env)
+  const halts = [await atStart(), await later()]
+  await replication.end()
+  expect(saysThatItLeads()).toBe(false)
+  expect(halts.map((halt) => halt instanceof Halt && halt.reason)).toEqual(['wal_beyond', 'wal_beyond'])
+  expect(await listIncidents(env.postgres)).toMatchObject([{ kind: 'foreign', reason: 'wal_beyond', stream: 'orders' }])
+})
+
+test('the same, found by a session that has lost its lock unheard: another one has published since, and no incident is opened', async ({
+  env,
+}) => {
+  const { pid, replication, atStart, later } = await session(env)
+  await replication.end()
+  await until(
+    async () => (await env.postgres.query('select from pg_stat_activity where pid = $1', [pid])).rowCount === 0,
+  )
+  for (const found of [await atStart(), await later()]) expect(found).toBeInstanceOf(Loss)
+  expect(await listIncidents(env.postgres)).toEqual([])
+})
+
+test('a session that waits before it takes over its heads says already that it leads: one that is promoted beside it must hear it', async ({
+  env,
+}) => {
+  const { replication, atStart, saysThatItLeads } = await session(env, WITHIN, LATER)
+  expect(await atStart()).toMatchObject({ reason: 'stream_behind' })
+  await replication.end()
+  expect(saysThatItLeads()).toBe(true)
+})
