@@ -5,7 +5,7 @@
  */
 export type FindingLevel = 'blocker' | 'warning' | 'info'
 
-/** One way to mend a finding. */
+/** One way to fix a finding. */
 export interface Fix {
   /** Where the text goes, and what has to follow: `In SQL, as an administrator, then restart Postgres`. */
   how: string
@@ -39,7 +39,7 @@ export const info = (finding: Omit<Judgement, 'expected' | 'fix'>): Finding => (
 
 export const isBlocker = ({ level }: Finding): boolean => level === 'blocker'
 
-/** What has to be mended or decided. */
+/** What has to be fixed or decided. */
 export const isOpen = ({ level }: Finding): boolean => level !== 'info'
 
 export const onShell = (text: string, then = ''): Fix => ({ how: `On the command line${then}`, text })

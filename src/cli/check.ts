@@ -13,7 +13,7 @@ export const check: Command = {
   usage: `outrider check [--before-setup [--allow-unbounded-wal]]
 
 Looks at Postgres and Redis with the relay's own configuration and role, and changes nothing in either.
-Exit code 4 while there is something to mend or to decide; 3 when one of the two cannot be reached.
+Exit code 4 while there is something to fix or to decide; 3 when one of the two cannot be reached.
 
   --before-setup          only what outrider setup does not bring itself, whether it has run or not; exit code 4 only
                           while there is a blocker, among them WAL without a limit (max_slot_wal_keep_size)
@@ -105,7 +105,7 @@ function describe({ title, findings }: { title: string; findings: Finding[] }): 
   const lines = sorted.map(describeFinding)
   return [
     paint('bold', title),
-    ...(sorted.some(isOpen) ? [] : [`  ${paint('green', '✓')} nothing to mend`]),
+    ...(sorted.some(isOpen) ? [] : [`  ${paint('green', '✓')} no problem found`]),
     ...lines,
     '',
   ].join('\n')

@@ -12,18 +12,22 @@ export interface StreamSearch {
 
 const PAGE = 1_000
 /** Entries of one stream that are looked at. */
-const MAX_ENTRIES = 100_000
+export const MAX_ENTRIES = 100_000
 
-/** Looks for events by their ids among the entries that were appended since `since`, in milliseconds of the clock of Redis. */
+/**
+ * Looks for events by their ids among the entries that were appended since `since`, in milliseconds of the clock of Redis.
+ * Ends when the signal says so.
+ */
 export async function searchStream(
   client: RedisClient,
   key: string,
   ids: ReadonlySet<string>,
   since: number,
+  signal: AbortSignal,
 ): Promise<StreamSearch> {
   const found = new Set<string>()
   let entries = 0
-  for (let from = String(since); entries < MAX_ENTRIES; ) {
+  for (let from = String(since); entries < MAX_ENTRIES && !signal.aborted; ) {
     const page = await client.xrange(key, from, '+', 'COUNT', PAGE)
     entries += page.length
     for (const [, fields] of page) {

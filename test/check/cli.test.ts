@@ -58,7 +58,7 @@ async function check(env: Record<string, string>, ...args: string[]) {
 test('ready: exit code 0, in words and as data', async () => {
   const { code, out, err } = await check(good)
   expect([code, err]).toEqual([0, ''])
-  expect(out).toMatch(/^PostgreSQL \d+.* at 127\.0\.0\.1:\d+, database shop, role relay\n {2}✓ nothing to mend\n/)
+  expect(out).toMatch(/^PostgreSQL \d+.* at 127\.0\.0\.1:\d+, database shop, role relay\n {2}✓ no problem found\n/)
   expect(out).toMatch(/\nReady\.\n$/)
   const data = await check(good, '--json')
   expect(data.code).toBe(0)

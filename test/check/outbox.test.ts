@@ -1,8 +1,9 @@
 import type pg from 'pg'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import type { Finding } from '../../src/check/finding.js'
 import { setup } from '../../src/cli/setup.js'
 import type { OutboxMapping } from '../../src/config/schema.js'
+import { limitData } from '../../src/postgres/data-limit.js'
 import {
   type Database,
   needsProcess,
@@ -234,6 +235,19 @@ describe('the limit of a payload', () => {
       "select conname from pg_constraint where conrelid = 'outrider.outbox'::regclass and conname ~ 'bytes$'",
     )
     expect(rows).toEqual([{ conname: 'outbox_data_at_most_3000_bytes' }])
+  })
+
+  test('that cannot be set because the table is in use names what holds its lock, and what to do', async () => {
+    await setUp()
+    const writer = await database.connect()
+    onTestFinished(() => writer.end())
+    await writer.query("set application_name = 'shop'; begin; select outrider.publish('orders', 'x')")
+    const { rows } = await writer.query('select pg_backend_pid() as pid')
+    await expect(limitData(client, 1_000, 50)).rejects.toThrow(
+      new RegExp(
+        `could not be limited to 1000 bytes: the table was in use for 50 ms.* Found in use by: pid ${rows[0].pid} \\(shop, transaction open for 00:00:0\\d\\)\\. .*run \`outrider setup\` again`,
+      ),
+    )
   })
 
   test('that differs from the configuration is a warning, and setup replaces it', async () => {

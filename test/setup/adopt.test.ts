@@ -1,11 +1,12 @@
 import type pg from 'pg'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { adopt } from '../../src/cli/adopt.js'
+import { describeSought, seekEvents } from '../../src/cli/left-out.js'
 import { setup } from '../../src/cli/setup.js'
 import { openIncident } from '../../src/postgres/incidents.js'
 import { currentLineage, type Lineage } from '../../src/postgres/lineage.js'
 import { type Database, freshRedis, until } from '../../testkit/services/index.js'
-import { type CommandRun, runCommand } from '../support/command.js'
+import { type CommandRun, configFor, runCommand } from '../support/command.js'
 import { createMigratedDatabase } from '../support/migrated-database.js'
 
 let database: Database
@@ -110,6 +111,20 @@ test('lists by id which of them are in their stream and which are not, or that R
     ],
     searched: [{ key: 'orders', entries: 1, complete: true }],
   })
+})
+
+test('a search of many streams ends in time, and says what was searched and what was not', async () => {
+  const leftOut = { rows: 2, provenUntil: null, oldest: null, newest: null }
+  const events = ['orders', 'users'].map((stream, i) => ({ id: `e${i}`, stream, createdAt: new Date() }))
+  const server = await freshRedis()
+  onTestFinished(() => server.remove())
+  const redis = { url: server.url, connectTimeout: 5_000 }
+  const context = { config: { ...configFor(database.url), redis } }
+  const sought = await seekEvents(context, { ...leftOut, events }, AbortSignal.abort())
+  expect(sought.events.map(({ published }) => published)).toEqual([null, null])
+  expect(describeSought(sought, 2)).toContain(
+    'Searched in part, within 20 s and 100000 entries a stream: orders (0 entries), users (0 entries).',
+  )
 })
 
 test('says when none is left out', async () => {
