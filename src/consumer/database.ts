@@ -1,6 +1,8 @@
 import { queryOf, type Transaction } from '../outbox/transaction.js'
 import { sqlState } from '../postgres/transaction.js'
-import type { Stage } from './fault.js'
+import { errorsOf } from './delivery/thrown.js'
+import type { Session, Stage } from './fault.js'
+import { type AudibleClient, RaisedErrors, sessionOf } from './inbox/session.js'
 
 /** What a query returns, of whatever library: rows, or an object that has them. */
 export type QueryResult = readonly unknown[] | { readonly rows: readonly unknown[] }
@@ -42,7 +44,7 @@ export interface PgPool {
   readonly totalCount: number
 }
 
-interface PgClient {
+interface PgClient extends AudibleClient {
   query(text: string, values?: unknown[]): Promise<{ command: string; rows: unknown[] }>
   escapeLiteral(text: string): string
   release(error?: Error | boolean): void
@@ -62,16 +64,16 @@ export type TransactionOf<Db> = Db extends { transaction: (run: never) => Promis
     ? Client
     : never
 
-/** An error, and where in a transaction it came from. */
+/** What was thrown, where in a transaction, and how its connection stood then. */
 export class TransactionFailure extends Error {
   override name = 'TransactionFailure'
   readonly stage: Stage
-  readonly broken: boolean
+  readonly session: Session
 
-  constructor(cause: unknown, stage: Stage, broken: boolean) {
+  constructor(cause: unknown, stage: Stage, session: Session) {
     super('A transaction failed', { cause })
     this.stage = stage
-    this.broken = broken
+    this.session = session
   }
 }
 
@@ -143,6 +145,7 @@ class PgDatabase implements Database {
   async transaction<Opened>({ first, read, work, readCommitted }: Transacted<Opened>): Promise<Opened | undefined> {
     let stage: Stage = 'opening'
     let client: PgClient | undefined
+    let raised: RaisedErrors | undefined
     let broken: Error | undefined
     // The pool takes its own listener away while a client is out; without one, a lost connection would end the process.
     const note = (error: Error) => {
@@ -152,6 +155,7 @@ class PgDatabase implements Database {
     try {
       client = await this.#pool.connect()
       client.on('error', note)
+      raised = new RaisedErrors(client)
       // In one message: of the statements of a short transaction, BEGIN would cost as much as any other.
       const begin = readCommitted ? 'begin isolation level read committed' : 'begin'
       const [, answer] = (await client.query(`${begin}; ${inlined(client, first)}`)) as unknown as { rows: Row[] }[]
@@ -171,12 +175,16 @@ class PgDatabase implements Database {
       if (command === 'ROLLBACK') throw new Error(ABORTED)
       return opened
     } catch (error) {
+      let session: Session = 'aborted'
       if (client && !broken) {
+        if (stage === 'handler' && !raised?.includesAny(errorsOf(error))) session = await sessionOf(rowQueryOf(client))
         await client.query('rollback').catch(note)
       }
       // What the server said when it ended the session tells more than that the next statement found no connection.
-      throw new TransactionFailure(broken ? (causeOf(broken) ?? error) : error, stage, broken !== undefined)
+      if (broken) throw new TransactionFailure(causeOf(broken) ?? error, stage, 'ended')
+      throw new TransactionFailure(error, stage, session)
     } finally {
+      raised?.close()
       client?.removeListener('error', note)
       client?.release(broken)
     }
@@ -211,23 +219,32 @@ class AdaptedDatabase implements Database {
 
   async transaction<Opened>({ first, read, work }: Transacted<Opened>): Promise<Opened | undefined> {
     let stage: Stage = 'opening'
+    let failed: TransactionFailure | undefined
     try {
       return await this.#run(async (tx) => {
         // An adapter may run the function again by itself.
         stage = 'opening'
+        failed = undefined
         const query = rowQueryOf(tx, this.#adapter)
         const opened = read(await query(first.text, first.values))
         if (opened === undefined) return undefined
         stage = 'handler'
-        await work(tx, opened, query)
-        // A statement that failed, and whose error the handler has swallowed, has aborted the transaction; some libraries
-        // then commit without an error, and nothing is done. Any statement tells.
-        await query('select 1 as alive', [])
+        try {
+          await work(tx, opened, query)
+          // A statement that failed, and whose error the handler has swallowed, has aborted the transaction; some libraries
+          // then commit without an error, and nothing is done. Any statement tells.
+          await query('select 1 as alive', [])
+        } catch (error) {
+          failed = new TransactionFailure(error, 'handler', await sessionOf(query))
+          // As it is: the adapter may look at it.
+          throw error
+        }
         stage = 'commit'
         return opened
       })
     } catch (error) {
-      throw new TransactionFailure(error, stage, false)
+      // A rollback that fails, too, tells less.
+      throw failed ?? new TransactionFailure(error, stage, 'aborted')
     }
   }
 

@@ -12,9 +12,9 @@ const ofPostgres = (code: string, message = 'boom'): Error =>
 
 const ofSocket = (code: string): Error => Object.assign(new Error(`connect ${code} 127.0.0.1:5432`), { code })
 
-/** At each stage, on a connection that is still there. */
+/** At each stage, in a transaction in which a statement has failed. */
 const faultsOf = (cause: unknown): (Fault | undefined)[] =>
-  STAGES.map((stage) => faultOf({ cause, stage, broken: false }))
+  STAGES.map((stage) => faultOf({ cause, stage, session: 'aborted' }))
 
 describe('an error of Postgres', () => {
   it.each([
@@ -65,7 +65,7 @@ describe('an error of Postgres', () => {
     ['28P01', 'password authentication failed for user "worker"'],
     ['3D000', 'database "shop" does not exist'],
   ])('%s, where the library itself asked, is no fault of the event: %s', (code, message) => {
-    expect(faultOf({ cause: ofPostgres(code, message), stage: 'opening', broken: false })).toBe('outage')
+    expect(faultOf({ cause: ofPostgres(code, message), stage: 'opening', session: 'aborted' })).toBe('outage')
   })
 
   it('is the same wrapped, as by Drizzle, and as by whoever wraps that', () => {
@@ -75,7 +75,7 @@ describe('an error of Postgres', () => {
     const shutdown = new DrizzleQueryError('update stock', [], ofPostgres('57P01'))
     expect(faultsOf(shutdown)).toEqual(['outage', 'outage', 'outage'])
     const unique = new DrizzleQueryError('insert into stock', [], ofPostgres('23505'))
-    expect(faultOf({ cause: unique, stage: 'handler', broken: false })).toBeUndefined()
+    expect(faultOf({ cause: unique, stage: 'handler', session: 'aborted' })).toBeUndefined()
   })
 })
 
@@ -84,14 +84,14 @@ describe('an error of a connection', () => {
     '%s is an outage where the library itself spoke to the database, and an attempt where the handler spoke to anybody',
     (code) => {
       expect(faultsOf(ofSocket(code))).toEqual(['outage', undefined, 'outage'])
-      expect(faultOf({ cause: ofSocket(code), stage: 'handler', broken: true })).toBe('outage')
+      expect(faultOf({ cause: ofSocket(code), stage: 'handler', session: 'ended' })).toBe('outage')
     },
   )
 
   it('of a fetch in the handler is an attempt', async () => {
     const failed = await fetch('http://127.0.0.1:1/').catch((error: unknown) => error)
     expect(failed).toBeInstanceOf(Error)
-    expect(faultOf({ cause: failed, stage: 'handler', broken: false })).toBeUndefined()
+    expect(faultOf({ cause: failed, stage: 'handler', session: 'aborted' })).toBeUndefined()
   })
 
   it.each([
@@ -108,16 +108,25 @@ describe('an error of a connection', () => {
 
   it('that is gone is an outage, whatever the handler made of it', () => {
     for (const cause of [new Error('boom'), undefined, 'a text', ofPostgres('23505')]) {
-      expect(faultOf({ cause, stage: 'handler', broken: true })).toBe('outage')
+      expect(faultOf({ cause, stage: 'handler', session: 'ended' })).toBe('outage')
     }
   })
+})
+
+describe('a handler whose transaction is open when it fails', () => {
+  it.each(['40001', '40P01', '55P03', '08006', '53300', '57P01', '58030', '25006', 'OR001', 'ECONNREFUSED'])(
+    'has failed, though %s was thrown: it came from another database or an API',
+    (code) => {
+      expect(faultOf({ cause: ofPostgres(code), stage: 'handler', session: 'open' })).toBeUndefined()
+    },
+  )
 })
 
 describe('anything else', () => {
   it('that a handler throws is an attempt', () => {
     for (const cause of [new Error('boom'), new TypeError('x is not a function'), 'a text', undefined, null, {}]) {
-      expect(faultOf({ cause, stage: 'handler', broken: false })).toBeUndefined()
-      expect(faultOf({ cause, stage: 'opening', broken: false })).toBe('outage')
+      expect(faultOf({ cause, stage: 'handler', session: 'aborted' })).toBeUndefined()
+      expect(faultOf({ cause, stage: 'opening', session: 'aborted' })).toBe('outage')
     }
   })
 

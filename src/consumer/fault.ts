@@ -1,10 +1,11 @@
 import { sqlState } from '../postgres/transaction.js'
+import { errorsOf } from './delivery/thrown.js'
 
 /**
  * What an error says of the database rather than of the event. Such errors are no attempts: the event did nothing wrong.
  *
  * conflict  this transaction met another one: again, after a moment
- * outage    nothing can be done just now: no event is begun until the database is back
+ * outage    the database cannot be used, or has ended the session
  * fenced    another worker holds the stream by now
  */
 export type Fault = 'conflict' | 'outage' | 'fenced'
@@ -12,11 +13,20 @@ export type Fault = 'conflict' | 'outage' | 'fenced'
 /** Where an error came from: what the library itself asked of the database, the handler, or the commit. */
 export type Stage = 'opening' | 'handler' | 'commit'
 
+/**
+ * How the connection of a transaction stands after its handler has failed, by the connection's own word.
+ *
+ * open     its statements run: the error came from elsewhere, such as another database or an API
+ * aborted  a statement in it failed
+ * ended    it is lost
+ */
+export type Session = 'open' | 'aborted' | 'ended'
+
 interface Failure {
   cause?: unknown
   stage: Stage
-  /** The connection of the transaction is gone. */
-  broken: boolean
+  /** Decides at the stage `handler` alone: at the others the error is that of a statement of the library itself. */
+  session: Session
 }
 
 /** https://www.postgresql.org/docs/current/errcodes-appendix.html */
@@ -35,19 +45,21 @@ const SOCKET = /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNR
 /**
  * The fault behind an error, or undefined where the event itself failed. Pure.
  *
- * A socket error counts where the library itself spoke to the database, and where `broken` says that the transaction's
- * connection is gone; else a handler's own call of another service, refused, would never count as an attempt.
+ * What a handler throws is a fault only where the connection of its transaction says so (`session`): another database, a
+ * second pool or an API may throw the same codes, and would never count as an attempt. A socket error counts where the library
+ * itself spoke to the database, or where the connection is lost.
  */
-export function faultOf({ cause, stage, broken }: Failure): Fault | undefined {
-  for (let at = cause, depth = 0; at instanceof Error && depth < 5; at = at.cause, depth++) {
-    const code = sqlState(at) ?? ''
+export function faultOf({ cause, stage, session }: Failure): Fault | undefined {
+  if (stage === 'handler' && session === 'open') return undefined
+  for (const error of errorsOf(cause)) {
+    const code = sqlState(error) ?? ''
     if (TOO_LONG.test(code)) return stage === 'handler' ? undefined : 'outage'
     if (code === FENCED) return 'fenced'
     if (CONFLICTS.has(code)) return 'conflict'
-    if ((code.length === 5 && OUTAGES.test(code)) || CONNECTION.test(at.message)) return 'outage'
+    if ((code.length === 5 && OUTAGES.test(code)) || CONNECTION.test(error.message)) return 'outage'
     if (stage !== 'handler' && SOCKET.test(code)) return 'outage'
   }
-  if (broken) return 'outage'
+  if (stage === 'handler') return session === 'ended' ? 'outage' : undefined
   // Whatever else kept the library from opening the transaction (a missing table, a missing privilege, a wrong password)
   // is no fault of the event. A commit, on the other hand, fails by a deferred constraint.
   return stage === 'opening' ? 'outage' : undefined

@@ -37,6 +37,8 @@ export interface Item {
   attempts: number
   /** Conflicts of its transactions, one after another. */
   conflicts: number
+  /** Those among them in its handler or at the commit: some of them count as an attempt. */
+  interruptions: number
   /** When the next attempt is due, in milliseconds since 1970. */
   due: number
   /** Milliseconds since 1970 at which a newer version was first seen that nobody here handles. */
@@ -90,6 +92,7 @@ export function itemOf(
     begun: false,
     attempts,
     conflicts: 0,
+    interruptions: 0,
     due,
     since,
     call: undefined,

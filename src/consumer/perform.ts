@@ -157,7 +157,7 @@ async function opening<T>(asked: Promise<T>): Promise<T> {
   try {
     return await asked
   } catch (error) {
-    throw new TransactionFailure(error, 'opening', false)
+    throw new TransactionFailure(error, 'opening', 'aborted')
   }
 }
 
@@ -165,7 +165,7 @@ function inHandler<T>(run: () => T): T {
   try {
     return run()
   } catch (error) {
-    throw new TransactionFailure(error, 'handler', false)
+    throw new TransactionFailure(error, 'handler', 'open')
   }
 }
 
@@ -173,6 +173,6 @@ async function inHandlerAsync<T>(run: () => Promise<T>): Promise<T> {
   try {
     return await run()
   } catch (error) {
-    throw new TransactionFailure(error, 'handler', false)
+    throw new TransactionFailure(error, 'handler', 'open')
   }
 }

@@ -1,5 +1,6 @@
 import { maskUrlsIn } from '../config/secret.js'
 import { parseDuration } from '../config/units.js'
+import { messagesOf } from './delivery/thrown.js'
 import type { Duration } from './duration.js'
 
 /**
@@ -63,11 +64,8 @@ export function decide(error: unknown, attempts: number, { maxAttempts, backoff 
 
 const MOST_ERROR_TEXT = 4_096
 
-/** An error as a dead letter tells it: names, messages and causes; no stack, which names files of whoever deployed it. */
-export function textOf(error: unknown): string {
-  const parts: string[] = []
-  for (let at = error; at !== undefined && parts.length < 5; at = at instanceof Error ? at.cause : undefined) {
-    parts.push(at instanceof Error ? `${at.name}: ${at.message}` : String(at))
-  }
-  return maskUrlsIn(parts.join('; caused by ')).slice(0, MOST_ERROR_TEXT)
-}
+/** An error as a dead letter tells it: names, messages and causes. */
+export const textOf = (error: unknown): string => cutText(maskUrlsIn(messagesOf(error)))
+
+/** As much of a text as a dead letter and a line of the log hold. */
+export const cutText = (text: string): string => text.slice(0, MOST_ERROR_TEXT)

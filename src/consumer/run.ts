@@ -339,7 +339,7 @@ function explain(error: unknown): unknown {
     const advice = 'Grant outrider_consumer to the role that the pool connects as.'
     return new Failure(`The worker's role lacks a privilege: ${error.message}. ${advice}`, { cause: error })
   }
-  if (faultOf({ cause: error, stage: 'opening', broken: false }) === 'outage' && error.name !== 'ReplyError') {
+  if (faultOf({ cause: error, stage: 'opening', session: 'aborted' }) === 'outage' && error.name !== 'ReplyError') {
     const advice = 'Check what the pool connects to.'
     return new Failure(`The workers' database cannot be used: ${error.message || state}. ${advice}`, {
       cause: error,

@@ -6,6 +6,7 @@ import { isMissingGroup, type Link, StoppedError } from './link.js'
 import type { ConsumerMetrics } from './metrics.js'
 import type { ConsumerLogger } from './options.js'
 import { LAST_WORDS, within } from './within.js'
+import { cutText } from './retry.js'
 
 /** How a line of the log names an item. */
 export const told = ({ key, id, event }: Item) => ({ stream: key, entry: id, event: event.id, type: event.type })
@@ -53,8 +54,9 @@ export class Settlement {
   }
 
   /** Moves it to the dead letters; false where it is not pending with this consumer any more. */
-  async bury(item: Item, reason: string, error: string): Promise<boolean> {
+  async bury(item: Item, reason: string, text: string): Promise<boolean> {
     const short = reason.slice(0, MOST_REASON)
+    const error = cutText(text)
     const said = ['deadreason', short, 'deaderror', error, 'deadattempts', String(item.attempts)]
     said.push('deadtime', new Date().toISOString(), 'deadentry', item.id)
     const buried = await this.#link.ask((client) => item.group.bury(client, item, said)).catch(unlessOver)

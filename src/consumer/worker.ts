@@ -2,8 +2,9 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { describeIssues } from '../event/error.js'
 import type { Entry, Group, Taken } from '../redis/group.js'
 import { TransactionFailure } from './database.js'
+import { errorOf } from './delivery/thrown.js'
 import { bornAt } from './event.js'
-import { faultOf } from './fault.js'
+import { type Fault, faultOf, type Stage } from './fault.js'
 import { Gate } from './gate.js'
 import { isCommitted } from './inbox/outcome.js'
 import type { Epoch } from './inbox.js'
@@ -35,6 +36,12 @@ export interface WorkerParts {
 
 /** Deliveries without an outcome, after which an event is taken to kill its workers. */
 const MOST_DELIVERIES = 5
+
+/**
+ * Conflicts and lost sessions of one event, after which they count as an attempt: a lock that is never free, or a handler that
+ * ends its own session, must come to an end.
+ */
+const MAX_INTERRUPTIONS = 10
 
 /** Between the attempts of a transaction that met another one. */
 const conflictPause = exponential(20, 5_000)
@@ -261,7 +268,7 @@ export class Worker {
     if (ready.length === 0) return
     const failure = await this.#attempt(ready)
     if (!failure) return
-    if (ready.length === 1 || faultOf(failure)) {
+    if (ready.length === 1 || (faultOf(failure) && !wouldCount(ready, failure))) {
       for (const item of ready) this.#failed(item, failure)
       return
     }
@@ -310,7 +317,7 @@ export class Worker {
     const { definition } = item.found as Extract<Found, { route: unknown }>
     // Anew with each attempt: a schema may look at something outside.
     const valid = await validate(definition.data, item.event.data).catch((error) => {
-      this.#failed(item, new TransactionFailure(error, 'handler', false))
+      this.#failed(item, new TransactionFailure(error, 'handler', 'open'))
     })
     if (!valid) return false
     if (valid.issues) {
@@ -364,39 +371,48 @@ export class Worker {
       for (const [place, item] of items.entries()) this.#finish(item, done.has(place) ? 'done' : 'duplicate')
       return undefined
     } catch (error) {
-      return error instanceof TransactionFailure ? error : new TransactionFailure(error, 'handler', false)
+      return error instanceof TransactionFailure ? error : new TransactionFailure(error, 'handler', 'open')
     } finally {
       for (const item of items) item.call = undefined
     }
   }
 
   #failed(item: Item, failure: TransactionFailure): void {
-    const { metrics, log, onFenced } = this.#parts
-    const { cause, stage, broken } = failure
+    const { metrics, onFenced } = this.#parts
     const fault = faultOf(failure)
+    const cause = errorOf(failure.cause)
     if (!isHeld(item)) return
     // Made to fail by the stop: no attempt.
     if (this.#aborted) this.schedule.wait(item)
     else if (fault === 'fenced') {
       this.schedule.wait(item)
       onFenced(item.key)
-    } else if (fault === 'outage' && (stage !== 'handler' || broken)) {
+    } else if (fault === 'outage' && failure.stage !== 'handler') {
       metrics.retried(item.event.type, fault)
       this.#gate.close(cause)
       this.schedule.requeue(item)
-    } else if (fault) {
-      metrics.retried(item.event.type, fault)
-      item.conflicts += 1
-      const line = { ...told(item), conflicts: item.conflicts, err: cause }
-      if (item.conflicts % 10 === 0) log.warn(line, 'a transaction meets others again and again; it runs again')
-      else log.debug(line, 'a transaction met another one; it runs again')
-      this.#wait(item, conflictPause(item.conflicts))
-    } else this.#attemptFailed(item, cause)
+    } else if (!fault || wouldCount([item], failure)) this.#attemptFailed(item, cause)
+    else this.#interrupted(item, failure.stage, fault, cause)
   }
 
-  #attemptFailed(item: Item, cause: unknown): void {
+  /** No attempt: its transaction met another one, or its session was ended while the handler ran. */
+  #interrupted(item: Item, stage: Stage, fault: Fault, cause: Error): void {
+    const { metrics, log } = this.#parts
+    metrics.retried(item.event.type, fault)
+    item.conflicts += 1
+    // The row of the inbox, held by another transaction, is not the event's doing.
+    if (stage !== 'opening') item.interruptions += 1
+    const line = { ...told(item), conflicts: item.conflicts, err: cause }
+    if (item.conflicts % 10 === 0) log.warn(line, 'a transaction meets others again and again; it runs again')
+    else log.debug(line, 'a transaction met another one; it runs again')
+    this.#wait(item, conflictPause(item.conflicts))
+  }
+
+  #attemptFailed(item: Item, cause: Error): void {
     const { metrics, log } = this.#parts
     item.attempts += 1
+    item.conflicts = 0
+    item.interruptions = 0
     const decision = decide(cause, item.attempts, item.route.policy)
     if ('bury' in decision) {
       // It waits for Redis, and holds no place meanwhile.
@@ -441,6 +457,10 @@ export class Worker {
 
 /** How often an ordered worker comes back to a dead letter that it could not write, because it was not pending. */
 const MOST_BURIALS = 10
+
+/** Whether one more failure of this kind is an attempt of one of these. */
+const wouldCount = (items: readonly Item[], { stage }: TransactionFailure): boolean =>
+  stage !== 'opening' && items.some(({ interruptions }) => interruptions + 1 >= MAX_INTERRUPTIONS)
 
 const isHeld = ({ state }: Item): boolean => state !== 'gone'
 

@@ -6,7 +6,15 @@ import { Kysely, sql as kyselySql, PostgresDialect } from 'kysely'
 import pg from 'pg'
 import { DataSource, type EntityManager } from 'typeorm'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { type Consumer, type ConsumerEvent, type ConsumerOptions, createConsumer } from '../../src/consumer/index.js'
+import { databaseOf, type TransactionFailure } from '../../src/consumer/database.js'
+import { faultOf } from '../../src/consumer/fault.js'
+import {
+  type Consumer,
+  type ConsumerEvent,
+  type ConsumerOptions,
+  createConsumer,
+  type DatabaseOption,
+} from '../../src/consumer/index.js'
 import { migrate } from '../../src/postgres/migrate.js'
 import { entryOf } from '../../testkit/entry.js'
 import { createDatabase, type Database, freshRedis, until } from '../../testkit/services/index.js'
@@ -20,8 +28,10 @@ interface Library<Tx> {
   consumer(options?: Options): Consumer<Tx>
   /** One effect, as the library's users write it. The table has no unique constraint, so that doubles show. */
   insert(tx: Tx, event: Thing): Promise<unknown>
-  /** A statement that fails. */
-  fail(tx: Tx): Promise<unknown>
+  /** A statement of the handler's own. */
+  run(tx: Tx, text: string): Promise<unknown>
+  /** What `createConsumer` takes. */
+  db: DatabaseOption
 }
 
 let database: Database
@@ -39,6 +49,9 @@ beforeAll(async () => {
   await owner.query('create table effect (event text, n int)')
   await owner.end()
   pool = new pg.Pool({ connectionString: database.url, max: 5 })
+  // What a team does whose library leaves a connection that is lost in a transaction to it.
+  pool.on('error', () => {})
+  pool.on('connect', (client) => client.on('error', () => {}))
   knex = createKnex({ client: 'pg', connection: database.url, pool: { min: 0, max: 5 } })
   dataSource = await new DataSource({ type: 'postgres', url: database.url, poolSize: 5 }).initialize()
 })
@@ -62,6 +75,9 @@ const inbox = async (): Promise<number> => {
   const { rows } = await pool.query<{ n: number }>('select count(*)::int as n from outrider.inbox')
   return rows[0]?.n as number
 }
+
+const DIVIDE = 'select 1 / 0'
+const CONFLICT = "do $$ begin raise 'as if' using errcode = '40001'; end $$"
 
 /** The messages of an error and of what caused it. */
 const story = (error: unknown): string =>
@@ -96,14 +112,31 @@ function holds<Tx>(name: string, open: () => Library<Tx>): void {
     })
 
     it('does not take for done what a failed statement has undone, though the handler swallowed its error', async () => {
-      const { consumer, insert, fail } = open()
+      const { consumer, insert, run } = open()
       const worker = consumer().on(Happened, async (event, { tx }) => {
         await insert(tx, event)
-        await fail(tx).catch(() => {})
+        await run(tx, DIVIDE).catch(() => {})
       })
       const told = await worker.deliver(Happened, thing(3)).catch(story)
       expect(told).toMatch(/a statement in it had failed: Postgres rolled it back|current transaction is aborted/)
       expect([await effects(), await inbox()]).toEqual([[], 0])
+    })
+
+    it('tells a conflict or a loss of its own transaction from an error with the same code of another database', async () => {
+      const { db, run } = open()
+      const faultAfter = async (work: (tx: never) => Promise<unknown>) => {
+        const first = { text: 'select 1 as one', values: [] }
+        const failure = await databaseOf(db)
+          .transaction({ first, read: () => true, work: (tx) => work(tx as never) })
+          .catch((error: TransactionFailure) => error)
+        return faultOf(failure as TransactionFailure)
+      }
+      expect(await faultAfter((tx) => run(tx, CONFLICT))).toBe('conflict')
+      expect(await faultAfter((tx) => run(tx, DIVIDE))).toBeUndefined()
+      expect(await faultAfter((tx) => run(tx, 'select pg_terminate_backend(pg_backend_pid())'))).toBe('outage')
+      for (const code of ['40001', '53300', '57P01']) {
+        expect(await faultAfter(() => Promise.reject(Object.assign(new Error('of an API'), { code })))).toBeUndefined()
+      }
     })
 
     it('opens no transaction for work, and commits its result in one; what is done is not worked on again', async () => {
@@ -140,7 +173,7 @@ function holds<Tx>(name: string, open: () => Library<Tx>): void {
     })
 
     it('works from a stream: batches in few transactions, each event once, a poison event among the dead', async () => {
-      const { consumer, insert, fail } = open()
+      const { consumer, insert, run } = open()
       const server = await freshRedis()
       const redis = server.client()
       const append = async (data: unknown, id?: string) => redis.xadd('things', '*', ...entryOf(data, id ? { id } : {}))
@@ -152,7 +185,7 @@ function holds<Tx>(name: string, open: () => Library<Tx>): void {
         Happened,
         async (events, { tx }) => {
           for (const event of events) await insert(tx, event)
-          if (events.some(({ data }) => data.n === 666)) await fail(tx).catch(() => {})
+          if (events.some(({ data }) => data.n === 666)) await run(tx, DIVIDE).catch(() => {})
         },
         { size: 30 },
       )
@@ -175,7 +208,8 @@ function holds<Tx>(name: string, open: () => Library<Tx>): void {
 holds<pg.PoolClient>('a Pool of pg', () => ({
   consumer: (options) => createConsumer({ ...base, db: pool, ...options }),
   insert: (tx, { id, data }) => tx.query('insert into effect values ($1, $2)', [id, data.n]),
-  fail: (tx) => tx.query('select 1 / 0'),
+  run: (tx, text) => tx.query(text),
+  db: pool,
 }))
 
 const effect = pgTable('effect', { event: text(), n: integer() })
@@ -187,7 +221,8 @@ function openDrizzle() {
     consumer: (options?: Options) =>
       createConsumer({ ...base, db: { transaction: (run) => db.transaction(run) }, ...options }),
     insert: async (tx: Tx, { id, data }: Thing) => tx.insert(effect).values({ event: id, n: data.n }),
-    fail: async (tx: Tx) => tx.execute(drizzleSql`select 1 / 0`),
+    run: async (tx: Tx, text: string) => tx.execute(drizzleSql.raw(text)),
+    db: { transaction: (run) => db.transaction(run) } satisfies DatabaseOption,
   }
 }
 
@@ -200,7 +235,8 @@ function openKysely() {
     consumer: (options?: Options) =>
       createConsumer({ ...base, db: { transaction: (run) => db.transaction().execute(run) }, ...options }),
     insert: (tx: Tx, { id, data }: Thing) => tx.insertInto('effect').values({ event: id, n: data.n }).execute(),
-    fail: (tx: Tx) => kyselySql`select 1 / 0`.execute(tx),
+    run: (tx: Tx, text: string) => kyselySql.raw(text).execute(tx),
+    db: { transaction: (run) => db.transaction().execute(run) } satisfies DatabaseOption,
   }
 }
 
@@ -210,7 +246,8 @@ holds<Knex.Transaction>('Knex', () => ({
   consumer: (options) =>
     createConsumer({ ...base, db: { transaction: (run) => knex.transaction(run), maxTransactions: 5 }, ...options }),
   insert: async (tx, { id, data }) => tx('effect').insert({ event: id, n: data.n }),
-  fail: async (tx) => tx.raw('select 1 / 0'),
+  run: async (tx, text) => tx.raw(text),
+  db: { transaction: (run) => knex.transaction(run) },
 }))
 
 holds<EntityManager>('TypeORM', () => ({
@@ -221,7 +258,8 @@ holds<EntityManager>('TypeORM', () => ({
       ...options,
     }),
   insert: (tx, { id, data }) => tx.query('insert into effect values ($1, $2)', [id, data.n]),
-  fail: (tx) => tx.query('select 1 / 0'),
+  run: (tx, text) => tx.query(text),
+  db: { transaction: (run) => dataSource.transaction(run) },
 }))
 
 /** A library that nobody here knows: its transaction has no query, so the adapter says how to run a statement. */
@@ -252,5 +290,6 @@ holds<Session>('an adapter for another library', () => ({
       ...options,
     }),
   insert: (tx, { id, data }) => tx.run('insert into effect values ($1, $2)', id, data.n),
-  fail: (tx) => tx.run('select 1 / 0'),
+  run: (tx, text) => tx.run(text),
+  db: { transaction: (run) => inSession(run), query: (tx, text, values) => tx.run(text, ...values) },
 }))

@@ -193,9 +193,20 @@ test('the events of a batch that failed are not tried one by one while the consu
 test('the events of a batch that failed are not tried one by one against a database that cannot be used', async ({
   env,
 }) => {
+  const accept = 'outrider.accept(text, text, text)'
+  const { ran, consumer } = await oneByOne(env, () => env.pool.query(`alter function ${accept} rename to accept_gone`))
+  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) > 0, { timeout: 20_000 })
+  await env.pool.query(`alter function outrider.accept_gone(text, text, text) rename to accept`)
+  await env.drained('things', 5)
+  expect(ran).toEqual(['1,2,3,4,5', '1', '2,3,4,5'])
+})
+
+test('of a batch that failed, one whose session ends when it runs alone holds up none of the others', async ({
+  env,
+}) => {
   const { ran, consumer } = await oneByOne(env, (tx) => tx.query('select pg_terminate_backend(pg_backend_pid())'))
   await env.drained('things', 5)
-  expect(ran).toEqual(['1,2,3,4,5', '1', '1,2,3,4,5'])
+  expect(ran).toEqual(['1,2,3,4,5', '1', '2', '3', '4', '5', '1'])
   expect(await metricOf(consumer, 'retries_total', { reason: 'outage' })).toBe(1)
 })
 
