@@ -217,13 +217,15 @@ export class Consumer<Tx> {
   }
 }
 
-/** Every line says which group it is of. */
+/** Every line says which group it is of. A logger that throws, as on an error that cannot be read, changes nothing else. */
 function loggerOf(log: ConsumerLogger, { group, name }: Settings): ConsumerLogger {
   const own = { group, consumer: name }
-  return {
-    debug: (object, message) => log.debug({ ...own, ...object }, message),
-    info: (object, message) => log.info({ ...own, ...object }, message),
-    warn: (object, message) => log.warn({ ...own, ...object }, message),
-    error: (object, message) => log.error({ ...own, ...object }, message),
+  const line = (level: keyof ConsumerLogger) => (object: object, message: string) => {
+    try {
+      log[level]({ ...own, ...object }, message)
+    } catch {
+      // There is no other place to say it.
+    }
   }
+  return { debug: line('debug'), info: line('info'), warn: line('warn'), error: line('error') }
 }

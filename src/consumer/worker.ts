@@ -13,8 +13,8 @@ import { type Link, StoppedError } from './link.js'
 import type { ConsumerMetrics } from './metrics.js'
 import type { ConsumerLogger, Settings } from './options.js'
 import { inboxKeyOf, perform, type Setting } from './perform.js'
-import { decide, exponential } from './retry.js'
-import type { Found, Routes } from './routes.js'
+import { type Decision, decide, exponential } from './retry.js'
+import { backoffOf, type Found, type Routes } from './routes.js'
 import { Schedule } from './schedule.js'
 import { Settlement, told } from './settlement.js'
 import { Stop } from './stop.js'
@@ -45,6 +45,8 @@ const MAX_INTERRUPTIONS = 10
 
 /** Between the attempts of a transaction that met another one. */
 const conflictPause = exponential(20, 5_000)
+
+const DEFAULT_BACKOFF = backoffOf('backoff', undefined)
 
 /** How often an event of a newer version is offered to the other workers, in milliseconds. */
 const OFFER_EVERY = 5_000
@@ -320,24 +322,29 @@ export class Worker {
       this.#failed(item, new TransactionFailure(error, 'handler', 'open'))
     })
     if (!valid) return false
-    if (valid.issues) {
-      await this.#bury(item, 'invalid_data', describeIssues(valid.issues))
+    if ('invalid' in valid) {
+      await this.#bury(item, 'invalid_data', valid.invalid)
       return false
     }
     item.data = valid.value
     return true
   }
 
-  /** Unless its workers only could not say that it is done, or one of them is still doing it. */
+  /**
+   * Unless its workers only could not say that it is done, or one of them is still doing it. Where the handler has a key of its
+   * own the inbox is not asked: the code of the team, `key` or a schema, may be what killed the workers.
+   */
   async #endCrashed(item: Item): Promise<void> {
     const { database, group } = this.#parts.setting
+    let isDone = false
     try {
-      if (await isCommitted(database, group, inboxKeyOf(item.route, item.event))) this.#finish(item, 'duplicate')
-      else await this.#bury(item, 'crashed', `Its worker ended without an outcome ${item.deliveries} times`)
+      isDone = !item.route.key && (await isCommitted(database, group, inboxKeyOf(item.route, item.event)))
     } catch (error) {
-      if (!(error instanceof TransactionFailure)) throw error
-      this.#failed(item, error)
+      this.#failed(item, error instanceof TransactionFailure ? error : new TransactionFailure(error, 'handler', 'open'))
+      return
     }
+    if (isDone) this.#finish(item, 'duplicate')
+    else await this.#bury(item, 'crashed', `Its worker ended without an outcome ${item.deliveries} times`)
   }
 
   /** One transaction for all of them. Undefined when it is committed: they are done. */
@@ -413,7 +420,7 @@ export class Worker {
     item.attempts += 1
     item.conflicts = 0
     item.interruptions = 0
-    const decision = decide(cause, item.attempts, item.route.policy)
+    const decision = this.#decide(item, cause)
     if ('bury' in decision) {
       // It waits for Redis, and holds no place meanwhile.
       this.schedule.wait(item)
@@ -427,6 +434,16 @@ export class Worker {
     item.due = Date.now() + decision.retry
     this.#settlement.remember(item, { attempts: item.attempts, due: item.due })
     this.#wait(item, decision.retry)
+  }
+
+  /** A `backoff` of the team that throws, or returns no duration, must not keep the event from its end. */
+  #decide({ attempts, route }: Item, cause: Error): Decision {
+    try {
+      return decide(cause, attempts, route.policy)
+    } catch (error) {
+      this.#parts.log.error({ err: errorOf(error) }, 'backoff failed; the default is used instead')
+      return { retry: DEFAULT_BACKOFF(attempts) }
+    }
   }
 
   #finish(item: Item, result: 'done' | 'duplicate' | 'skipped'): void {
@@ -466,5 +483,7 @@ const isHeld = ({ state }: Item): boolean => state !== 'gone'
 
 const hours = (milliseconds: number): string => (milliseconds / 3_600_000).toFixed(1)
 
-const validate = async (schema: StandardSchemaV1, data: unknown): Promise<StandardSchemaV1.Result<unknown>> =>
-  schema['~standard'].validate(data)
+const validate = async (schema: StandardSchemaV1, data: unknown): Promise<{ value: unknown } | { invalid: string }> => {
+  const result = await schema['~standard'].validate(data)
+  return result.issues ? { invalid: describeIssues(result.issues) } : { value: result.value }
+}
