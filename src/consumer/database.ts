@@ -40,6 +40,8 @@ export interface Ran<Tx> {
 export interface PgPool {
   connect: { (): Promise<PgClient>; (callback: never): void }
   query(text: string, values: unknown[]): Promise<{ rows: unknown[] }>
+  on(event: 'error', listener: (error: Error) => void): unknown
+  removeListener(event: 'error', listener: (error: Error) => void): unknown
   readonly options?: { readonly max?: number | undefined }
   readonly totalCount: number
 }
@@ -106,6 +108,11 @@ export interface Database {
   transaction<Opened>(what: Transacted<Opened>): Promise<Opened | undefined>
   /** One statement, committed. */
   query(statement: Statement): Promise<readonly Row[]>
+  /**
+   * Listens for the loss of connections that are not in use, until the returned function is called. An `error` event of a pool
+   * that no one listens for ends the process.
+   */
+  onIdleLoss(listener: (error: Error) => void): () => void
 }
 
 export function databaseOf(option: DatabaseOption): Database {
@@ -140,6 +147,11 @@ class PgDatabase implements Database {
   async query({ text, values }: Statement): Promise<readonly Row[]> {
     const { rows } = await this.#pool.query(text, values)
     return rows as Row[]
+  }
+
+  onIdleLoss(listener: (error: Error) => void): () => void {
+    this.#pool.on('error', listener)
+    return () => this.#pool.removeListener('error', listener)
   }
 
   async transaction<Opened>({ first, read, work, readCommitted }: Transacted<Opened>): Promise<Opened | undefined> {
@@ -215,6 +227,11 @@ class AdaptedDatabase implements Database {
 
   async query({ text, values }: Statement): Promise<readonly Row[]> {
     return this.#run((tx) => rowQueryOf(tx, this.#adapter)(text, values))
+  }
+
+  /** What a library does with its connections is its own. */
+  onIdleLoss(): () => void {
+    return () => {}
   }
 
   async transaction<Opened>({ first, read, work }: Transacted<Opened>): Promise<Opened | undefined> {

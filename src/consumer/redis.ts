@@ -9,16 +9,39 @@ const CONNECT_TIMEOUT = 5_000
 
 /** How to make a connection of the consumer's own. Throws a TypeError on what names no Redis; holds nothing of a password. */
 export function connectorOf(redis: ConsumerOptions['redis'], name: string): () => Promise<RedisClient> {
-  if (typeof redis === 'object' && redis !== null && 'duplicate' in redis) {
+  if (typeof redis !== 'object' || redis === null) {
+    const config = configOf({ url: redis })
+    return () => connectRedis(config, name)
+  }
+  if (isIoredis(redis)) {
     if (redis.isCluster && !(redis instanceof Cluster)) {
       throw new TypeError(
-        'Expected a Cluster of the ioredis that outrider depends on, found one of another copy. Give its URL.',
+        'Expected a Cluster of the ioredis that outrider depends on, found one of another copy. Give its URL: redis+cluster://….',
       )
     }
-    return () => connectLike(redis as Redis | Cluster, name)
+    return () => connectLike(redis, name)
   }
-  const config = configOf(typeof redis === 'object' && redis !== null ? redis : { url: redis })
+  const foreign = foreignClientOf(redis)
+  if (foreign) {
+    throw new TypeError(
+      `Expected redis as a URL, options or a client of ioredis, found ${foreign}. Give its URL: redis://…, or ` +
+        'redis+cluster://… for a cluster; the consumer makes connections of its own.',
+    )
+  }
+  const config = configOf(redis)
   return () => connectRedis(config, name)
+}
+
+/** Of this copy or another, such as ioredis 5: each has a status, and says whether it is a cluster. */
+const isIoredis = (redis: object): redis is Redis | Cluster =>
+  'status' in redis && typeof redis.status === 'string' && 'isCluster' in redis && typeof redis.isCluster === 'boolean'
+
+/** What a client of another library is, whose settings cannot be read; undefined for plain options. */
+function foreignClientOf(redis: object): string | undefined {
+  if ('isOpen' in redis) return 'a client of node-redis (the package redis)'
+  const prototype: unknown = Object.getPrototypeOf(redis)
+  if (prototype === null || prototype === Object.prototype) return undefined
+  return `an object of the class ${redis.constructor?.name || 'without a name'}`
 }
 
 function configOf(options: RedisOptions): RedisConfig {

@@ -58,6 +58,7 @@ export class Run {
   readonly #streams: Streams
   readonly #worker: Worker
   readonly #metrics: ConsumerMetrics
+  readonly #unlisten: () => void
   readonly #leases: Leases | undefined
   readonly #prefetch: number
   /** What reads stops first; what keeps alive what runs, last. */
@@ -88,6 +89,9 @@ export class Run {
       idleSeconds: () => this.#idleSeconds ?? 0,
       streams: () => this.#states,
     })
+    this.#unlisten = setting.database.onIdleLoss((error) => {
+      log.debug({ err: error }, 'the pool lost a connection that was not in use')
+    })
     this.#worker = new Worker({
       ...{ settings, routes, setting, link: this.#asking, metrics: this.#metrics, log },
       leaseOf: (key) => this.#leases?.get(key),
@@ -111,6 +115,7 @@ export class Run {
       this.#asking.close()
       this.#reading.close()
       this.#metrics.close()
+      this.#unlisten()
       // Whatever failed then failed for that.
       if (this.#stop.signal.aborted) throw new StoppedError('The consumer was stopped while it started')
       throw explain(error)
@@ -188,6 +193,7 @@ export class Run {
     this.#asking.close()
     await within(Promise.all([...this.#readers, ...this.#keepers]), LAST_WORDS)
     this.#metrics.close()
+    this.#unlisten()
     log.info({}, 'the consumer has stopped')
     this.#tellEnd()
   }

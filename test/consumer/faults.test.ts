@@ -65,6 +65,25 @@ test('long work that begins while Postgres is down is charged nothing, and is do
   expect(await metricOf(consumer, 'retries_total', { reason: 'failed' })).toBe(0)
 })
 
+test('idle connections that Postgres ends do not end a worker, and a stop leaves no listener behind', async ({
+  env,
+}) => {
+  const pool = new pg.Pool({ connectionString: env.database.url, max: 3, application_name: 'bare' })
+  const consumer = env.consumer({ db: pool, concurrency: 3 }).on(Happened, effect)
+  await consumer.start()
+  await env.append('things', numbers(1))
+  await env.drained('things', 1)
+  expect(pool.listenerCount('error')).toBe(1)
+  await until(() => pool.idleCount > 0 && pool.idleCount === pool.totalCount)
+  await env.pool.query("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'bare'")
+  await until(() => env.logs.some(({ msg }) => msg === 'the pool lost a connection that was not in use'))
+  await env.append('things', numbers(1))
+  await env.drained('things', 2)
+  await consumer.stop()
+  expect(pool.listenerCount('error')).toBe(0)
+  await pool.end()
+})
+
 test('a handler that Postgres ends for idling in its transaction has failed, and holds up no other event', async ({
   env,
 }) => {
