@@ -11,7 +11,10 @@ export interface Publish {
 
 /** What a handler gets beside the event. */
 export interface HandlerContext<Tx> {
-  /** The open transaction: with it, effects are committed together with the record that the event is done. */
+  /**
+   * The open transaction: with it, effects are committed together with the record that the event is done. A use after the handler
+   * has returned is refused.
+   */
   tx: Tx
   /**
    * Publishes in the same transaction: the outbox must be in this database, and the worker's role in `outrider_writer`.
@@ -65,7 +68,10 @@ export interface BatchOptions<Event extends EventDefinition> extends HandlerOpti
 
 export type BackoffOption = { min?: Duration | undefined; max?: Duration | undefined } | ((attempt: number) => Duration)
 
-/** Around every call of a handler, for tracing and tenants. For a batch `event` is the array of its events. */
+/**
+ * Around every call of a handler, for tracing and tenants. For a batch `event` is the array of its events. It must call `run` and
+ * return after the promise of `run` has settled; else the attempt fails. An error of `run` fails the attempt, whatever `wrap` does.
+ */
 export type Wrap<Tx> = <Result>(
   event: ConsumerEvent | ConsumerEvent[],
   run: () => Promise<Result>,

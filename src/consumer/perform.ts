@@ -5,6 +5,7 @@ import { sqlState } from '../postgres/transaction.js'
 import { type Database, type RowQuery, TransactionFailure } from './database.js'
 import type { ConsumerEvent } from './event.js'
 import type { HandlerContext, Publish, Wrap } from './handler.js'
+import { TransactionHandle } from './inbox/handle.js'
 import { acceptance, type Epoch, type InboxKey, isDone, ownKey } from './inbox.js'
 import type { Route } from './routes.js'
 import type { Stop } from './stop.js'
@@ -49,16 +50,33 @@ export async function perform(setting: Setting, call: Call): Promise<ReadonlySet
   const done = await database.transaction({
     ...acceptance(group, keys, lease),
     readCommitted: lease !== undefined,
-    work: (tx, places, query) => {
+    work: async (tx, places, query) => {
+      const handle = new TransactionHandle(tx, query)
       const fresh = events.filter((_, place) => places.has(place))
-      const context = contextOf(tx, query, call, work.kind === 'batch' ? undefined : fresh[0])
-      const [event] = fresh as [ConsumerEvent]
-      if (work.kind === 'batch') return wrapped(setting, fresh, async () => work.handle(fresh, context), context)
-      if (work.kind === 'one') return wrapped(setting, event, async () => work.handle(event, context), context)
-      return wrapped(setting, event, async () => work.steps.commit(event, result, context), context)
+      try {
+        await handled(setting, call, fresh, result, handle)
+      } finally {
+        handle.close()
+      }
     },
   })
   return done ?? NONE
+}
+
+/** Calls the handler for what was not done before; `result`: that of `work`. */
+function handled(
+  setting: Setting,
+  call: Call,
+  fresh: ConsumerEvent[],
+  result: unknown,
+  { tx, query }: TransactionHandle,
+): Promise<unknown> {
+  const { work } = call.route
+  const context = contextOf(tx, query, call, work.kind === 'batch' ? undefined : fresh[0])
+  const [event] = fresh as [ConsumerEvent]
+  if (work.kind === 'batch') return wrapped(setting, fresh, async () => work.handle(fresh, context), context)
+  if (work.kind === 'one') return wrapped(setting, event, async () => work.handle(event, context), context)
+  return wrapped(setting, event, async () => work.steps.commit(event, result, context), context)
 }
 
 const NONE: ReadonlySet<number> = new Set()
@@ -90,13 +108,33 @@ function plainKeyOf(route: Route, event: ConsumerEvent): InboxKey {
   )
 }
 
-function wrapped<T>(
+/** A `wrap` that does not wait for `run` would have the transaction committed without the effects of the handler. */
+async function wrapped<T>(
   { wrap }: Setting,
   event: ConsumerEvent | ConsumerEvent[],
   run: () => Promise<T>,
   context: Parameters<Wrap<unknown>>[2],
 ): Promise<T> {
-  return wrap ? wrap(event, run, context) : run()
+  if (!wrap) return run()
+  const calls: Promise<T>[] = []
+  let running = 0
+  const tracked = () => {
+    const call = run()
+    calls.push(call)
+    running += 1
+    const settled = () => {
+      running -= 1
+    }
+    call.then(settled, settled)
+    return call
+  }
+  await wrap(event, tracked, context)
+  const last = calls.at(-1)
+  if (last && running === 0) return last
+  throw new Error(
+    `Expected wrap to return after what run() returns has settled, found that ${last ? 'it still runs' : 'run was not called'}. ` +
+      'Return or await it: wrap: (event, run) => run().',
+  )
 }
 
 function contextOf(

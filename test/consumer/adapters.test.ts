@@ -139,6 +139,19 @@ function holds<Tx>(name: string, open: () => Library<Tx>): void {
       }
     })
 
+    it('refuses what a handler does with its transaction after it has returned', async () => {
+      const { consumer, insert } = open()
+      let late: (() => Promise<unknown>)[] = []
+      const worker = consumer().on(Happened, async (event, { tx, publish }) => {
+        await insert(tx, event)
+        late = [async () => insert(tx, event), () => publish(Happened, { data: event.data })]
+      })
+      await worker.deliver(Happened, thing(7))
+      for (const use of late) await expect(use()).rejects.toThrow(/Expected tx and publish to be used before/)
+      expect(await effects()).toEqual([7])
+      expect((await pool.query('select from outrider.outbox')).rowCount).toBe(0)
+    })
+
     it('opens no transaction for work, and commits its result in one; what is done is not worked on again', async () => {
       const { consumer, insert } = open()
       const openMeanwhile: unknown[] = []

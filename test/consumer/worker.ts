@@ -24,8 +24,10 @@ const definitions = streams.map((stream) =>
 )
 
 let calls = 0
-/** The event whose transaction a client is in. */
-const events = new WeakMap<object, string>()
+/** The event whose transaction a session is in. */
+const events = new Map<number, string>()
+
+const sessionOf = (client: pg.PoolClient): number => (client as pg.PoolClient & { processID: number }).processID
 
 function dieAt(place: Failpoint, event: string): void {
   if (death?.at !== place || calls < death.call) return
@@ -40,8 +42,8 @@ pool.on('connect', (client) => {
   const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>
   const commit = async () => {
     const result = await query('commit')
-    const event = events.get(client)
-    events.delete(client)
+    const event = events.get(sessionOf(client))
+    events.delete(sessionOf(client))
     if (event !== undefined) {
       dieAt('after commit', event)
       // Behind every promise that the result settles, and before anything else: the library knows, Redis does not.
@@ -69,7 +71,7 @@ const consumer = createConsumer({
   )
   if (slow > 0) await tx.query('select pg_sleep($1)', [slow / 1_000])
   dieAt('before commit', id)
-  events.set(tx, id)
+  events.set(sessionOf(tx), id)
 })
 
 let duplicates = 0
