@@ -5,8 +5,8 @@ import type { Item, Remembered } from './item.js'
 import { isMissingGroup, type Link, StoppedError } from './link.js'
 import type { ConsumerMetrics } from './metrics.js'
 import type { ConsumerLogger } from './options.js'
-import { LAST_WORDS, within } from './within.js'
 import { cutText } from './retry.js'
+import { LAST_WORDS, within } from './within.js'
 
 /** How a line of the log names an item. */
 export const told = ({ key, id, event }: Item) => ({ stream: key, entry: id, event: event.id, type: event.type })
