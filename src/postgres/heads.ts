@@ -10,8 +10,11 @@ export interface Head {
   entry: string
 }
 
-/** How many heads are loaded, or saved, by one statement. */
-const PAGE = 200
+/** Heads that one statement loads: few statements, because a server without statistics may sort all heads for each. */
+const LOADED_AT_ONCE = 2_000
+
+/** Heads that one statement saves. */
+const SAVED_AT_ONCE = 500
 
 const SELECT = 'select stream_key, position, event_id as event, entry_id as entry from outrider.head where lineage = $1'
 
@@ -21,7 +24,7 @@ export async function loadHeadsAfter(
   lineage: string,
   after: string,
 ): Promise<Map<string, Head>> {
-  const page = `${SELECT} and stream_key > $2 order by stream_key limit ${PAGE}`
+  const page = `${SELECT} and stream_key > $2 order by stream_key limit ${LOADED_AT_ONCE}`
   return headsOf(await client.query(page, [lineage, after]))
 }
 
@@ -50,7 +53,9 @@ export interface SavedProgress {
  */
 export async function saveProgress(client: pg.ClientBase, progress: SavedProgress): Promise<void> {
   const heads = [...progress.heads]
-  while (heads.length > PAGE) await saveHeads(client, progress, heads.splice(0, PAGE), null)
+  while (heads.length > SAVED_AT_ONCE) {
+    await saveHeads(client, progress, heads.splice(0, SAVED_AT_ONCE), null)
+  }
   await saveHeads(client, progress, heads, progress.confirmed)
 }
 

@@ -1,4 +1,5 @@
 import type pg from 'pg'
+import { batchesOf } from '../../in-batches.js'
 import { loadHeads } from '../../postgres/heads.js'
 import { closeAsFoundAgain, type OpenGap, openGaps } from '../../postgres/incidents.js'
 import type { Lineage } from '../../postgres/lineage.js'
@@ -7,6 +8,9 @@ import { closeRedis, type RedisClient } from '../../redis/connect.js'
 import { classifyRedisError } from '../../redis/errors.js'
 import { haltFor } from '../identity.js'
 import { type HeadOwnership, lookAtHead } from './head-ownership.js'
+
+/** Saved heads that are loaded at once. */
+const HEADS_AT_ONCE = 100
 
 export interface FoundAgainOptions {
   lineage: Lineage
@@ -41,18 +45,17 @@ async function wholeStreams(
   gaps: readonly OpenGap[],
   { lineage, ownership, connect }: FoundAgainOptions,
 ): Promise<Set<string>> {
-  const streams = gaps.map(({ stream }) => stream)
-  const saved = await loadHeads(postgres, lineage.lineage, streams)
   const whole = new Set<string>()
   let client: RedisClient | undefined
   try {
     client = await connect()
     await loadAppend(client)
-    for (const stream of streams) {
-      const head = saved.get(stream)
-      if (head === undefined) continue
-      const { owner, reply } = await lookAtHead(client, stream, head.position, ownership)
-      if (owner === 'known' && reply.status === 'OK') whole.add(stream)
+    for (const batch of batchesOf(gaps, HEADS_AT_ONCE)) {
+      const streams = batch.map(({ stream }) => stream)
+      for (const [stream, { position }] of await loadHeads(postgres, lineage.lineage, streams)) {
+        const { owner, reply } = await lookAtHead(client, stream, position, ownership)
+        if (owner === 'known' && reply.status === 'OK') whole.add(stream)
+      }
     }
   } catch (error) {
     // Redis cannot be asked now: the gaps stay open.

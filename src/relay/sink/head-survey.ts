@@ -1,7 +1,11 @@
 import type { Position } from '../../event/position.js'
+import { batchesOf } from '../../in-batches.js'
 import type { Head } from '../../postgres/heads.js'
 import type { RedisClient } from '../../redis/connect.js'
 import { type HeadLook, type HeadOwnership, isUnmoved, lookAtHead } from './head-ownership.js'
+
+/** Heads looked at at once. */
+const HEADS_AT_ONCE = 200
 
 /** A head that can be taken over as it is. */
 export interface KnownHead {
@@ -31,19 +35,20 @@ export async function surveyHeads(
   const survey: HeadSurvey = { known: new Map(), foreign: [], unrecorded: [], lost: [] }
   // The same few strings for any number of streams.
   const sessions = new Map<string, string>()
+  const sort = (look: HeadLook): void => {
+    const { session, status } = look.reply
+    if (look.owner === 'foreign' || look.owner === 'beyond') survey.foreign.push(look)
+    else if (look.owner === 'unrecorded') survey.unrecorded.push(look)
+    else if (status !== 'OK') survey.lost.push(look)
+    else {
+      if (!sessions.has(session)) sessions.set(session, session)
+      survey.known.set(look.key, { session: sessions.get(session) as string, saved: look.saved })
+    }
+  }
   for await (const page of saved) {
-    const looks = await Promise.all(
-      [...page].map(([key, { position }]) => lookAtHead(client, key, position, ownership)),
-    )
-    for (const look of looks) {
-      const { session, status } = look.reply
-      if (look.owner === 'foreign' || look.owner === 'beyond') survey.foreign.push(look)
-      else if (look.owner === 'unrecorded') survey.unrecorded.push(look)
-      else if (status !== 'OK') survey.lost.push(look)
-      else {
-        if (!sessions.has(session)) sessions.set(session, session)
-        survey.known.set(look.key, { session: sessions.get(session) as string, saved: look.saved })
-      }
+    for (const heads of batchesOf(page, HEADS_AT_ONCE)) {
+      const looks = await Promise.all(heads.map(([key, { position }]) => lookAtHead(client, key, position, ownership)))
+      for (const look of looks) sort(look)
     }
   }
   return survey

@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { pause } from '../../backoff.js'
 import type { Position } from '../../event/position.js'
-import { inBatches } from '../../in-batches.js'
+import { batchesOf, inBatches } from '../../in-batches.js'
 import { countLost } from '../../postgres/extent.js'
 import type { Head } from '../../postgres/heads.js'
 import type { Lineage } from '../../postgres/lineage.js'
@@ -17,7 +17,7 @@ import { type HeadLook, type HeadOwnership, takeOver } from './head-ownership.js
 import { areUnmoved, type HeadSurvey, surveyHeads } from './head-survey.js'
 import { chainStart, describe, type ServerWal, unknown } from './server-wal.js'
 
-/** Heads taken over at once. */
+/** Heads that are taken over, or whose saved heads are loaded, at once. */
 const HEADS_AT_ONCE = 100
 
 export interface HeadTakeoverOptions {
@@ -119,9 +119,8 @@ export class HeadTakeover {
 
   async #recordForeign(looks: HeadLook[]): Promise<Error> {
     const { lineage, server } = this.#options
-    const saved = await this.#savedHeadsOf(looks)
-    return this.#record(looks, (postgres, { key, owner, reply }) => {
-      const detail = { expected: saved.get(key), found: reply.head }
+    return this.#record(looks, (postgres, { key, owner, reply }, expected) => {
+      const detail = { expected, found: reply.head }
       return owner === 'beyond'
         ? foreign(postgres, lineage, 'wal_beyond', { ...detail, server: describe(server) }, key)
         : foreign(postgres, lineage, 'session_unknown', { ...detail, session: reply.session }, key)
@@ -131,13 +130,11 @@ export class HeadTakeover {
   /** Records every gap before the first is thrown. */
   async #recordLosses(looks: HeadLook[]): Promise<Error> {
     const { ledger, lineage } = this.#options
-    const saved = await this.#savedHeadsOf(looks)
-    const halt = await this.#record(looks, (postgres, { key, reply }) => {
-      const expected = saved.get(key) as Head
+    const halt = await this.#record(looks, (postgres, { key, reply }, expected) => {
       const detail = {
         ...{ expected, found: reply.head, ...(reply.error && { message: reply.error }) },
         // With a message, the head is there and the stream is not.
-        ...{ after: reply.error ? null : timeOf(reply.head), until: timeOf(expected) },
+        ...{ after: reply.error ? null : timeOf(reply.head), until: expected ? timeOf(expected) : null },
       }
       return gap(postgres, lineage, 'stream_behind', detail, key)
     })
@@ -145,22 +142,24 @@ export class HeadTakeover {
     return halt
   }
 
-  #savedHeadsOf(looks: readonly HeadLook[]): Promise<ReadonlyMap<string, Head>> {
-    return this.#options.ledger.savedHeadsOf(looks.map(({ key }) => key))
-  }
-
   /**
    * Each use of Postgres is a turn of its own: a look asks the ledger for sessions, and would wait for one around it. No
    * incident where another session leads now: it may have written those heads since this one began.
    */
-  async #record(looks: HeadLook[], open: (postgres: pg.ClientBase, look: HeadLook) => Promise<Halt>): Promise<Error> {
+  async #record(
+    looks: HeadLook[],
+    open: (postgres: pg.ClientBase, look: HeadLook, saved: Head | undefined) => Promise<Halt>,
+  ): Promise<Error> {
     const { ledger } = this.#options
     const [found] = looks
     if (found && !(await ledger.leads())) return new Loss('OTHER', found.key, found.reply, found.saved)
     let first: Halt | undefined
-    for (const look of looks) {
-      const halt = await ledger.inTurn((postgres) => open(postgres, look))
-      first ??= halt
+    for (const batch of batchesOf(looks, HEADS_AT_ONCE)) {
+      const saved = await ledger.savedHeadsOf(batch.map(({ key }) => key))
+      for (const look of batch) {
+        const halt = await ledger.inTurn((postgres) => open(postgres, look, saved.get(look.key)))
+        first ??= halt
+      }
     }
     return first as Halt
   }
