@@ -22,6 +22,7 @@ export type ConsumerMetrics = ReturnType<typeof createMetrics>
 /** Reasons that the library itself gives; a handler's own words would be labels without end. */
 const REASONS = new Set([
   ...['malformed', 'unknown_type', 'unknown_version', 'invalid_data', 'expired', 'crashed', 'attempts_exhausted'],
+  'nacked',
 ])
 
 /** A group's metrics in this registry; several consumers may share one. Label values are names that the team chose. */

@@ -1,6 +1,6 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { describeIssues } from '../event/error.js'
-import type { Entry, Group, Taken } from '../redis/group.js'
+import { type Entry, type Group, NACKED, type Taken } from '../redis/group.js'
 import { TransactionFailure } from './database.js'
 import { errorOf } from './delivery/thrown.js'
 import { bornAt } from './event.js'
@@ -344,6 +344,7 @@ export class Worker {
       return
     }
     if (isDone) this.#finish(item, 'duplicate')
+    else if (item.deliveries >= NACKED) await this.#bury(item, 'nacked', 'It was given up with XNACK FATAL')
     else await this.#bury(item, 'crashed', `Its worker ended without an outcome ${item.deliveries} times`)
   }
 

@@ -1,9 +1,21 @@
--- Claims entries that nobody has touched for too long, whoever had them.
+-- Claims entries that nobody has touched for too long, whoever had them, and those that have no owner.
 -- ARGV  … the idle time in milliseconds, how many at most, and whose they must be, if that matters
 -- Reply {id, deliveries, failed attempts, fields} for each
 
+local most = tonumber(ARGV[4])
 local found = {}
 for _, entry in ipairs(redis.call('XPENDING', stream, group, 'IDLE', ARGV[3], '-', '+', unpack(ARGV, 4))) do
   found[#found + 1] = adopt(entry[1], entry[4])
+end
+
+-- Of so many pages at most, because a script keeps all others waiting: what is behind them is found when they are done.
+local pages, from = 0, '-'
+while not ARGV[5] and #found < most and pages < 100 and hasUnowned(redis.call('XPENDING', stream, group)) do
+  local page = redis.call('XPENDING', stream, group, from, '+', 100)
+  for _, entry in ipairs(page) do
+    if entry[2] == '' and #found < most then found[#found + 1] = adopt(entry[1], entry[4]) end
+  end
+  if #page < 100 then break end
+  pages, from = pages + 1, '(' .. page[100][1]
 end
 return found

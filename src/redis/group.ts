@@ -19,6 +19,9 @@ const scripts = {
 /** Names and values that a script is given; it takes no more. What Outrider publishes has fewer than a hundred. */
 const MOST_VALUES = 7_000
 
+/** Deliveries from here on say that somebody gave the entry up with XNACK FATAL: pending.lua reports 2^31-1. */
+export const NACKED = 2 ** 30
+
 /** An entry of a stream, as Redis delivers it: names and values in turn. */
 export interface Entry {
   readonly id: string

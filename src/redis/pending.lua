@@ -4,10 +4,24 @@
 
 local stream, retries, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 
--- Whose it is, and how often it was delivered since its last outcome. Nothing when it is pending with nobody.
+-- XNACK FATAL (Redis 8.8) sets the count of deliveries to 2^63-1, which neither a reply nor RETRYCOUNT can carry: see NACKED in
+-- group.ts.
+local function counted(deliveries)
+  return math.max(0, math.min(deliveries, 2147483647))
+end
+
+-- Whose it is, and how often it was delivered since its last outcome. Nothing when it is not pending; the owner is empty after
+-- XNACK.
 local function owner(id)
   local found = redis.call('XPENDING', stream, group, id, id, 1)[1]
-  if found then return found[2], found[4] end
+  if found then return found[2], counted(found[4]) end
+end
+
+-- Whether entries are pending with no consumer: XNACK leaves them so, and they have no idle time by which to find them.
+local function hasUnowned(summary)
+  local owned = 0
+  for _, consumer in ipairs(summary[4] or {}) do owned = owned + tonumber(consumer[2]) end
+  return summary[1] > owned
 end
 
 -- Whether it is ours to deal with. What was trimmed, and then acknowledged for that by whoever met it first, still is: this
@@ -31,9 +45,9 @@ local function adopt(id, deliveries)
   local entry = redis.call('XRANGE', stream, id, id)[1]
   if entry then
     hold(id)
-    return {id, deliveries, redis.call('HGET', retries, id) or '', entry[2]}
+    return {id, counted(deliveries), redis.call('HGET', retries, id) or '', entry[2]}
   end
   redis.call('XACK', stream, group, id)
   redis.call('HDEL', retries, id)
-  return {id, deliveries}
+  return {id, counted(deliveries)}
 end

@@ -12,7 +12,9 @@ if seen < epoch then redis.call('SET', fence, epoch) end
 
 local all, from = ARGV[5] ~= '', ARGV[5]
 if not all then
-  for _, consumer in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
+  local summary = redis.call('XPENDING', stream, group)
+  if hasUnowned(summary) then from = '-' end
+  for _, consumer in ipairs(summary[4] or {}) do
     if consumer[1] ~= me then from = '-' end
   end
 end
