@@ -78,7 +78,7 @@ export function readEvent(stream: string, fields: readonly string[]): ConsumerEv
     else if (name === 'causationid') causationId = value
     else if (name === 'sequence') sequence = value
     else if (name === 'data') data = value
-    else if (!ATTRIBUTES.has(name)) headers[name] = value
+    else if (!ATTRIBUTES.has(name) && !name.startsWith('waiting-')) headers[name] = value
   }
   const version = Number(schemaVersion ?? 1)
   if (!Number.isSafeInteger(version) || version < 1) {

@@ -52,6 +52,8 @@ export interface HandlerOptions<Event extends EventDefinition> {
   concurrency?: number | undefined
   /** Before an event is dead-lettered. Default: the consumer's. */
   maxAttempts?: number | undefined
+  /** From the first failed attempt until an event is dead-lettered. Default: the consumer's. */
+  retryFor?: Duration | undefined
   /** The ceiling of the first pause and of all, between which it doubles; or a function of the failed attempts, from 1. */
   backoff?: BackoffOption | undefined
   /**

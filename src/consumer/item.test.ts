@@ -7,7 +7,10 @@ import { itemOf, type Remembered } from './item.js'
 import { NOBODY, Routes } from './routes.js'
 
 const Placed = defineEvent({ stream: 'orders', type: 'order.placed', version: 2, data: z.unknown() })
-const routes = new Routes({ concurrency: 8, maxAttempts: 10, backoff: () => 0 }, new Set(['order.lost']))
+const routes = new Routes(
+  { concurrency: 8, maxAttempts: 10, retryFor: 1_000, backoff: () => 0 },
+  new Set(['order.lost']),
+)
 routes.add(Placed, { kind: 'one', handle: () => {} }, {})
 const [route] = routes.all
 

@@ -35,6 +35,8 @@ export interface Item {
   begun: boolean
   /** Attempts that have failed. */
   attempts: number
+  /** When the first of them failed, in milliseconds since 1970; undefined before. */
+  failingSince: number | undefined
   /** Conflicts of its transactions, one after another. */
   conflicts: number
   /** Those among them in its handler or at the commit: some of them count as an attempt. */
@@ -54,16 +56,39 @@ export interface Item {
 export interface Remembered {
   /** Failed attempts. */
   attempts: number
+  /** When the first of them failed, in milliseconds since 1970; unknown where an older version failed it. */
+  failingSince?: number | undefined
   /** When the next attempt is due, in milliseconds since 1970. */
   due?: number
   /** Since when a newer worker is waited for. */
   since?: number
 }
 
-function rememberedOf(text: string): { attempts: number; due: number; since: number | undefined } {
-  const { attempts = 0, due = 0, since }: Partial<Remembered> = text === '' ? {} : JSON.parse(text)
-  return { attempts, due, since }
+function rememberedOf(text: string, fields: readonly string[]) {
+  const known: Partial<Remembered> = text === '' ? waitOf(fields) : JSON.parse(text)
+  const { attempts = 0, failingSince, due = 0, since } = known
+  return { attempts, failingSince, due, since }
 }
+
+/** The fields of an entry in a waiting stream beside those of the event. */
+export const waitFields = ({ attempts, failingSince = 0, id, fields }: Item, due: number, error: string): string[] => [
+  ...['waiting-attempts', String(attempts), 'waiting-since', String(failingSince), 'waiting-error', error],
+  ...['waiting-due', new Date(due).toISOString(), 'waiting-entry', originOf({ id, fields })],
+]
+
+function waitOf(fields: readonly string[]): Partial<Remembered> {
+  const value = (name: string) => fieldOf(fields, name)
+  const attempts = value('waiting-attempts')
+  return attempts === undefined ? {} : { attempts: Number(attempts), failingSince: Number(value('waiting-since')) }
+}
+
+function fieldOf(fields: readonly string[], name: string): string | undefined {
+  for (let n = 0; n + 1 < fields.length; n += 2) if (fields[n] === name) return fields[n + 1]
+  return undefined
+}
+
+/** The id that the entry has in the stream of its event. */
+export const originOf = ({ id, fields }: Entry): string => fieldOf(fields, 'waiting-entry') ?? id
 
 /** What becomes of an entry here; `before`: what is known of one that was another consumer's. Pure. */
 export function itemOf(
@@ -74,8 +99,8 @@ export function itemOf(
   before?: { deliveries: number; attempts: string },
 ): Item {
   const { key } = group
-  const { event, found } = lookAt(key, fields, routes)
-  const { attempts, due, since } = rememberedOf(before?.attempts ?? '')
+  const { event, found } = lookAt(group.stream, fields, routes)
+  const { attempts, failingSince, due, since } = rememberedOf(before?.attempts ?? '', fields)
   return {
     group,
     key,
@@ -85,12 +110,13 @@ export function itemOf(
     found,
     route: 'route' in found ? found.route : NOBODY,
     // Within its stream: a subject stays in one partition.
-    lane: ordered && event.subject !== undefined ? `${key} ${event.subject}` : undefined,
+    lane: ordered && event.subject !== undefined ? `${group.stream} ${event.subject}` : undefined,
     data: undefined,
     taken: before !== undefined,
     deliveries: before?.deliveries ?? 0,
     begun: false,
     attempts,
+    failingSince,
     conflicts: 0,
     interruptions: 0,
     due,

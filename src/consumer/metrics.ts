@@ -1,6 +1,7 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { GroupState } from '../redis/group.js'
 import { type ConsumerEvent, streamOf } from './event.js'
+import type { WaitingState } from './read/waiting.js'
 
 const DURATION = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800]
 const AGE = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 3_600, 21_600, 86_400]
@@ -15,6 +16,7 @@ export interface Watched {
   held(): number
   idleSeconds(): number
   streams(): readonly GroupState[]
+  backoff(): readonly WaitingState[]
 }
 
 export type ConsumerMetrics = ReturnType<typeof createMetrics>
@@ -129,12 +131,22 @@ function gauges(registry: Registry, all: ReadonlySet<Watched>): void {
     gauge(name, help, ['stream'], (set, watched) => {
       for (const state of watched.streams()) set({ group: watched.group, stream: state.stream }, value(state))
     })
+  const failing = (name: string, help: string, value: (state: WaitingState) => number) =>
+    gauge(name, help, ['stream'], (set, watched) => {
+      for (const state of watched.backoff()) set({ group: watched.group, stream: state.stream }, value(state))
+    })
   own('running', 'Handlers that run', (watched) => watched.running())
   own('waiting', 'Events that wait for their next attempt', (watched) => watched.waiting())
   own('held', 'Entries in the hands of this process', (watched) => watched.held())
   own('idle_seconds', 'Time since this process last took an entry', (watched) => watched.idleSeconds())
   perStream('pending', 'Entries delivered to the group and not acknowledged', ({ pending }) => pending)
   perStream('oldest_pending_seconds', 'Age of the oldest of them', ({ oldestPendingSeconds }) => oldestPendingSeconds)
+  failing('set_aside', 'Events in the waiting stream, until their next attempt', ({ count }) => count)
+  failing(
+    'backoff_oldest_seconds',
+    'Since an event that is tried again has first failed',
+    ({ oldestSeconds }) => oldestSeconds,
+  )
   perStream('lag', 'Entries not delivered to the group yet; see lag_known', ({ lag }) => lag ?? 0)
   perStream('lag_known', 'Whether Redis can tell the lag, as 1', ({ lag }) => (lag === undefined ? 0 : 1))
 }

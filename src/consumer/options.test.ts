@@ -15,7 +15,8 @@ describe('the options of a consumer', () => {
       group: 'billing',
       concurrency: 10,
       prefetch: undefined,
-      maxAttempts: 10,
+      maxAttempts: Number.POSITIVE_INFINITY,
+      retryFor: 24 * 3_600_000,
       claimAfter: 30_000,
       ordered: false,
       maxPending: 1_000,
@@ -27,11 +28,11 @@ describe('the options of a consumer', () => {
     expect([...skip]).toEqual([])
     expect(name).toMatch(new RegExp(`^[!-~]+-${process.pid}-[a-z0-9]+$`))
     expect(settings().name).not.toBe(name)
-    // From a ceiling of a second to one of five minutes.
+    // From a ceiling of a second to one of an hour, and never below half of it.
     const pauses = Array.from({ length: 200 }, () => [backoff(1), backoff(100)] as const)
     expect(Math.max(...pauses.map(([first]) => first))).toBeLessThanOrEqual(1_000)
-    expect(Math.max(...pauses.map(([, last]) => last))).toBeLessThanOrEqual(300_000)
-    expect(Math.max(...pauses.map(([, last]) => last))).toBeGreaterThan(150_000)
+    expect(Math.max(...pauses.map(([, last]) => last))).toBeLessThanOrEqual(3_600_000)
+    expect(Math.min(...pauses.map(([, last]) => last))).toBeGreaterThanOrEqual(1_800_000)
   })
 
   it('are taken as they are given, durations as people write them', () => {
@@ -51,6 +52,8 @@ describe('the options of a consumer', () => {
     expect(rest).toMatchObject({
       ...given,
       claimAfter: 2_000,
+      // In order, a subject is held up for less.
+      retryFor: 3_600_000,
       versionGrace: 0,
       inboxWindow: 259_200_000,
       stopTimeout: 500,

@@ -45,9 +45,11 @@ export interface ConsumerOptions<Db extends DatabaseOption = DatabaseOption> {
   concurrency?: number | undefined
   /** How many entries this worker holds, at most, running ones included. Default: enough to keep it busy. */
   prefetch?: number | undefined
-  /** Before an event is dead-lettered. Default 10. */
+  /** Before an event is dead-lettered, where that is earlier than `retryFor`. Default: no limit. */
   maxAttempts?: number | undefined
-  /** Full jitter below a ceiling that doubles from `min` (1s) to `max` (5m), or a function of the failed attempts. */
+  /** From the first failed attempt until an event is dead-lettered. Default 24h; 1h where `ordered`, since its subject waits for it. */
+  retryFor?: Duration | undefined
+  /** The second half of a ceiling that doubles from `min` (1s) to `max` (1h), or a function of the failed attempts. */
   backoff?: BackoffOption | undefined
   /** After so long without a sign of life from its worker an event, or a lease, is taken over by another. Default 30s. */
   claimAfter?: Duration | undefined
@@ -82,6 +84,7 @@ export interface Settings {
   concurrency: number
   prefetch: number | undefined
   maxAttempts: number
+  retryFor: number
   backoff: Backoff
   claimAfter: number
   ordered: boolean
@@ -101,6 +104,7 @@ const KNOWN = new Set([
     'concurrency',
     'prefetch',
     'maxAttempts',
+    'retryFor',
     'backoff',
     'claimAfter',
     'ordered',
@@ -131,7 +135,7 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
   }
   checkKinds(options)
   const duration = (
-    key: 'claimAfter' | 'versionGrace' | 'inboxWindow' | 'stopTimeout',
+    key: 'retryFor' | 'claimAfter' | 'versionGrace' | 'inboxWindow' | 'stopTimeout',
     missing: number,
     least: number,
     most?: number,
@@ -143,7 +147,8 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
     name: name ?? `${hostname().replace(/[^!-~]+/g, '-')}-${process.pid}-${Math.random().toString(36).slice(2, 8)}`,
     concurrency: concurrencyOf(options.concurrency, maxTransactions, options.ordered === true),
     prefetch: count('prefetch', 10_000),
-    maxAttempts: count('maxAttempts', 1_000) ?? 10,
+    maxAttempts: count('maxAttempts', 1_000) ?? Number.POSITIVE_INFINITY,
+    retryFor: duration('retryFor', options.ordered === true ? 3_600_000 : 86_400_000, 0),
     backoff: backoffOf('backoff', options.backoff),
     // What is let go of counts as idle for an hour: see release.lua.
     claimAfter: duration('claimAfter', 30_000, 100, 3_600_000),

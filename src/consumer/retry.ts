@@ -42,24 +42,31 @@ export class DeadLetter extends Error {
 /** Milliseconds before the next attempt; `attempt`: how many have failed, from 1. */
 export type Backoff = (attempt: number) => number
 
-/** Exponential with full jitter: anything from 0 to the ceiling, so that what failed together does not come again together. */
+/** Exponential with jitter: from half the ceiling up to it, so that what failed together does not run again together. */
 export const exponential =
   (min: number, max: number, random: () => number = Math.random): Backoff =>
   (attempt) =>
-    Math.ceil(random() * Math.min(max, min * 2 ** Math.min(attempt - 1, 40)))
+    Math.ceil(((1 + random()) / 2) * Math.min(max, min * 2 ** Math.min(attempt - 1, 40)))
 
 export type Decision = { retry: number } | { bury: string; error: string }
 
 export interface RetryPolicy {
+  /** Infinity where only the time counts. */
   maxAttempts: number
+  /** From the first failed attempt, in milliseconds. */
+  retryFor: number
   backoff: Backoff
 }
 
-/** What becomes of an event whose attempt failed; `attempts`: with this one. Pure. */
-export function decide(error: unknown, attempts: number, { maxAttempts, backoff }: RetryPolicy): Decision {
+/**
+ * What becomes of an event whose attempt failed; `attempts`: with this one; `failingFor`: since the first of them, in milliseconds.
+ * The last attempt is made when the time is over, not before. Pure.
+ */
+export function decide(error: unknown, attempts: number, failingFor: number, policy: RetryPolicy): Decision {
   if (error instanceof DeadLetter) return { bury: maskUrlsIn(error.message), error: textOf(error.cause ?? error) }
-  if (attempts >= maxAttempts) return { bury: 'attempts_exhausted', error: textOf(error) }
-  return { retry: error instanceof Retry ? error.after : backoff(attempts) }
+  const left = policy.retryFor - failingFor
+  if (attempts >= policy.maxAttempts || left <= 0) return { bury: 'attempts_exhausted', error: textOf(error) }
+  return { retry: error instanceof Retry ? error.after : Math.min(policy.backoff(attempts), left) }
 }
 
 const MOST_ERROR_TEXT = 4_096

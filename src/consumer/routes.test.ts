@@ -11,7 +11,7 @@ const Placed3 = define('orders', 'order.placed', 3)
 const Left = define('guests', 'guest.left')
 
 const one = { kind: 'one', handle: () => {} } as const
-const defaults = { concurrency: 8, maxAttempts: 10, backoff: () => 7 }
+const defaults = { concurrency: 8, maxAttempts: 10, retryFor: 1_000, backoff: () => 7 }
 const routesOf = (...skip: string[]) => new Routes(defaults, new Set(skip))
 const event = (stream: string, type: string, version = 1) => ({ ...noEvent(stream), type, version })
 

@@ -34,6 +34,7 @@ export type Found =
 export interface RouteDefaults {
   concurrency: number
   maxAttempts: number
+  retryFor: number
   backoff: Backoff
 }
 
@@ -43,7 +44,7 @@ const MOST_BATCH = 10_000
 export const NOBODY: Route = {
   work: { kind: 'one', handle: () => {} },
   concurrency: Number.POSITIVE_INFINITY,
-  policy: { maxAttempts: 1, backoff: () => 0 },
+  policy: { maxAttempts: 1, retryFor: 0, backoff: () => 0 },
   key: undefined,
 }
 
@@ -113,7 +114,7 @@ export class Routes {
   }
 
   #settings(definitions: readonly EventDefinition[], options: BatchOptions<Any>): Omit<Route, 'work'> {
-    const { concurrency, maxAttempts, backoff } = this.#defaults
+    const { concurrency, maxAttempts, retryFor, backoff } = this.#defaults
     const of = (option: string) => `${option} of the handler of ${definitions[0]?.type}`
     if (!['function', 'undefined'].includes(typeof options.key)) {
       throw new TypeError(`Expected ${of('key')} as a function of the event, found ${JSON.stringify(options.key)}.`)
@@ -126,6 +127,7 @@ export class Routes {
       policy: {
         maxAttempts:
           options.maxAttempts === undefined ? maxAttempts : countOf(of('maxAttempts'), options.maxAttempts, 1, 1_000),
+        retryFor: options.retryFor === undefined ? retryFor : durationOf(of('retryFor'), options.retryFor, 0),
         backoff: options.backoff === undefined ? backoff : backoffOf(of('backoff'), options.backoff),
       },
       key: (options as HandlerOptions<Any>).key,
@@ -138,7 +140,7 @@ export const sizeOf = (size: number | undefined): number =>
   size === undefined ? 100 : countOf('size of a batch', size, 1, MOST_BATCH)
 
 const FIRST_PAUSE = 1_000
-const LONGEST_PAUSE = 300_000
+const LONGEST_PAUSE = 3_600_000
 
 export function backoffOf(name: string, option: BackoffOption | undefined): Backoff {
   if (typeof option === 'function') return (attempt) => durationOf(`what ${name} returns`, option(attempt), 0)

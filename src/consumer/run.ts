@@ -12,6 +12,7 @@ import { type ConsumerMetrics, createMetrics } from './metrics.js'
 import type { ConsumerLogger, Settings } from './options.js'
 import type { Setting } from './perform.js'
 import { UnreadWatch } from './read/unread-watch.js'
+import { Waiting, type WaitingState } from './read/waiting.js'
 import { BLOCK, read } from './reader.js'
 import type { Routes } from './routes.js'
 import { beat, claimStale } from './stale.js'
@@ -61,6 +62,7 @@ export class Run {
   readonly #unlisten: () => void
   readonly #leases: Leases | undefined
   readonly #prefetch: number
+  readonly #waiting = new Waiting()
   /** What reads stops first; what keeps alive what runs, last. */
   readonly #readers: Promise<void>[] = []
   readonly #keepers: Promise<void>[] = []
@@ -88,6 +90,7 @@ export class Run {
       held: () => this.#worker.schedule.held,
       idleSeconds: () => this.#idleSeconds ?? 0,
       streams: () => this.#states,
+      backoff: () => this.#backoff,
     })
     this.#unlisten = setting.database.onIdleLoss((error) => {
       log.debug({ err: error }, 'the pool lost a connection that was not in use')
@@ -145,20 +148,22 @@ export class Run {
     const { claimAfter } = settings
     keep(() => watchEventLoop({ log, claimAfter, running: () => this.#worker.schedule.running, signal: ending }))
     const leases = this.#leases
+    const own = { worker: this.#worker, link: this.#asking, claimAfter }
     if (leases) {
       const group = (key: string) => this.#streams.group(key)
       readOn(() => takeInOrder({ ...shared, leases, link: this.#reading, group, room: this.#roomOf }))
       keep(() => leases.keep())
+      // What an unordered worker of this group has set aside before: this one sets nothing aside.
+      const held = (all: readonly Group[]) => all.filter(({ stream }) => leases.get(stream))
+      const left = { ...own, groups: () => held(this.#waiting.groups), room: () => this.#prefetch }
+      readOn(() => this.#waiting.take({ ...left, groups: () => held(groups()), signal }))
+      readOn(() => claimStale({ ...left, signal }))
+      keep(() => beat({ ...left, signal: ending }))
     } else {
-      const stale = {
-        worker: this.#worker,
-        link: this.#asking,
-        groups,
-        room: this.#room,
-        claimAfter,
-      }
+      const stale = { ...own, groups: () => [...groups(), ...this.#waiting.groups], room: this.#room }
       readOn(() => read({ ...shared, link: this.#reading, groups, room: this.#room }))
       readOn(() => claimStale({ ...stale, signal }))
+      readOn(() => this.#waiting.take({ ...own, groups, room: this.#room, signal }))
       keep(() => beat({ ...stale, signal: ending }))
     }
   }
@@ -215,6 +220,18 @@ export class Run {
     }
   }
 
+  /** By stream: how many events wait in Redis, and how long the one that this process or Redis knows for longest has failed. */
+  get #backoff(): WaitingState[] {
+    const states = new Map(this.#waiting.states().map((state) => [state.stream, { ...state }]))
+    for (const { group, failingSince } of this.#worker.schedule.items()) {
+      if (failingSince === undefined) continue
+      const state = states.get(group.stream) ?? { stream: group.stream, count: 0, oldestSeconds: 0 }
+      state.oldestSeconds = Math.max(state.oldestSeconds, (Date.now() - failingSince) / 1000)
+      states.set(group.stream, state)
+    }
+    return [...states.values()]
+  }
+
   /** Where Redis does not answer, as it was when it last did. */
   async #lookAtStreams(): Promise<GroupState[]> {
     let states = [...this.#states]
@@ -263,7 +280,8 @@ export class Run {
     // Stopped while it connects for the first time: nobody knows it yet.
     if (this.#streams.groups.length === 0) return
     const say = async (client: RedisClient) => {
-      await Promise.allSettled(this.#streams.groups.map((group) => leave(group, client)))
+      const groups = [...this.#streams.groups, ...this.#waiting.groups]
+      await Promise.allSettled(groups.map((group) => leave(group, client)))
     }
     // A Redis that is gone is not waited for.
     await within(this.#asking.client().then(say), LAST_WORDS).catch(() => {})

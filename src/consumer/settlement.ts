@@ -1,7 +1,7 @@
 import type { RedisClient } from '../redis/connect.js'
 import type { Group } from '../redis/group.js'
 import { Acks } from './acks.js'
-import type { Item, Remembered } from './item.js'
+import { type Item, originOf, type Remembered, waitFields } from './item.js'
 import { isMissingGroup, type Link, StoppedError } from './link.js'
 import type { ConsumerMetrics } from './metrics.js'
 import type { ConsumerLogger } from './options.js'
@@ -9,7 +9,9 @@ import { cutText } from './retry.js'
 import { LAST_WORDS, within } from './within.js'
 
 /** How a line of the log names an item. */
-export const told = ({ key, id, event }: Item) => ({ stream: key, entry: id, event: event.id, type: event.type })
+export const told = (item: Item) => ({
+  ...{ stream: item.group.stream, entry: originOf(item), event: item.event.id, type: item.event.type },
+})
 
 const MOST_REASON = 200
 
@@ -49,7 +51,7 @@ export class Settlement {
 
   /** Its effects are committed, now or before; or it is to be passed over. */
   done(item: Item, result: 'done' | 'duplicate' | 'skipped'): void {
-    this.#metrics.processed(item.key, item.event, result)
+    this.#metrics.processed(item.group.stream, item.event, result)
     this.#acks.add(item.group, item.id, item.attempts > 0 || item.since !== undefined)
   }
 
@@ -58,12 +60,21 @@ export class Settlement {
     const short = reason.slice(0, MOST_REASON)
     const error = cutText(text)
     const said = ['deadreason', short, 'deaderror', error, 'deadattempts', String(item.attempts)]
-    said.push('deadtime', new Date().toISOString(), 'deadentry', item.id)
+    said.push('deadtime', new Date().toISOString(), 'deadentry', originOf(item))
     const buried = await this.#link.ask((client) => item.group.bury(client, item, said)).catch(unlessOver)
     if (!buried) return false
-    this.#metrics.buried(item.key, item.event, short)
+    this.#metrics.buried(item.group.stream, item.event, short)
     this.#log.error({ ...told(item), reason: short, attempts: item.attempts, error }, 'an event is dead-lettered')
     return true
+  }
+
+  /**
+   * Moves it to the waiting stream until that time. False where it is not pending with this consumer any more, or Redis has refused
+   * or not answered: it may be there then as well, and the inbox keeps its effect single.
+   */
+  async setAside(item: Item, due: number, error: string): Promise<boolean> {
+    const said = waitFields(item, due, error)
+    return this.#link.once((client) => item.group.wait(client, item, due, said)).catch(() => false)
   }
 
   /** Counts the delivery of an item that was another consumer's before; false where it is no longer this one's. */

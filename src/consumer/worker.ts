@@ -13,7 +13,7 @@ import { type Link, StoppedError } from './link.js'
 import type { ConsumerMetrics } from './metrics.js'
 import type { ConsumerLogger, Settings } from './options.js'
 import { inboxKeyOf, perform, type Setting } from './perform.js'
-import { type Decision, decide, exponential } from './retry.js'
+import { type Decision, decide, exponential, textOf } from './retry.js'
 import { backoffOf, type Found, type Routes } from './routes.js'
 import { Schedule } from './schedule.js'
 import { Settlement, told } from './settlement.js'
@@ -33,6 +33,9 @@ export interface WorkerParts {
   /** Another worker holds the stream of this key. */
   onFenced(key: string): void
 }
+
+/** What waits longer than this, in milliseconds, is set aside instead of being held. Not in order, where it holds up its subject. */
+const SET_ASIDE_AFTER = 600_000
 
 /** Deliveries without an outcome, after which an event is taken to kill its workers. */
 const MOST_DELIVERIES = 5
@@ -133,9 +136,9 @@ export class Worker {
       if (fields) {
         this.schedule.add(itemOf(group, { id, fields }, routes, settings.ordered, { deliveries, attempts }))
       } else {
-        metrics.trimmed(group.key)
+        metrics.trimmed(group.stream)
         log.error(
-          { stream: group.key, entry: id },
+          { stream: group.stream, entry: id },
           'an entry was trimmed while it was pending: it is lost to this group',
         )
       }
@@ -166,7 +169,7 @@ export class Worker {
 
   /** Another worker holds all of this stream by now. */
   loseAll(key: string): void {
-    for (const item of [...this.schedule.items()]) if (item.key === key) this.#lose(item)
+    for (const item of [...this.schedule.items()]) if (item.group.stream === key) this.#lose(item)
     this.wake()
   }
 
@@ -183,7 +186,7 @@ export class Worker {
 
   /** Releases what does not run, of one stream or of all; resolves when other workers may take it. */
   release(key?: string): Promise<void> {
-    return this.#release((item) => (key === undefined || item.key === key) && item.state !== 'running')
+    return this.#release((item) => (key === undefined || item.group.stream === key) && item.state !== 'running')
   }
 
   async #release(isReleased: (item: Item) => boolean): Promise<void> {
@@ -247,7 +250,7 @@ export class Worker {
     const left = found.newer ? item.since + versionGrace - Date.now() : 0
     if (left <= 0) return this.#bury(item, found.unknown, found.error)
     this.#parts.log.warn({ ...told(item), waits: left }, `a newer worker is waited for: ${found.error}`)
-    this.#settlement.remember(item, { attempts: item.attempts, since: item.since })
+    this.#settlement.remember(item, { attempts: item.attempts, failingSince: item.failingSince, since: item.since })
     if (ordered) return this.#wait(item, left)
     // Between two offers it is held, or this worker would be the next to get it again and again.
     this.#wait(item, Math.min(left, OFFER_EVERY), () => {
@@ -351,9 +354,9 @@ export class Worker {
   /** One transaction for all of them. Undefined when it is committed: they are done. */
   async #attempt(items: readonly Item[]): Promise<TransactionFailure | undefined> {
     const { setting, metrics, settings, leaseOf } = this.#parts
-    const [{ route, key, event }] = items as [Item]
+    const [{ route, group, event }] = items as [Item]
     // What is held is held under the lease of now: with a lease, all that was held under it is lost.
-    const lease = settings.ordered ? leaseOf(key) : undefined
+    const lease = settings.ordered ? leaseOf(group.stream) : undefined
     if (settings.ordered && !lease) {
       for (const item of items) this.#drop(item)
       return undefined
@@ -394,7 +397,7 @@ export class Worker {
     if (this.#aborted) this.schedule.wait(item)
     else if (fault === 'fenced') {
       this.schedule.wait(item)
-      onFenced(item.key)
+      onFenced(item.group.stream)
     } else if (fault === 'outage' && failure.stage !== 'handler') {
       metrics.retried(item.event.type, fault)
       this.#gate.close(cause)
@@ -421,7 +424,8 @@ export class Worker {
     item.attempts += 1
     item.conflicts = 0
     item.interruptions = 0
-    const decision = this.#decide(item, cause)
+    item.failingSince ??= Date.now()
+    const decision = this.#decide(item, item.failingSince, cause)
     if ('bury' in decision) {
       // It waits for Redis, and holds no place meanwhile.
       this.schedule.wait(item)
@@ -433,14 +437,29 @@ export class Worker {
     // An outcome: what Redis has counted begins anew.
     item.deliveries = 0
     item.due = Date.now() + decision.retry
-    this.#settlement.remember(item, { attempts: item.attempts, due: item.due })
-    this.#wait(item, decision.retry)
+    if (decision.retry > SET_ASIDE_AFTER && !this.#parts.settings.ordered) void this.#setAside(item, textOf(cause))
+    else this.#hold(item)
+  }
+
+  /** Keeps it until its next attempt. */
+  #hold(item: Item): void {
+    const { attempts, failingSince, due } = item
+    this.#settlement.remember(item, { attempts, failingSince, due })
+    this.#wait(item, due - Date.now())
+  }
+
+  async #setAside(item: Item, error: string): Promise<void> {
+    this.schedule.wait(item)
+    const isSetAside = await this.#settlement.setAside(item, item.due, error)
+    if (isSetAside) this.#drop(item)
+    else if (isHeld(item)) this.#hold(item)
+    this.wake()
   }
 
   /** A `backoff` of the team that throws, or returns no duration, must not keep the event from its end. */
-  #decide({ attempts, route }: Item, cause: Error): Decision {
+  #decide({ attempts, route }: Item, failingSince: number, cause: Error): Decision {
     try {
-      return decide(cause, attempts, route.policy)
+      return decide(cause, attempts, Date.now() - failingSince, route.policy)
     } catch (error) {
       this.#parts.log.error({ err: errorOf(error) }, 'backoff failed; the default is used instead')
       return { retry: DEFAULT_BACKOFF(attempts) }

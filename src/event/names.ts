@@ -50,6 +50,17 @@ export const GROUP_NAME = /^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$/
 /** The stream of a group's dead letters. */
 export const deadKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:dead:${group}`
 
+/** The stream of what a group has set aside until its next attempt. The names of its fields that a header cannot have are its own. */
+export const waitingKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:waiting:${group}`
+
+/** The sorted set of its entries by the time of their next attempt, in milliseconds. */
+export const waitingDueKey = (streamKey: string, group: string): string =>
+  `outrider:{${streamKey}}:waiting-due:${group}`
+
+/** The hash of failed attempts of what is taken from it: as `retriesKey` for the stream itself. */
+export const waitingRetriesKey = (streamKey: string, group: string): string =>
+  `outrider:{${streamKey}}:waiting-retries:${group}`
+
 /** The hash of a group's failed attempts, by entry: only entries that failed and are still pending have a field. */
 export const retriesKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:retries:${group}`
 

@@ -8,13 +8,10 @@ if not mine(ARGV[3]) then return 0 end
 -- Nothing, to prove that what follows is permitted: without it, every attempt would leave one more dead letter.
 redis.call('HDEL', retries, ARGV[3] .. '?')
 redis.call('XACK', stream, group, '0-0')
+if isWaiting then redis.call('XDEL', stream, '0-0') end
+local fields, count = fieldsOf(ARGV[3], 4)
 local own = tonumber(ARGV[4])
-local entry = redis.call('XRANGE', stream, ARGV[3], ARGV[3])[1]
-local fields = entry and entry[2] or {unpack(ARGV, 5 + own)}
--- As many as unpack takes; what Outrider publishes has fewer than a hundred.
-local count = math.min(#fields, 7000)
 for n = 1, own do fields[count + n] = ARGV[4 + n] end
 redis.call('XADD', KEYS[3], '*', unpack(fields, 1, count + own))
-redis.call('XACK', stream, group, ARGV[3])
-redis.call('HDEL', retries, ARGV[3])
+finish(ARGV[3])
 return 1

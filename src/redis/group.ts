@@ -1,4 +1,4 @@
-import { deadKey, fenceKey, retriesKey } from '../event/names.js'
+import { deadKey, fenceKey, retriesKey, waitingDueKey, waitingKey, waitingRetriesKey } from '../event/names.js'
 import type { RedisClient } from './connect.js'
 import { Script, send } from './script.js'
 
@@ -9,7 +9,9 @@ const scripts = {
   beat: script('beat.lua'),
   begin: script('begin.lua'),
   fail: script('fail.lua'),
-  bury: script('bury.lua'),
+  bury: new Script('bury.lua', 'pending.lua', 'move.lua'),
+  wait: new Script('wait.lua', 'pending.lua', 'move.lua'),
+  due: script('due.lua'),
   release: script('release.lua'),
   leave: script('leave.lua'),
   create: new Script('create.lua', 'pending.lua', 'stream-info.lua'),
@@ -59,6 +61,15 @@ export interface ConsumerState {
   idle: number
 }
 
+/** What was taken from a waiting stream, and how the rest of it stands. */
+export interface Due {
+  taken: Taken[]
+  /** Entries of it, before these were taken. */
+  waiting: number
+  /** When the event of its first entry failed for the first time, in milliseconds since 1970; 0 without one. */
+  since: number
+}
+
 /** Entries that a group has lost unread, with the counters of Redis that show it. */
 export interface UnreadTrimmed {
   lost: number
@@ -84,13 +95,23 @@ export class Group {
   readonly key: string
   readonly group: string
   readonly consumer: string
+  /** The key of the stream that its events are of; another one than `key` for what waits. */
+  readonly stream: string
   readonly #keys: string[]
+  #waiting: Group | undefined
 
-  constructor(key: string, group: string, consumer: string) {
+  constructor(key: string, group: string, consumer: string, stream = key) {
     this.key = key
     this.group = group
     this.consumer = consumer
-    this.#keys = [key, retriesKey(key, group)]
+    this.stream = stream
+    this.#keys = [key, key === stream ? retriesKey(key, group) : waitingRetriesKey(stream, group)]
+  }
+
+  /** The same group in its waiting stream, where what is taken is pending as in the stream itself. */
+  get waiting(): Group {
+    this.#waiting ??= new Group(waitingKey(this.stream, this.group), this.group, this.consumer, this.stream)
+    return this.#waiting
   }
 
   /** Makes the group, and the stream; false when it is there. `from`: the entry behind which it begins. */
@@ -184,16 +205,24 @@ export class Group {
 
   /** Moves an entry to the dead letters with what is to be said of it, and acknowledges it; `fields`: as they were read. */
   async bury(client: RedisClient, entry: Entry, said: readonly string[]): Promise<boolean> {
-    const keys = [...this.#keys, deadKey(this.key, this.group)]
-    const args = [
-      this.group,
-      this.consumer,
-      entry.id,
-      String(said.length),
-      ...said,
-      ...entry.fields.slice(0, MOST_VALUES),
-    ]
+    const keys = [...this.#keys, deadKey(this.stream, this.group)]
+    const args = [this.group, this.consumer, entry.id, ...moved(entry, said)]
     return (await scripts.bury.call(client, keys, args)) === 1
+  }
+
+  /** Moves an entry to the waiting stream until that time, in milliseconds since 1970, and acknowledges it. */
+  async wait(client: RedisClient, entry: Entry, due: number, said: readonly string[]): Promise<boolean> {
+    const keys = [...this.#keys, waitingKey(this.stream, this.group), waitingDueKey(this.stream, this.group)]
+    const args = [this.group, this.consumer, entry.id, String(due), ...moved(entry, said)]
+    return (await scripts.wait.call(client, keys, args)) === 1
+  }
+
+  /** Takes from this waiting stream what is due by then; undefined where nothing has ever waited. */
+  async due(client: RedisClient, now: number, most: number): Promise<Due | undefined> {
+    const keys = [...this.#keys, waitingDueKey(this.stream, this.group)]
+    const reply = await scripts.due.call(client, keys, [this.group, this.consumer, String(now), String(most)])
+    const [taken, waiting, since] = reply as [unknown, number, string] | []
+    return waiting === undefined ? undefined : { taken: takenOf(taken), waiting, since: Number(since) }
   }
 
   async release(client: RedisClient, entries: readonly { id: string; uncounted: boolean }[]): Promise<void> {
@@ -211,12 +240,20 @@ export class Group {
     // In this order: what is forgotten of an entry that is still pending is not needed, what is left of one that is not, stays.
     if (failed.length > 0) await client.hdel(this.#keys[1] as string, ...failed)
     await send(client, 'xack', [this.key, this.group, ...ids])
+    if (this.key !== this.stream) await client.xdel(this.key, ...ids)
   }
 
   #call(client: RedisClient, which: Script, ...args: string[]): Promise<unknown> {
     return which.call(client, this.#keys, [this.group, this.consumer, ...args])
   }
 }
+
+/** What a script is told of an entry that it moves: what is said of it, and its fields, should it have been trimmed. */
+const moved = ({ fields }: Entry, said: readonly string[]): string[] => [
+  String(said.length),
+  ...said,
+  ...fields.slice(0, MOST_VALUES),
+]
 
 type EntryReply = [id: string, fields: string[] | null]
 

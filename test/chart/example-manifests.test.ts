@@ -273,7 +273,9 @@ async function gauges(): Promise<Map<string, string[]>> {
   const registry = new Registry()
   const state = { stream: 'orders', pending: 1, oldestPendingSeconds: 1, lag: 1 }
   const none = () => 0
-  const watched = { group: 'g', running: none, waiting: none, held: none, idleSeconds: none, streams: () => [state] }
+  const counts = { running: none, waiting: none, held: none, idleSeconds: none }
+  const backoff = () => [{ stream: 'orders', count: 1, oldestSeconds: 1 }]
+  const watched = { group: 'g', ...counts, streams: () => [state], backoff }
   createMetrics(registry, 'g', watched)
   const metrics = await registry.getMetricsAsJSON()
   return new Map(

@@ -66,7 +66,7 @@ test('a handler has its own maxAttempts and backoff', async ({ env }) => {
     throw new Error('never')
   }
   const own = { maxAttempts: 2, backoff: () => 0 }
-  const consumer = env.consumer({ maxAttempts: 1_000, backoff: () => '1h' }).on(Happened, handler, own)
+  const consumer = env.consumer({ maxAttempts: 1_000, backoff: () => '9m' }).on(Happened, handler, own)
   await consumer.start()
   await env.append('things', [{ n: 1 }])
   await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
@@ -75,7 +75,7 @@ test('a handler has its own maxAttempts and backoff', async ({ env }) => {
 
 test('Retry says when, whatever the backoff would be, and counts as an attempt', async ({ env }) => {
   const times: number[] = []
-  const consumer = env.consumer({ maxAttempts: 2, backoff: () => '1h' }).on(Happened, () => {
+  const consumer = env.consumer({ maxAttempts: 2, backoff: () => '9m' }).on(Happened, () => {
     times.push(performance.now())
     throw new Retry({ after: '700ms' })
   })
@@ -131,7 +131,7 @@ test('failed attempts, and the pause after them, survive the worker', async ({ e
 
 test('an event that waits holds no place of the one that there is, nor one of what is read ahead', async ({ env }) => {
   const consumer = env
-    .consumer({ concurrency: 1, prefetch: 1, backoff: () => '1h' })
+    .consumer({ concurrency: 1, prefetch: 1, backoff: () => '9m' })
     .on(Happened, async (event, context) => {
       if (event.data.n < 5) throw new Error('never')
       await effect(event, context)
@@ -148,7 +148,7 @@ test('an event that waits holds no place of the one that there is, nor one of wh
 })
 
 test('an event that waits for its next attempt does not delay a stop', async ({ env }) => {
-  const consumer = env.consumer({ backoff: () => '1h' }).on(Happened, () => {
+  const consumer = env.consumer({ backoff: () => '9m' }).on(Happened, () => {
     throw new Error('never')
   })
   await consumer.start()

@@ -6,7 +6,7 @@ import { Schedule } from '../../src/consumer/schedule.js'
 
 export const CONCURRENCY = 3
 
-const policy = { maxAttempts: 10, backoff: () => 0 }
+const policy = { maxAttempts: 10, retryFor: 1_000, backoff: () => 0 }
 const routeOf = (concurrency: number, size?: number): Route => ({
   work: size === undefined ? { kind: 'one', handle() {} } : { kind: 'batch', handle() {}, size },
   ...{ concurrency, policy, key: undefined },

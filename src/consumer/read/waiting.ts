@@ -1,0 +1,65 @@
+import { pause } from '../../backoff.js'
+import type { Group } from '../../redis/group.js'
+import { type Link, StoppedError } from '../link.js'
+import type { Worker } from '../worker.js'
+
+export interface WaitingParts {
+  worker: Worker
+  link: Link
+  groups(): readonly Group[]
+  room(): number
+  /** Milliseconds. */
+  claimAfter: number
+  signal: AbortSignal
+}
+
+/** How the waiting stream of a group stands. */
+export interface WaitingState {
+  /** The stream's key. */
+  stream: string
+  /** Events that wait, or whose next attempt runs. */
+  count: number
+  /** Since the event of its first entry failed for the first time; 0 without one. */
+  oldestSeconds: number
+}
+
+const LONGEST_BETWEEN_LOOKS = 5_000
+const MOST_IN_ONE_LOOK = 100
+
+/** What the group has set aside until its next attempt, in every stream: see wait.lua. */
+export class Waiting {
+  readonly #states = new Map<Group, WaitingState>()
+
+  /** Takes what is due, in all streams, until the consumer stops. */
+  async take({ worker, link, groups, room, claimAfter, signal }: WaitingParts): Promise<void> {
+    while (!signal.aborted) {
+      for (const { waiting: group } of groups()) {
+        const most = worker.blocked ? 0 : Math.max(0, Math.min(room(), MOST_IN_ONE_LOOK))
+        const due = await link.once((client) => group.due(client, Date.now(), most)).catch(unlessStopped)
+        if (!due) {
+          this.#states.delete(group)
+          continue
+        }
+        const oldestSeconds = due.since === 0 ? 0 : Math.max(0, Date.now() - due.since) / 1000
+        this.#states.set(group, { stream: group.stream, count: due.waiting, oldestSeconds })
+        worker.adopt(group, due.taken)
+      }
+      // Not all workers at once.
+      await pause(Math.min(claimAfter / 4, LONGEST_BETWEEN_LOOKS) * (0.75 + Math.random() / 2), signal)
+    }
+  }
+
+  states(): WaitingState[] {
+    return [...this.#states.values()]
+  }
+
+  /** The waiting streams that exist, as groups whose entries are kept alive and claimed like those of any other stream. */
+  get groups(): Group[] {
+    return [...this.#states.keys()]
+  }
+}
+
+/** What one stream refuses must not hold up the others; it is asked again with the next round. */
+function unlessStopped(error: unknown): undefined {
+  if (error instanceof StoppedError) throw error
+}
