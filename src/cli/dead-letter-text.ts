@@ -37,6 +37,19 @@ export const rowOf = (letter: DeadLetter): string[] =>
     ...['id', 'type', 'subject', 'deadreason', 'deadattempts', 'deadtime'].map((name) => fieldOf(letter, name) ?? ''),
   ].map(cell)
 
+/** The columns of what waits for its next attempt. */
+export const WAITING_HEAD = ['stream', 'group', 'entry', 'id', 'type', 'subject', 'error', 'attempts', 'due']
+
+export const waitingRowOf = (letter: DeadLetter): string[] =>
+  [
+    letter.from.stream,
+    letter.from.group,
+    letter.entry,
+    ...['id', 'type', 'subject', 'waiting-error', 'waiting-attempts', 'waiting-due'].map(
+      (name) => fieldOf(letter, name) ?? '',
+    ),
+  ].map(cell)
+
 const cell = (text: string): string => printable(cut(text))
 
 /** A malformed entry may hold anything, of any length. */
@@ -60,6 +73,26 @@ export function factsOf(letter: DeadLetter, most: number): object {
     attempts: /^\d{1,9}$/.test(value('deadattempts') ?? '') ? Number(value('deadattempts')) : null,
     time: value('deadtime'),
     originalEntry: value('deadentry'),
+  }
+}
+
+/** The same for what waits for its next attempt. */
+export function waitingFactsOf(letter: DeadLetter, most: number): object {
+  const value = (name: string) => {
+    const found = fieldOf(letter, name)
+    return found === undefined ? null : cut(found, most)
+  }
+  return {
+    stream: letter.from.stream,
+    group: letter.from.group,
+    entry: letter.entry,
+    id: value('id'),
+    type: value('type'),
+    subject: value('subject'),
+    error: value('waiting-error'),
+    attempts: Number(value('waiting-attempts')),
+    due: value('waiting-due'),
+    originalEntry: value('waiting-entry'),
   }
 }
 

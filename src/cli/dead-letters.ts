@@ -25,6 +25,9 @@ import {
   type Survey,
   soFar,
   summaryOf,
+  WAITING_HEAD,
+  waitingFactsOf,
+  waitingRowOf,
 } from './dead-letter-text.js'
 import { printable, progress, table } from './output.js'
 import { withRedis } from './redis.js'
@@ -36,7 +39,8 @@ outrider dead-letters show <id> …
 outrider dead-letters replay [<id> …] [--stream …] [--group …] [--type …] [--reason …] [--all]
 outrider dead-letters discard [<id> …] [--stream …] [--group …] [--type …] [--reason …] [--all]
 
-  list      how many there are of each kind, and the oldest of each stream; exit code 4 while there is one
+  list      how many there are of each kind, and the oldest of each stream; exit code 4 while there is one. Then
+            what waits more than ten minutes for its next attempt, with its due time: it needs nothing
   show      all that is known about one, payload and error included
   replay    put them back into their stream, and remove them from the dead letters; asks first if there are several
   discard   remove them for good; asks first
@@ -141,6 +145,7 @@ async function list(work: Work, selection: Selection, limit: number): Promise<Ex
     if (!json && rows.length < limit) rows.push(rowOf(letter))
   })
   const { count } = survey
+  const waiting = await waitingOf(work, selection, limit)
   if (json)
     out(
       printable(
@@ -150,6 +155,7 @@ async function list(work: Work, selection: Selection, limit: number): Promise<Ex
           otherKinds: survey.others,
           more: count - letters.length,
           letters,
+          waiting: { count: waiting.count, letters: waiting.letters.map((letter) => waitingFactsOf(letter, 1000)) },
         }),
       ),
     )
@@ -161,8 +167,25 @@ async function list(work: Work, selection: Selection, limit: number): Promise<Ex
     if (more > 0)
       out(`… and ${more} more; --limit prints more of them, and --stream, --group, --type and --reason fewer.`)
   }
-  requireKnown(selection, survey.ids)
+  if (!json && waiting.count > 0) {
+    out(`\n${waiting.count} waiting for the next attempt\n`)
+    out(table([WAITING_HEAD, ...waiting.letters.map(waitingRowOf)]))
+    if (waiting.count > waiting.letters.length) out(`… and ${waiting.count - waiting.letters.length} more.`)
+  }
+  requireKnown(selection, new Set([...survey.ids, ...waiting.ids]))
   return count > 0 ? ExitCode.findings : ExitCode.done
+}
+
+/** What the selected groups have set aside until its next attempt; the letters up to the limit. A reason selects none of it. */
+async function waitingOf({ client }: Work, selection: Selection, limit: number) {
+  const found = { count: 0, letters: [] as DeadLetter[], ids: new Set<string>() }
+  const streams = await findDeadStreams(client, selection, 'waiting')
+  for await (const letter of readDeadLetters(client, streams, selection)) {
+    found.count++
+    if (found.letters.length < limit) found.letters.push(letter)
+    for (const id of idsOf(letter)) if (selection.ids?.has(id)) found.ids.add(id)
+  }
+  return found
 }
 
 async function show(work: Work, selection: Selection): Promise<ExitCode> {

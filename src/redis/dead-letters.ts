@@ -53,11 +53,18 @@ export interface Outcome {
 export const fieldOf = ({ fields }: DeadLetter, name: string): string | undefined =>
   fields.findLast(([field]) => field === name)?.[1]
 
-const KEY = /^outrider:\{([^{}]+)\}:dead:(.+)$/s
+const KEY = /^outrider:\{([^{}]+)\}:(?:dead|waiting):(.+)$/s
 
-/** Every one that may hold selected letters, on every master, in the order of their keys. Empty ones are left out. */
-export async function findDeadStreams(client: RedisClient, { stream, group }: Selection): Promise<DeadStream[]> {
-  const pattern = `outrider:{${stream === undefined ? '' : literal(stream)}*}:dead:${group === undefined ? '*' : literal(group)}`
+/**
+ * Every one that may hold selected letters, on every master, in the order of their keys. Empty ones are left out. `waiting`: the streams
+ * of what a group has set aside until its next attempt, whose entries are read like letters.
+ */
+export async function findDeadStreams(
+  client: RedisClient,
+  { stream, group }: Selection,
+  kind: 'dead' | 'waiting' = 'dead',
+): Promise<DeadStream[]> {
+  const pattern = `outrider:{${stream === undefined ? '' : literal(stream)}*}:${kind}:${group === undefined ? '*' : literal(group)}`
   const nodes: Redis[] = client instanceof Cluster ? client.nodes('master') : [client]
   const keys = new Set((await Promise.all(nodes.map((node) => scan(node, pattern)))).flat())
   const found: DeadStream[] = []

@@ -5,7 +5,7 @@ import type { Redis as Client } from 'ioredis'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { deadLetters } from '../../src/cli/dead-letters.js'
 import { progress } from '../../src/cli/output.js'
-import { deadKey } from '../../src/event/names.js'
+import { deadKey, waitingKey } from '../../src/event/names.js'
 import { closeRedis, connectRedis } from '../../src/redis/connect.js'
 import { findDeadStreams, replayDeadLetters } from '../../src/redis/dead-letters.js'
 import { MAIN } from '../../testkit/outrider.js'
@@ -131,6 +131,23 @@ describe('list', () => {
       ['orders', 'billing', entry, 'a', 'order.placed', 'order-1', 'attempts', '10', '2025-01-02T00:00:00.000Z'], //
     )
     expect(lines).toHaveLength(9)
+  })
+
+  test('what waits for its next attempt stands behind them with its due time, and is no finding', async () => {
+    const due = '2026-03-02T10:02:11.000Z'
+    const wait = ['waiting-attempts', '12', 'waiting-since', '1', 'waiting-error', 'Error: 503', 'waiting-due', due]
+    const fields = [...Object.entries(original('e1')).flat(), ...wait, 'waiting-entry', '5-1']
+    const entry = await client.xadd(waitingKey('orders', 'billing'), '*', ...fields)
+    const { text, code } = await run(['list'])
+    expect(code).toBe(0)
+    expect(text).toContain('No dead letter.')
+    expect(text).toMatch(new RegExp(`1 waiting .*orders +billing +${entry} +e1 .*Error: 503 +12 +${due}`, 's'))
+    expect((await run(['list', 'e1'])).code).toBe(0)
+    expect((await run(['list'], { flags: { group: 'mail' } })).text).not.toContain('waiting')
+    expect(JSON.parse((await run(['list'], { json: true })).text).waiting).toMatchObject({
+      count: 1,
+      letters: [{ id: 'e1', error: 'Error: 503', attempts: 12, due, originalEntry: '5-1' }],
+    })
   })
 
   test.each(SELECTIONS)('%j %j', async (ids, flags, expected) => {
