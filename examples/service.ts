@@ -11,10 +11,7 @@ export function setting(name: string): string {
 
 /** Connections with the service's own role. Each running handler uses one. */
 export function openPool(max: number): pg.Pool {
-  const pool = new pg.Pool({ connectionString: setting('DATABASE_URL'), max })
-  // An idle connection that breaks is replaced when it is needed; without a listener it would end the process.
-  pool.on('error', (error) => console.error(error.message))
-  return pool
+  return new pg.Pool({ connectionString: setting('DATABASE_URL'), max })
 }
 
 /** Aborted on SIGTERM and SIGINT. The library traps no signals. */

@@ -18,7 +18,6 @@ const TELL_EVERY = 50
 
 const group = process.argv[2] as GroupName
 const pool = new pg.Pool({ connectionString: process.env.OUTRIDER_POSTGRES_URL, max: 6 })
-pool.on('error', (error) => process.stderr.write(`${error.message}\n`))
 
 const effect = (tx: pg.PoolClient, events: readonly { id: string }[]) =>
   tx.query('insert into effect select $1, id from unnest($2::uuid[]) as id', [group, events.map(({ id }) => id)])

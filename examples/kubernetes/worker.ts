@@ -29,8 +29,6 @@ const OrderPlaced = defineEvent({
 const concurrency = Number(setting('CONCURRENCY'))
 // One more than handlers, for the library's own queries. All pods together use this many times `maxReplicas`.
 const db = new pg.Pool({ connectionString: secret('DATABASE_URL_FILE'), max: concurrency + 1 })
-// An idle connection that breaks is replaced when it is needed; without a listener it would end the process.
-db.on('error', (error) => console.error(error.message))
 
 const consumer = createConsumer({
   ...{ redis: secret('REDIS_URL_FILE'), db, group: setting('GROUP'), concurrency },
