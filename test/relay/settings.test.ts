@@ -3,7 +3,7 @@ import { expect } from 'vitest'
 import { type SetupOptions, setUp } from '../../src/postgres/setup.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
-import { TOO_LOW } from '../support/wal-level.js'
+import { TOO_LOW, TOO_LOW_SAYS } from '../support/wal-level.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 const setUpAgain = (env: RelayEnv, more: Pick<SetupOptions, 'grants' | 'lockTimeout'> = {}) =>
@@ -190,7 +190,7 @@ test.concurrent('wal_level too low: the relay says what is missing, stays alive,
   await server.stop()
   await server.start(TOO_LOW)
   const relay = await env.relay()
-  await expectWaiting(relay, 'setup_interrupted', /outrider setup/)
+  await expectWaiting(relay, ...TOO_LOW_SAYS)
   const client = await database.connect()
   onTestFinished(() => client.end().catch(() => {}))
   const options = { slot: env.slot, publication: 'outrider', source: undefined, outboxTable: 'outrider.outbox' }
