@@ -1,5 +1,6 @@
 import { queryOf, type Transaction } from '../outbox/transaction.js'
 import { sqlState } from '../postgres/transaction.js'
+import { HandlerTimeoutError } from './delivery/handler-timeout.js'
 import { errorsOf } from './delivery/thrown.js'
 import type { Session, Stage } from './fault.js'
 import { type AudibleClient, RaisedErrors, sessionOf } from './inbox/session.js'
@@ -44,9 +45,11 @@ export interface PgPool {
   removeListener(event: 'error', listener: (error: Error) => void): unknown
   readonly options?: { readonly max?: number | undefined }
   readonly totalCount: number
+  readonly waitingCount: number
 }
 
 interface PgClient extends AudibleClient {
+  readonly processID?: number
   query(text: string, values?: unknown[]): Promise<{ command: string; rows: unknown[] }>
   escapeLiteral(text: string): string
   release(error?: Error | boolean): void
@@ -113,6 +116,8 @@ export interface Database {
    * that no one listens for ends the process.
    */
   onIdleLoss(listener: (error: Error) => void): () => void
+  /** How many requests of others, such as a handler, wait for a connection; 0 where that is not known. */
+  waitingOthers(): number
 }
 
 export function databaseOf(option: DatabaseOption): Database {
@@ -135,6 +140,8 @@ export function databaseOf(option: DatabaseOption): Database {
 
 class PgDatabase implements Database {
   readonly #pool: PgPool
+  /** Requests of the library itself that may wait for a connection. */
+  #asking = 0
 
   constructor(pool: PgPool) {
     this.#pool = pool
@@ -145,8 +152,21 @@ class PgDatabase implements Database {
   }
 
   async query({ text, values }: Statement): Promise<readonly Row[]> {
-    const { rows } = await this.#pool.query(text, values)
+    const { rows } = await this.#ask(() => this.#pool.query(text, values))
     return rows as Row[]
+  }
+
+  waitingOthers(): number {
+    return Math.max(0, this.#pool.waitingCount - this.#asking)
+  }
+
+  async #ask<T>(request: () => Promise<T>): Promise<T> {
+    this.#asking += 1
+    try {
+      return await request()
+    } finally {
+      this.#asking -= 1
+    }
   }
 
   onIdleLoss(listener: (error: Error) => void): () => void {
@@ -159,13 +179,14 @@ class PgDatabase implements Database {
     let client: PgClient | undefined
     let raised: RaisedErrors | undefined
     let broken: Error | undefined
+    let timedOut: HandlerTimeoutError | undefined
     // The pool takes its own listener away while a client is out; without one, a lost connection would end the process.
     const note = (error: Error) => {
       // The first: behind what the server says pg tells that the connection has ended.
       broken ??= error
     }
     try {
-      client = await this.#pool.connect()
+      client = await this.#ask(() => this.#pool.connect())
       client.on('error', note)
       raised = new RaisedErrors(client)
       // In one message: of the statements of a short transaction, BEGIN would cost as much as any other.
@@ -188,18 +209,28 @@ class PgDatabase implements Database {
       return opened
     } catch (error) {
       let session: Session = 'aborted'
-      if (client && !broken) {
+      // A statement of it may still run, which a ROLLBACK would wait for.
+      if (error instanceof HandlerTimeoutError) timedOut = error
+      else if (client && !broken) {
         if (stage === 'handler' && !raised?.includesAny(errorsOf(error))) session = await sessionOf(rowQueryOf(client))
         await client.query('rollback').catch(note)
       }
       // What the server said when it ended the session tells more than that the next statement found no connection.
       if (broken) throw new TransactionFailure(causeOf(broken) ?? error, stage, 'ended')
-      throw new TransactionFailure(error, stage, session)
+      throw new TransactionFailure(error, stage, timedOut ? 'open' : session)
     } finally {
       raised?.close()
       client?.removeListener('error', note)
-      client?.release(broken)
+      client?.release(broken ?? timedOut)
+      if (timedOut) await this.#cancel(client)
     }
+  }
+
+  /** Ends the statement of a session whose connection was closed: the server would find that out only after it. */
+  async #cancel(client: PgClient | undefined): Promise<void> {
+    const text =
+      'select pg_terminate_backend(pid) as ended from pg_stat_activity where pid = $1::int and usename = current_user'
+    await this.query({ text, values: [String(client?.processID ?? 0)] }).catch(() => {})
   }
 }
 
@@ -227,6 +258,10 @@ class AdaptedDatabase implements Database {
 
   async query({ text, values }: Statement): Promise<readonly Row[]> {
     return this.#run((tx) => rowQueryOf(tx, this.#adapter)(text, values))
+  }
+
+  waitingOthers(): number {
+    return 0
   }
 
   /** What a library does with its connections is its own. */

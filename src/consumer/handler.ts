@@ -23,7 +23,7 @@ export interface HandlerContext<Tx> {
   publish: Publish
   /** From 1. */
   attempt: number
-  /** Aborted when a stop has reached its deadline, or the event was taken over by another worker. */
+  /** Aborted when a stop has reached its deadline, the handler its `timeout`, or the event was taken over by another worker. */
   signal: AbortSignal
 }
 
@@ -56,6 +56,11 @@ export interface HandlerOptions<Event extends EventDefinition> {
   retryFor?: Duration | undefined
   /** The ceiling of the first pause and of all, between which it doubles; or a function of the failed attempts, from 1. */
   backoff?: BackoffOption | undefined
+  /**
+   * How long one call may take: `work` and `commit` each, or a batch. Then its signal is aborted, its transaction rolled back, and an
+   * attempt has failed. Default: no limit.
+   */
+  timeout?: Duration | undefined
   /**
    * What effects are deduplicated by instead of the event's id, within this type and group: for work such as "this source,
    * this analysis, this version", which several events may ask for. At most 1,000 characters.

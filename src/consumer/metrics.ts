@@ -15,6 +15,7 @@ export interface Watched {
   waiting(): number
   held(): number
   idleSeconds(): number
+  oldestRunningSeconds(): number
   streams(): readonly GroupState[]
   backoff(): readonly WaitingState[]
 }
@@ -55,6 +56,7 @@ export function createMetrics(registry: Registry, group: string, watched: Watche
     'Entries that were trimmed before they were delivered: lost to the group',
     ['stream'],
   )
+  const starved = counter('pool_starved_total', 'Looks that found handlers waiting for a connection while all run', [])
   const unwatch = watch(registry, watched)
 
   // Labels are looked up once, not for every event.
@@ -80,6 +82,7 @@ export function createMetrics(registry: Registry, group: string, watched: Watche
     retried: (type: string, reason: string): void => retries.inc({ group, type, reason }),
     trimmed: (key: string): void => trimmed.inc({ group, stream: streamOf(key) }),
     unreadTrimmed: (key: string, count: number): void => unread.inc({ group, stream: streamOf(key) }, count),
+    poolStarved: (): void => starved.inc({ group }),
     close: unwatch,
   }
 }
@@ -138,6 +141,9 @@ function gauges(registry: Registry, all: ReadonlySet<Watched>): void {
   own('running', 'Handlers that run', (watched) => watched.running())
   own('waiting', 'Events that wait for their next attempt', (watched) => watched.waiting())
   own('held', 'Entries in the hands of this process', (watched) => watched.held())
+  own('oldest_running_seconds', 'Time since the oldest handler that runs began', (watched) =>
+    watched.oldestRunningSeconds(),
+  )
   own('idle_seconds', 'Time since this process last took an entry', (watched) => watched.idleSeconds())
   perStream('pending', 'Entries delivered to the group and not acknowledged', ({ pending }) => pending)
   perStream('oldest_pending_seconds', 'Age of the oldest of them', ({ oldestPendingSeconds }) => oldestPendingSeconds)

@@ -3,6 +3,7 @@ import { publish } from '../outbox/publish.js'
 import type { EventInput } from '../outbox/row.js'
 import { sqlState } from '../postgres/transaction.js'
 import { type Database, type RowQuery, TransactionFailure } from './database.js'
+import { withHandlerTimeout } from './delivery/handler-timeout.js'
 import type { ConsumerEvent } from './event.js'
 import type { HandlerContext, Publish, Wrap } from './handler.js'
 import { TransactionHandle } from './inbox/handle.js'
@@ -44,7 +45,8 @@ export async function perform(setting: Setting, call: Call): Promise<ReadonlySet
     const event = events[0] as ConsumerEvent
     if (await opening(isDone(database, group, keys[0] as InboxKey))) return NONE
     const context = { attempt: call.attempt, signal: call.stop.signal }
-    result = await inHandlerAsync(() => wrapped(setting, event, async () => work.steps.work(event, context), context))
+    const run = () => wrapped(setting, event, async () => work.steps.work(event, context), context)
+    result = await inHandlerAsync(() => withHandlerTimeout(route.timeout, call.stop, run))
     if (await call.isSettled()) return NONE
   }
   const done = await database.transaction({
@@ -54,7 +56,7 @@ export async function perform(setting: Setting, call: Call): Promise<ReadonlySet
       const handle = new TransactionHandle(tx, query)
       const fresh = events.filter((_, place) => places.has(place))
       try {
-        await handled(setting, call, fresh, result, handle)
+        await withHandlerTimeout(route.timeout, call.stop, () => handled(setting, call, fresh, result, handle))
       } finally {
         handle.close()
       }

@@ -19,6 +19,8 @@ export interface Route {
   concurrency: number
   policy: RetryPolicy
   key: ((event: ConsumerEvent) => string) | undefined
+  /** Of a call, in milliseconds. */
+  timeout?: number | undefined
 }
 
 /** What is to be done with an event. */
@@ -131,6 +133,7 @@ export class Routes {
         backoff: options.backoff === undefined ? backoff : backoffOf(of('backoff'), options.backoff),
       },
       key: (options as HandlerOptions<Any>).key,
+      timeout: options.timeout === undefined ? undefined : durationOf(of('timeout'), options.timeout, 1, 2 ** 31 - 1),
     }
   }
 }

@@ -5,6 +5,7 @@ import { sqlState } from '../postgres/transaction.js'
 import type { RedisClient } from '../redis/connect.js'
 import type { Group, GroupState } from '../redis/group.js'
 import { watchEventLoop } from './delivery/event-loop.js'
+import { watchPool } from './delivery/pool-watch.js'
 import { faultOf } from './fault.js'
 import { Leases } from './leases.js'
 import { Link, StoppedError } from './link.js'
@@ -89,6 +90,7 @@ export class Run {
       waiting: () => this.#worker.schedule.count('waiting'),
       held: () => this.#worker.schedule.held,
       idleSeconds: () => this.#idleSeconds ?? 0,
+      oldestRunningSeconds: () => this.#worker.oldestRunningSeconds,
       streams: () => this.#states,
       backoff: () => this.#backoff,
     })
@@ -144,6 +146,7 @@ export class Run {
     const keep = (loop: () => Promise<void>) => this.#keepers.push(this.#loop(ending, loop))
     const readOn = (loop: () => Promise<void>) => this.#readers.push(this.#loop(signal, loop))
     keep(() => pruneInbox(upkeep))
+    keep(() => this.#watchPool(ending))
     keep(() => look(upkeep, tell))
     const { claimAfter } = settings
     keep(() => watchEventLoop({ log, claimAfter, running: () => this.#worker.schedule.running, signal: ending }))
@@ -260,6 +263,21 @@ export class Run {
     const { schedule } = this.#worker
     const soon = schedule.count('queued') + schedule.count('running') + this.#worker.unacknowledged
     return soon >= this.#prefetch ? 0 : this.#parts.settings.maxPending - schedule.heldOf(key)
+  }
+
+  #watchPool(signal: AbortSignal): Promise<void> {
+    const { settings, setting, log } = this.#parts
+    return watchPool({
+      isBusy: () => this.#worker.schedule.running >= settings.concurrency,
+      waiting: () => setting.database.waitingOthers(),
+      onStarved: () => this.#metrics.poolStarved(),
+      warn: (waiting) =>
+        log.warn(
+          { waiting, running: this.#worker.schedule.running, oldestRunningSeconds: this.#worker.oldestRunningSeconds },
+          'handlers wait for a connection of the pool while all of them run: a handler must use tx, not the pool, or the pool must be larger than concurrency',
+        ),
+      signal,
+    })
   }
 
   readonly #onRead = (): void => {

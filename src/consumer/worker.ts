@@ -64,6 +64,8 @@ export class Worker {
   readonly #settlement: Settlement
   readonly #timers = new Timers<Item>()
   readonly #gate: Gate
+  /** When each call began that runs, the oldest first. */
+  readonly #began = new Map<readonly Item[], number>()
   #paused = false
   /** Nothing is begun any more. */
   #stopping = false
@@ -92,6 +94,12 @@ export class Worker {
   set paused(paused: boolean) {
     this.#paused = paused
     this.wake()
+  }
+
+  /** Of the calls that run. */
+  get oldestRunningSeconds(): number {
+    const [began] = this.#began.values()
+    return began === undefined ? 0 : (performance.now() - began) / 1000
   }
 
   /** Whether nothing can be done just now, so that nothing more should be read. */
@@ -228,6 +236,7 @@ export class Worker {
   }
 
   async #run(items: Item[]): Promise<void> {
+    this.#began.set(items, performance.now())
     try {
       const [first] = items as [Item]
       if ('route' in first.found) await this.#call(items)
@@ -237,6 +246,7 @@ export class Worker {
       if (!(error instanceof StoppedError)) this.#parts.log.error({ err: error }, 'a bug in Outrider: please report it')
       for (const item of items) if (item.state === 'running') this.#wait(item, conflictPause(++item.conflicts))
     }
+    this.#began.delete(items)
     this.schedule.end(items)
     this.wake()
   }

@@ -29,6 +29,11 @@ export const CONSUMERS: AlertCase[] = [
     wrong: { [worker('oldest_pending_seconds', ORDERS)]: turning(2, '2+60') },
   },
   {
+    alert: 'OutriderConsumerHandlerStuck',
+    what: 'a handler does not return',
+    wrong: { [worker('oldest_running_seconds')]: turning(2, '2+60') },
+  },
+  {
     alert: 'OutriderConsumerTrimmed',
     what: 'the first one is lost',
     wrong: { [worker('trimmed_total', ORDERS)]: `_x${BEFORE + AFTER - 20} 1x20` },

@@ -65,6 +65,7 @@ export const HEALTH: Series = {
   [active('outrider_slot_safe_wal_bytes')]: always(10 * GIB),
   [active('outrider_slot_wal_status', 'status="reserved"')]: always(1),
   [worker('running')]: always(2),
+  [worker('oldest_running_seconds')]: always(2),
   [worker('lag', ORDERS)]: always(5),
   [worker('lag_known', ORDERS)]: always(1),
   [worker('oldest_pending_seconds', ORDERS)]: always(2),

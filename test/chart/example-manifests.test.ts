@@ -273,7 +273,7 @@ async function gauges(): Promise<Map<string, string[]>> {
   const registry = new Registry()
   const state = { stream: 'orders', pending: 1, oldestPendingSeconds: 1, lag: 1 }
   const none = () => 0
-  const counts = { running: none, waiting: none, held: none, idleSeconds: none }
+  const counts = { running: none, waiting: none, held: none, idleSeconds: none, oldestRunningSeconds: none }
   const backoff = () => [{ stream: 'orders', count: 1, oldestSeconds: 1 }]
   const watched = { group: 'g', ...counts, streams: () => [state], backoff }
   createMetrics(registry, 'g', watched)
