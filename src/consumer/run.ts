@@ -225,7 +225,8 @@ export class Run {
 
   /** By stream: how many events wait in Redis, and how long the one that this process or Redis knows for longest has failed. */
   get #backoff(): WaitingState[] {
-    const states = new Map(this.#waiting.states().map((state) => [state.stream, { ...state }]))
+    const none = this.#streams.groups.map(({ key }) => ({ stream: key, count: 0, oldestSeconds: 0 }))
+    const states = new Map([...none, ...this.#waiting.states()].map((state) => [state.stream, { ...state }]))
     for (const { group, failingSince } of this.#worker.schedule.items()) {
       if (failingSince === undefined) continue
       const state = states.get(group.stream) ?? { stream: group.stream, count: 0, oldestSeconds: 0 }

@@ -34,6 +34,11 @@ export const CONSUMERS: AlertCase[] = [
     wrong: { [worker('oldest_running_seconds')]: turning(2, '2+60') },
   },
   {
+    alert: 'OutriderConsumerBackoff',
+    what: 'an event fails for more than a quarter of an hour',
+    wrong: { [worker('backoff_oldest_seconds', ORDERS)]: turning('_', '1+60') },
+  },
+  {
     alert: 'OutriderConsumerTrimmed',
     what: 'the first one is lost',
     wrong: { [worker('trimmed_total', ORDERS)]: `_x${BEFORE + AFTER - 20} 1x20` },
