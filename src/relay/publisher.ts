@@ -452,11 +452,14 @@ export class Publisher {
     }
   }
 
-  /** All streams in turn, again and again: each a lane, or the key of an idle one. */
+  /**
+   * All streams in turn, again and again: each a lane, or the key of an idle one. A turn ends after as many as there were when
+   * it began: each stream that is used again, or no longer, goes to the end, and there may be more of them than are probed.
+   */
   *#everyStream(): Generator<Lane | string, never> {
     for (;;) {
-      yield* this.lanes.values()
-      yield* this.#idle.keys()
+      yield* first(this.lanes.size, this.lanes.values())
+      yield* first(this.#idle.size, this.#idle.keys())
     }
   }
 
@@ -479,15 +482,12 @@ export class Publisher {
   }
 
   #probeIdle(client: RedisClient, key: string): void {
-    this.#probe(client, key, this.#idle.get(key) as Position).then(
-      ({ status }) => {
-        if (client !== this.#client || status === 'OK') return
-        // It is in use again, and what is wrong is found as it is for every other one.
-        const lane = this.lane(key)
-        if (lane.state === 'new') void this.#open(client, lane)
-      },
-      (error: Error) => this.broken(client, error.message),
-    )
+    this.#verifyHead(client, key, this.#idle.get(key) as Position).catch((error: Error) => {
+      if (client !== this.#client) return
+      if (error instanceof Loss) this.#lose(error)
+      // A refusal says nothing about what the stream holds: the next epoch asks again.
+      else this.broken(client, error.message)
+    })
   }
 
   #probeLane(client: RedisClient, lane: Lane): void {
@@ -573,18 +573,20 @@ export class Publisher {
 
   /** Is everything that was acknowledged in this session still there? */
   async #verify(client: RedisClient): Promise<void> {
-    const verify = async (key: string, expected: Position): Promise<Head> => {
-      const reply = await this.#probe(client, key, expected)
-      if (reply.status === 'OK') return reply.head
-      if (reply.status !== 'ERROR') throw new Loss(reply.status as 'OTHER', key, reply, expected)
-      if (isGone(reply, expected)) throw new Loss('BEHIND', key, reply, expected)
-      throw new Error(reply.error)
-    }
     const open = [...this.lanes.values()].filter((lane) => lane.state === 'open')
     await inBatches(open, PROBES, async (lane) => {
-      lane.head = await verify(lane.key, lane.acknowledged)
+      lane.head = await this.#verifyHead(client, lane.key, lane.acknowledged)
     })
-    await inBatches(this.#idle, PROBES, ([key, position]) => verify(key, position))
+    await inBatches(this.#idle, PROBES, ([key, position]) => this.#verifyHead(client, key, position))
+  }
+
+  /** Rejects with a Loss where the head has not reached `expected`, and with what Redis says where it refuses to answer. */
+  async #verifyHead(client: RedisClient, key: string, expected: Position): Promise<Head> {
+    const reply = await this.#probe(client, key, expected)
+    if (reply.status === 'OK') return reply.head
+    if (reply.status !== 'ERROR') throw new Loss(reply.status as 'OTHER', key, reply, expected)
+    if (isGone(reply, expected)) throw new Loss('BEHIND', key, reply, expected)
+    throw new Error(reply.error)
   }
 
   #begin(client: RedisClient): void {
@@ -622,3 +624,11 @@ export class Publisher {
 /** What was published before is not there any more: the key holds another type. */
 const isGone = ({ error }: Pick<AppendReply, 'error'>, expected: Position): boolean =>
   classifyRedis(error).reason === 'wrong_type' && expected !== ZERO_POSITION
+
+function* first<T>(count: number, items: Iterable<T>): Generator<T> {
+  let left = count
+  for (const item of items) {
+    if (left-- === 0) return
+    yield item
+  }
+}

@@ -384,12 +384,12 @@ describe('an idle stream', () => {
     expect(env.publisher.lanes.size).toBe(0)
   })
 
-  const lose = () => admin.multi().del(KEY).del(headKey(KEY, LINEAGE)).exec()
+  const lose = (key = KEY) => admin.multi().del(key).del(headKey(key, LINEAGE)).exec()
 
-  async function expectLoss(): Promise<void> {
+  async function expectLoss(key = KEY): Promise<void> {
     await until(() => env.lost.length > 0)
-    expect(env.lost).toMatchObject([{ status: 'BEHIND', key: KEY }])
-    expect(await admin.exists(KEY)).toBe(0)
+    expect(env.lost).toMatchObject([{ status: 'BEHIND', key }])
+    expect(await admin.exists(key)).toBe(0)
   }
 
   it('leaves memory, and its next event arrives, once', async () => {
@@ -406,6 +406,24 @@ describe('an idle stream', () => {
   it('that Redis lost is found by a probe, as all are in turn', async () => {
     await lose()
     for (let tick = 0; tick * 200 < STREAMS; tick++) env.publisher.tick(performance.now())
+    await expectLoss()
+  })
+
+  it('that Redis lost is found by a probe, also where more streams come into use meanwhile than a tick probes', async () => {
+    const first = keys[0] as string
+    await lose(first)
+    for (let tick = 0; tick < 4 && env.lost.length === 0; tick++) {
+      for (let n = 0; n < 250; n++) env.add(1_000 + n, 1_000 + n, `stream-${tick}-${n}`)
+      await until(() => env.publisher.events === 0 || env.lost.length > 0)
+      env.saveAndTick()
+    }
+    await expectLoss(first)
+  })
+
+  it('that Redis lost when its probe was refused is found when the next epoch begins', async () => {
+    await lose()
+    await admin.script('FLUSH')
+    env.publisher.tick(performance.now())
     await expectLoss()
   })
 
