@@ -52,7 +52,9 @@ export async function look(parts: UpkeepParts, tell: (states: GroupState[]) => v
       await parts.unread.look(await link.client(), groups())
       for (const group of groups()) {
         const consumers = await link.once((client) => group.consumers(client))
-        for (const gone of removedConsumers(known.get(group.key) ?? [], consumers, settings.claimAfter)) {
+        const before = known.get(group.key) ?? []
+        // Between two looks it may have become a dead name.
+        for (const gone of removedConsumers(before, consumers, settings.claimAfter, DEAD_NAME_AFTER - 2 * LOOK_EVERY)) {
           log.error(
             { stream: group.key, removed: gone.name, pending: gone.pending },
             'a consumer was removed from the group with entries pending (XGROUP DELCONSUMER): what no worker had taken over ' +

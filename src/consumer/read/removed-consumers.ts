@@ -5,13 +5,16 @@ import type { ConsumerState } from '../../redis/group.js'
  * stream. Pure.
  *
  * The group itself removes only names with nothing pending, and a live consumer gives a sign of life more often than each
- * `claimAfter` (milliseconds). So a silent name with pending entries does not go by itself: they have to be claimed first.
+ * `claimAfter` (milliseconds). So a silent name with pending entries does not go by itself: they have to be claimed first. Once
+ * it was silent for `deadAfter`, the first worker that looks at the group removes it as soon as they are claimed.
  */
 export function removedConsumers(
   before: readonly ConsumerState[],
   now: readonly ConsumerState[],
   claimAfter: number,
+  deadAfter: number,
 ): ConsumerState[] {
   const names = new Set(now.map(({ name }) => name))
-  return before.filter(({ name, pending, idle }) => pending > 0 && idle > claimAfter && !names.has(name))
+  const isKept = ({ pending, idle }: ConsumerState) => pending > 0 && idle > claimAfter && idle < deadAfter
+  return before.filter((consumer) => isKept(consumer) && !names.has(consumer.name))
 }
