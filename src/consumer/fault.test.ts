@@ -80,7 +80,16 @@ describe('an error of Postgres', () => {
 })
 
 describe('an error of a connection', () => {
-  it.each(['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH'])(
+  it.each([
+    'ECONNREFUSED',
+    'ECONNRESET',
+    'EPIPE',
+    'ETIMEDOUT',
+    'ENOTFOUND',
+    'EAI_AGAIN',
+    'EHOSTUNREACH',
+    'CONNECTION_CLOSED',
+  ])(
     '%s is an outage where the library itself spoke to the database, and an attempt where the handler spoke to anybody',
     (code) => {
       expect(faultsOf(ofSocket(code))).toEqual(['outage', undefined, 'outage'])
@@ -104,6 +113,8 @@ describe('an error of a connection', () => {
   ])('that pg gives without a code is an outage: %s', (message) => {
     expect(faultsOf(new Error(message))).toEqual(['outage', 'outage', 'outage'])
     expect(faultsOf(new DrizzleQueryError('select 1', [], new Error(message)))).toEqual(['outage', 'outage', 'outage'])
+    // As Knex words it.
+    expect(faultsOf(new Error(`select 1 - ${message}`))).toEqual(['outage', 'outage', 'outage'])
   })
 
   it('that is gone is an outage, whatever the handler made of it', () => {

@@ -37,10 +37,11 @@ const OUTAGES = /^(08|53|57P|58|25006$)/
 const TOO_LONG = /^25P0[34]$/
 const FENCED = 'OR001'
 
-// What pg and its pool say of a connection, without any code.
+// What pg and its pool say of a connection, without any code; Knex puts the statement before it.
 const CONNECTION =
-  /^(Connection terminated|Client has encountered a connection error|Client was closed|timeout exceeded when trying to connect|timeout expired|Cannot use a pool after calling end)/
-const SOCKET = /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)/
+  /(^| - )(Connection terminated|Client has encountered a connection error|Client was closed|timeout exceeded when trying to connect|timeout expired|Cannot use a pool after calling end)/
+// The second kind is of postgres.js.
+const SOCKET = /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|CONNECTION_|CONNECT_TIMEOUT)/
 
 /**
  * The fault behind an error, or undefined where the event itself failed. Pure.

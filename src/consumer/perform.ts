@@ -88,8 +88,7 @@ const MOST_KEY = 1_000
 /** Of source and id together, in bytes: an entry of the inbox's index holds 2,704, with the group. */
 const MOST_ROW = 2_500
 
-/** What Postgres would refuse fails this event, and must not be taken for an outage. */
-/** What an event is deduplicated by. Throws where that cannot be a row of the inbox. */
+/** What an event is deduplicated by. Throws where Postgres would refuse it as a row of the inbox: that is no outage. */
 export function inboxKeyOf(route: Route, event: ConsumerEvent): InboxKey {
   const key = plainKeyOf(route, event)
   const text = key.source + key.id
