@@ -189,10 +189,20 @@ export class Group {
     return (await this.#call(client, scripts.beat, ...ids)) as string[]
   }
 
-  /** Whether the entry is still in the stream and pending with no consumer: it was acknowledged or dead-lettered. */
+  /**
+   * Whether the entry is still in the stream and pending with no consumer: it was acknowledged or dead-lettered. One after the
+   * group's position is neither: Redis has lost its delivery, in a failover or with the group, and will deliver it again.
+   */
   async isSettled(client: RedisClient, id: string): Promise<boolean> {
+    // The position first: what is delivered in between is pending.
+    const info = await this.#info(client)
+    const position = info?.[info.indexOf('last-delivered-id') + 1]
+    if (typeof position !== 'string') return false
     const pending = (await client.xpending(this.key, this.group, id, id, 1)) as unknown[]
-    return pending.length === 0 && (await client.xrange(this.key, id, id)).length > 0
+    if (pending.length > 0) return false
+    // Nothing where the position is before it.
+    const [entry] = await client.xrange(this.key, id, position, 'COUNT', 1)
+    return entry?.[0] === id
   }
 
   async begin(client: RedisClient, id: string): Promise<boolean> {

@@ -198,3 +198,23 @@ describe('an entry that was trimmed while a consumer holds it', () => {
     expect([await pending(), await retries()]).toEqual([[], {}])
   })
 })
+
+describe('isSettled', () => {
+  test('is true of what was acknowledged, and not of what is pending or trimmed', async ({ env }) => {
+    const { redis, key, one, two, given } = env
+    const [a, b, c] = (await given(one, 3)) as [string, string, string]
+    await one.acknowledge(redis, [a, b], [])
+    await redis.xdel(key, b)
+    expect(await Promise.all([a, b, c].map((id) => two.isSettled(redis, id)))).toEqual([true, false, false])
+  })
+
+  test('is false where Redis has lost the delivery, and will repeat it', async ({ env }) => {
+    const { redis, key, one, given } = env
+    const [a, b] = (await given(one, 2)) as [string, string]
+    await redis.xgroup('DESTROY', key, one.group)
+    await redis.xgroup('CREATE', key, one.group, a)
+    expect(await one.isSettled(redis, b)).toBe(false)
+    await redis.xgroup('DESTROY', key, one.group)
+    expect(await one.isSettled(redis, a)).toBe(false)
+  })
+})
