@@ -26,15 +26,24 @@ export class TransactionHandle {
     if (this.#closed) throw new Error(CLOSED)
   }
 
+  /** It may need private fields, which a proxy has not, and have properties of its own, as `fn` of Kysely. */
+  #method(target: Callable, method: Callable): Callable {
+    return new Proxy(method, {
+      apply: (_, __, values) => {
+        this.#check()
+        return Reflect.apply(method, target, values)
+      },
+    })
+  }
+
   #traps(): ProxyHandler<Callable> {
     return {
       get: (target, name) => {
         // Symbols are asked for by those who print it.
         if (typeof name === 'string') this.#check()
         const value: unknown = Reflect.get(target, name, target)
-        if (typeof value !== 'function' || name === 'constructor' || isFixed(target, name)) return value
-        // Its methods may have private fields, which a proxy has not.
-        return value.bind(target)
+        if (!isCallable(value) || name === 'constructor' || isFixed(target, name)) return value
+        return this.#method(target, value)
       },
       set: (target, name, value) => Reflect.set(target, name, value, target),
       apply: (target, self, values) => {
@@ -48,7 +57,8 @@ export class TransactionHandle {
 /** The transactions of some libraries, such as Knex, are functions. */
 type Callable = (...values: unknown[]) => unknown
 
-const isObject = (tx: unknown): tx is Callable => (typeof tx === 'object' && tx !== null) || typeof tx === 'function'
+const isCallable = (value: unknown): value is Callable => typeof value === 'function'
+const isObject = (tx: unknown): tx is Callable => (typeof tx === 'object' && tx !== null) || isCallable(tx)
 
 /** A proxy must show such a property as it is. */
 function isFixed(target: object, name: string | symbol): boolean {
