@@ -114,7 +114,8 @@ export class Leases {
       // Never down: an epoch of another holder must not be the last one again.
       const epoch = await this.#update('epoch = greatest(epoch, $4::text::bigint) + 1', key, String(above))
       if (epoch === undefined) return this.lost(key)
-      this.#held.set(key, { ...lease, epoch, from: '-', ready: true })
+      // Where it was to be given back, the next look begins that again: the one that runs has this lease no more.
+      this.#held.set(key, { ...lease, epoch, from: '-', ready: true, leaving: false })
       this.#parts.onLost(key)
     } catch (error) {
       this.#parts.log.warn(
