@@ -138,6 +138,7 @@ export class Run {
     const shared = { worker: this.#worker, ensure: this.#ensure, onRead: this.#onRead, unread, signal }
     const upkeep = {
       ...{ settings, database: setting.database, link: this.#asking, log, groups, ensure: this.#ensure, unread },
+      waiting: () => this.#waiting.groups,
       signal: ending,
     }
     const tell = (states: readonly GroupState[]) => {

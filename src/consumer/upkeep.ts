@@ -14,6 +14,8 @@ export interface UpkeepParts {
   link: Link
   log: ConsumerLogger
   groups(): readonly Group[]
+  /** The waiting streams that exist, as groups. */
+  waiting(): readonly Group[]
   ensure(): Promise<void>
   unread: UnreadWatch
   signal: AbortSignal
@@ -64,6 +66,7 @@ export async function look(parts: UpkeepParts, tell: (states: GroupState[]) => v
         known.set(group.key, consumers)
         await link.once((client) => group.leave(client, DEAD_NAME_AFTER))
       }
+      for (const group of parts.waiting()) await link.once((client) => group.leave(client, DEAD_NAME_AFTER))
     } catch (error) {
       if (signal.aborted || error instanceof StoppedError) return
       log.debug({ err: error }, 'the consumer could not look after all of its groups; it tries again')

@@ -12,6 +12,7 @@ const scripts = {
   bury: new Script('bury.lua', 'pending.lua', 'move.lua'),
   wait: new Script('wait.lua', 'pending.lua', 'move.lua'),
   due: script('due.lua'),
+  finish: new Script('finish.lua', 'pending.lua', 'move.lua'),
   release: script('release.lua'),
   leave: script('leave.lua'),
   create: new Script('create.lua', 'pending.lua', 'stream-info.lua'),
@@ -247,10 +248,13 @@ export class Group {
 
   /** After the commit of their effects. `failed`: those among them that `fail` remembers something of. */
   async acknowledge(client: RedisClient, ids: readonly string[], failed: readonly string[]): Promise<void> {
+    if (this.key !== this.stream) {
+      await this.#call(client, scripts.finish, ...ids)
+      return
+    }
     // In this order: what is forgotten of an entry that is still pending is not needed, what is left of one that is not, stays.
     if (failed.length > 0) await client.hdel(this.#keys[1] as string, ...failed)
     await send(client, 'xack', [this.key, this.group, ...ids])
-    if (this.key !== this.stream) await client.xdel(this.key, ...ids)
   }
 
   #call(client: RedisClient, which: Script, ...args: string[]): Promise<unknown> {

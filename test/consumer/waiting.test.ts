@@ -159,3 +159,21 @@ describe('all or nothing', () => {
     },
   )
 })
+
+groupTest('what is done is acknowledged and removed in one, with what is known of its attempts', async ({ env }) => {
+  const { redis, key, one, given } = env
+  const [id] = (await given(one, 1)) as [string]
+  await one.wait(redis, { id, fields: ['n', '0'] }, 5, ['waiting-attempts', '1'])
+  const due = await one.waiting.due(redis, 10, 1)
+  const [taken] = due?.taken ?? []
+  await one.waiting.fail(redis, taken?.id as string, '1')
+  await redis.call('ACL', 'SETUSER', 'worker', 'reset', 'on', '>secret', '~*', '+@all', '-xack', '-xdel')
+  const client = redis.duplicate({ username: 'worker', password: 'secret' })
+  await expect(one.waiting.acknowledge(client, [taken?.id as string], [])).rejects.toThrow()
+  expect((await redis.xpending(waitingKey(key, GROUP), GROUP))[0]).toBe(1)
+  await one.waiting.acknowledge(redis, [taken?.id as string], [])
+  expect((await redis.xpending(waitingKey(key, GROUP), GROUP))[0]).toBe(0)
+  expect(await redis.xlen(waitingKey(key, GROUP))).toBe(0)
+  expect(await redis.exists(waitingRetriesKey(key, GROUP))).toBe(0)
+  client.disconnect()
+})

@@ -36,6 +36,7 @@ export class Waiting {
       for (const { waiting: group } of groups()) {
         const most = worker.blocked ? 0 : Math.max(0, Math.min(room(), MOST_IN_ONE_LOOK))
         const due = await link.once((client) => group.due(client, Date.now(), most)).catch(unlessStopped)
+        if (due === null) continue
         if (!due) {
           this.#states.delete(group)
           continue
@@ -59,7 +60,8 @@ export class Waiting {
   }
 }
 
-/** What one stream refuses must not hold up the others; it is asked again with the next round. */
-function unlessStopped(error: unknown): undefined {
+/** Null: refused. One stream that refuses must not hold up the others; it is asked again in the next round. */
+function unlessStopped(error: unknown): null {
   if (error instanceof StoppedError) throw error
+  return null
 }
