@@ -209,8 +209,9 @@ class PgDatabase implements Database {
       return opened
     } catch (error) {
       let session: Session = 'aborted'
+      const [thrown] = errorsOf(error)
       // A statement of it may still run, which a ROLLBACK would wait for.
-      if (error instanceof HandlerTimeoutError) timedOut = error
+      if (thrown instanceof HandlerTimeoutError) timedOut = thrown
       else if (client && !broken) {
         if (stage === 'handler' && !raised?.includesAny(errorsOf(error))) session = await sessionOf(rowQueryOf(client))
         await client.query('rollback').catch(note)

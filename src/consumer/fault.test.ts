@@ -54,8 +54,8 @@ describe('an error of Postgres', () => {
   it.each([
     ['25P03', 'terminating connection due to idle-in-transaction timeout'],
     ['25P04', 'terminating connection due to transaction timeout'],
-  ])('%s is an attempt in the handler, which took too long: %s', (code, message) => {
-    expect(faultsOf(ofPostgres(code, message))).toEqual(['outage', undefined, 'outage'])
+  ])('%s is an attempt in the handler, which took too long, and at the commit, which tells it: %s', (code, message) => {
+    expect(faultsOf(ofPostgres(code, message))).toEqual(['outage', undefined, undefined])
   })
 
   it.each([

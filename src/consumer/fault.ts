@@ -54,7 +54,8 @@ export function faultOf({ cause, stage, session }: Failure): Fault | undefined {
   if (stage === 'handler' && session === 'open') return undefined
   for (const error of errorsOf(cause)) {
     const code = sqlState(error) ?? ''
-    if (TOO_LONG.test(code)) return stage === 'handler' ? undefined : 'outage'
+    // A commit follows the handler at once, and may be the first to hear of it.
+    if (TOO_LONG.test(code)) return stage === 'opening' ? 'outage' : undefined
     if (code === FENCED) return 'fenced'
     if (CONFLICTS.has(code)) return 'conflict'
     if ((code.length === 5 && OUTAGES.test(code)) || CONNECTION.test(error.message)) return 'outage'

@@ -5,7 +5,7 @@ import type { Consumer } from '../../src/consumer/consumer.js'
 import { type ConsumerOptions, createConsumer } from '../../src/consumer/index.js'
 import { type EntryInput, entryOf, fieldsOf } from '../../testkit/entry.js'
 import { until } from '../../testkit/services/index.js'
-import { createTestEnv, type TestEnv } from '../support/test-env.js'
+import { createTestEnv, type TestEnv, type TestEnvOptions } from '../support/test-env.js'
 import { GROUP } from './happened.js'
 
 /** A line of a consumer's log. */
@@ -43,8 +43,8 @@ export const effect = async (
   ])
 }
 
-async function createConsumerEnv(): Promise<ConsumerEnv> {
-  const base = await createTestEnv({ migrated: 'inbox' })
+async function createConsumerEnv(options: TestEnvOptions = {}): Promise<ConsumerEnv> {
+  const base = await createTestEnv({ ...options, migrated: 'inbox' })
   const { database, server, redis } = base
   const owner = await database.connect()
   await owner.query('create table effect (seq bigserial, event text, n int, subject text)')
@@ -110,12 +110,23 @@ async function createConsumerEnv(): Promise<ConsumerEnv> {
   return env
 }
 
-export const consumerTest = test.extend<{ env: ConsumerEnv }>({
+interface Fixtures {
+  env: ConsumerEnv
+  /** Makes one with options, and closes it when the test is over. */
+  createEnv(options?: TestEnvOptions): Promise<ConsumerEnv>
+}
+
+export const consumerTest = test.extend<Fixtures>({
+  env: async ({ createEnv }, use) => use(await createEnv()),
   // biome-ignore lint/correctness/noEmptyPattern: Vitest needs the pattern to see which fixtures are needed.
-  env: async ({}, use) => {
-    const env = await createConsumerEnv()
-    await use(env)
-    await env.close()
+  createEnv: async ({}, use) => {
+    const made: ConsumerEnv[] = []
+    await use(async (options) => {
+      const env = await createConsumerEnv(options)
+      made.push(env)
+      return env
+    })
+    for (const env of made) await env.close()
   },
 })
 

@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { needsProcess, type Redis, until } from '../../testkit/services/index.js'
+import { needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { effect, consumerTest as test } from './consumer-env.js'
 import { GROUP, Happened } from './happened.js'
 import { Gate, metricOf } from './watch.js'
@@ -46,11 +46,10 @@ test('a stream that is deleted in mid-run is read again from its first entry', a
   expect(JSON.stringify(env.logs)).not.toContain('redis_failover')
 })
 
-test('a Redis that was put back to an earlier state brings no effect a second time', async ({ env, skip }) => {
+test('a Redis that was put back to an earlier state brings no effect a second time', async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
-  const server = env.server as Redis
-  await server.stop()
-  await server.start({ appendonly: 'yes', appendfsync: 'always' })
+  const server = await startRedis({ settings: { appendonly: 'yes', appendfsync: 'always' } })
+  const env = await createEnv({ redis: server })
   await env.append('things', numbers(200))
   const half = new Gate()
   const consumer = env.consumer({ concurrency: 4, prefetch: 20 }).on(Happened, async (event, context) => {
@@ -73,13 +72,12 @@ test('a Redis that was put back to an earlier state brings no effect a second ti
 })
 
 test('a Redis that is killed and started again in mid-run costs no event and no second effect', async ({
-  env,
+  createEnv,
   skip,
 }) => {
   needsProcess({ skip }, ['redis'])
-  const server = env.server as Redis
-  await server.stop()
-  await server.start({ appendonly: 'yes', appendfsync: 'always' })
+  const server = await startRedis({ settings: { appendonly: 'yes', appendfsync: 'always' } })
+  const env = await createEnv({ redis: server })
   const ids = await env.append('things', numbers(2_000))
   const consumer = env.consumer().on(Happened, effect)
   await consumer.start()

@@ -19,6 +19,8 @@ export class Load {
 
   constructor(database: Database, stream: string, rows = 10) {
     this.#running = this.#run(database, stream, rows)
+    // Told by stop(), which a test that has failed does not come to.
+    this.#running.catch(() => {})
   }
 
   async stop(): Promise<void> {
