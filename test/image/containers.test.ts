@@ -30,7 +30,7 @@ describe('test services in containers', () => {
     if (engine instanceof NoEngine) return context.skip(engine.message)
     try {
       await makeServers(engine)
-      const files = ['test/support/postgres.test.ts', 'test/support/redis.test.ts']
+      const files = ['test/support/postgres.slow.test.ts', 'test/support/redis.test.ts']
       const [program = '', ...args] = engine.inside(
         process.execPath,
         vitest,

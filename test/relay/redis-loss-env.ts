@@ -3,7 +3,8 @@ import { expect } from 'vitest'
 import { closeIncident, type Incident, listIncidents } from '../../src/postgres/incidents.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { until } from '../../testkit/services/index.js'
-import type { RelayEnv } from './relay-env.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
+import { Traffic } from './traffic.js'
 
 export const STREAM = 'orders'
 
@@ -84,4 +85,22 @@ export async function inflict(env: RelayEnv, { lose }: Loss): Promise<number> {
     .xlen(STREAM)
     .exec()
   return replies?.at(-1)?.[1] as number
+}
+
+/** The tests of these losses in which events flow. */
+export function underLoad(which: readonly Loss[]): void {
+  test.for(which)('after $what, under load', { timeout: 90_000 }, async (loss, { env }) => {
+    const traffic = await Traffic.start(env, { streams: [STREAM, 'users'], writers: 1 })
+    const relay = await env.streamingRelay()
+    await saved(env, 2)
+    await traffic.more(100)
+
+    const left = await inflict(env, loss)
+    await traffic.more(100)
+    const incidents = await halted(env, relay)
+    expect(await env.redis.xlen(STREAM)).toBe(left)
+    expect(incidents.map(({ stream }) => stream).sort()).toEqual(loss.streams)
+    await traffic.stop()
+    await goesOn(env, relay, incidents)
+  })
 }

@@ -1,10 +1,12 @@
 import { describe, expect } from 'vitest'
 import { needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
-import { goesOn, halted, headOf, inflict, losses, STREAM, saved } from './redis-loss-env.js'
+import { goesOn, halted, headOf, inflict, losses, STREAM, saved, underLoad } from './redis-loss-env.js'
 import { relayTest as test } from './relay-env.js'
 
 // Each waits most of the time: for the 5 s after which level memory confirms, and for the relay to look again.
 describe.concurrent('a gap within seconds, and nothing newer is published', () => {
+  underLoad(losses.filter(({ what }) => what === 'DEL of a stream'))
+
   test.for(losses)('after $what, where nothing flows', async (loss, { env }) => {
     const relay = await env.streamingRelay()
     await env.insert('users')
