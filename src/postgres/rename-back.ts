@@ -12,7 +12,7 @@ export interface Renamed {
 
 /**
  * The statements that give the published table its name back, as one transaction, so that no row is inserted in between.
- * What has the name meanwhile stays beside it: `alter table` renames views, too.
+ * What has the name meanwhile is kept under another: `alter table` renames views, too.
  */
 export function renameBack({ expected, published, namesake }: Renamed): string {
   const wanted = parseTable(expected)

@@ -1,4 +1,4 @@
--- Claims entries that nobody has touched for too long, whoever had them, and those that have no owner.
+-- Claims entries that no consumer has touched for too long, and those that have no owner.
 -- ARGV  … the idle time in milliseconds, how many at most, and whose they must be, if that matters
 -- Reply {id, deliveries, failed attempts, fields} for each
 

@@ -4,7 +4,7 @@ import { needsProcess, startPostgres, startRedis, until } from '../../testkit/se
 import { dropSlot, expectAdopted, expectGap, expectStillness, isBefore18, running } from './gap-slot-env.js'
 import { relayTest as test } from './relay-env.js'
 
-test.concurrent('the slot dropped while the relay runs: a gap that cannot be closed, and adopting goes on', async ({
+test.concurrent('the slot dropped while the relay runs: a gap that cannot be closed, and adopting continues', async ({
   env,
 }) => {
   const { relay } = await running(env)

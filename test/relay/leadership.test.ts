@@ -103,7 +103,7 @@ test('the same, found by a session that has lost its lock unheard: another one h
   expect(await listIncidents(env.postgres)).toEqual([])
 })
 
-test('a session that waits before it takes over its heads says already that it leads: one that is promoted beside it must hear it', async ({
+test('a session that waits before it takes over its heads says already that it leads: one that is promoted meanwhile must hear it', async ({
   env,
 }) => {
   const { replication, atStart, saysThatItLeads } = await session(env, WITHIN, LATER)

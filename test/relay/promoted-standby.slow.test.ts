@@ -108,7 +108,7 @@ test('a standby without the last session is promoted: after 20 s of silence the 
 
 const COPY_HALTS = 'whose session it does not know halts as foreign, and disturbs nothing'
 
-test(`a copy that is promoted beside a live relay ${COPY_HALTS}`, { timeout: 300_000 }, async ({
+test(`a copy that is promoted next to a live relay ${COPY_HALTS}`, { timeout: 300_000 }, async ({
   lagging,
   onTestFinished,
 }) => {
@@ -116,7 +116,7 @@ test(`a copy that is promoted beside a live relay ${COPY_HALTS}`, { timeout: 300
   await copyHalts(lagging, relay, onTestFinished)
 })
 
-test(`a copy that is promoted beside a live relay of the last release, which cannot be heard, and ${COPY_HALTS}`, {
+test(`a copy that is promoted next to a live relay of the last release, which cannot be heard, and ${COPY_HALTS}`, {
   timeout: 300_000,
 }, async ({ lagging, skip, onTestFinished }) => {
   const released = await Release.before(['005-outbox']).catch((error: Error) => error)

@@ -1,7 +1,7 @@
 import { type Database, until } from '../../testkit/services/index.js'
 import type { RelayEnv } from './relay-env.js'
 
-/** Writes 2 MiB of WAL that is nobody's event. */
+/** Writes 2 MiB of WAL without any event. */
 export async function writeElsewhere(database: Database): Promise<void> {
   await database.query('create table if not exists elsewhere (text text)')
   await database.query("insert into elsewhere select repeat('x', 1000) from generate_series(1, 2000)")

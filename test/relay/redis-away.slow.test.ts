@@ -3,7 +3,7 @@ import { needsProcess, startRedis, until } from '../../testkit/services/index.js
 import { keepalivesOften, statusSent } from './redis-away-env.js'
 import { relayTest as test } from './relay-env.js'
 
-test('a relay that starts while Redis is down tells of the WAL that piles up meanwhile, and goes on when it is there', async ({
+test('a relay that starts while Redis is down reports the WAL that accumulates, and continues once Redis is there', async ({
   createEnv,
   skip,
 }) => {

@@ -50,7 +50,7 @@ export async function published(env: RelayEnv): Promise<Record<string, number>> 
   return lengths
 }
 
-/** Accepting what is lost: the relay goes on by itself, with what it has not confirmed and what comes. */
+/** Accepting what is lost: the relay continues by itself, with what it has not confirmed and what comes. */
 export async function goesOn(env: RelayEnv, relay: RelayProcess, incidents: Incident[]): Promise<void> {
   for (const { id } of incidents) await closeIncident(env.postgres, id)
   await relay.streaming()
@@ -71,7 +71,7 @@ export const losses: Loss[] = [
   { what: 'FLUSHALL', streams: [STREAM, 'users'], lose: (redis) => redis.flushall() },
   { what: 'DEL of a stream', streams: [STREAM], lose: (redis) => redis.del(STREAM) },
   {
-    what: 'DEL of a stream that a consumer makes anew',
+    what: 'DEL of a stream that a consumer creates again',
     again: true,
     streams: [STREAM],
     lose: (redis) => redis.del(STREAM).xgroup('CREATE', STREAM, 'workers', '0', 'MKSTREAM'),

@@ -19,7 +19,7 @@ export const KEYS = { plain: ['orders'], partitioned: ['orders:0', 'orders:1'] }
 const EVENTS = 12
 
 /**
- * Everything that a worker does: reads, does, tries again, sets aside, gives up, keeps alive what takes long, lets go of it when it
+ * Everything that a worker does: reads, does, tries again, sets aside, gives up, keeps alive what takes long, releases it when it
  * stops, takes over what was let go of, leaves. What the tests themselves ask of Redis, they ask before.
  */
 export async function work(

@@ -51,7 +51,7 @@ export function relayRoles(versions: readonly RedisVersion[]): void {
           await relay.stop()
         }
 
-        // Heads that no saved head knows, and their streams are gone: the relay removes them and begins anew.
+        // Heads that no saved head knows, and their streams are gone: the relay removes them and begins again.
         await env.postgres.query('delete from outrider.head')
         await admin.unlink(...keys)
         const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: 'auto' })
