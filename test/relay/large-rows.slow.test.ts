@@ -23,31 +23,31 @@ const BEYOND_STRINGS = 540_000_000
 const insert = `insert into events select $1, 'test.happened', json_build_object('text', repeat('x', $2::int))`
 
 test.runIf(process.platform === 'linux')(
-  'rows of 60 MB become incidents without their payload, within the memory of the chart, and their neighbours are published',
+  'a row of 60 MB becomes an incident without its payload, within the memory of the chart, and its neighbours are published',
   async ({ createEnv, configFile }) => {
     const env = await createEnv({ outbox: OUTBOX })
     const relay = await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(MAPPING) })
-    const inserted = [10, 60_000_000, 10, 60_000_000, 10]
+    const inserted = [10, 60_000_000, 10]
     for (const [n, bytes] of inserted.entries()) await env.postgres.query(insert, [`e${n}`, bytes])
-    await until(async () => (await env.ids('events')).length === 3, {
+    await until(async () => (await env.ids('events')).length === 2, {
       timeout: 40_000,
       message: () => `the neighbours to arrive\n${relay.tail(10)}`,
     })
-    expect(await env.ids('events')).toEqual(['e0', 'e2', 'e4'])
+    expect(await env.ids('events')).toEqual(['e0', 'e2'])
     const incidents = await until(async () => {
       const found = await listIncidents(env.postgres)
-      return found.length === 2 && found.reverse()
+      return found.length === 1 && found
     })
-    expect(incidents).toMatchObject(
-      ['e1', 'e3'].map((eventId) => ({
+    expect(incidents).toMatchObject([
+      {
         kind: 'rejected',
         reason: 'too_large',
         stream: 'events',
-        eventId,
-        row: { id: eventId, type: 'test.happened' },
+        eventId: 'e1',
+        row: { id: 'e1', type: 'test.happened' },
         detail: { omitted: { payload: 60_000_013 } },
-      })),
-    )
+      },
+    ])
     expect(incidents[0]?.row).not.toHaveProperty('payload')
     expect(relay.isRunning).toBe(true)
     expect(await relay.metric('outrider_sessions_total')).toBe(1)
