@@ -24,6 +24,8 @@ function explain(error: unknown, command: string): unknown {
   if (error instanceof Failure || !(error instanceof Error)) return error
   switch (sqlState(error)) {
     case '3F000':
+    // Of ping in a workers' database, which has no outbox.
+    case '42883':
     case '42P01':
       return new Failure(
         `Expected Outrider's schema in this database, found that it is missing or incomplete: ${error.message}. ` +

@@ -11,6 +11,7 @@ import { MAIN } from '../../testkit/outrider.js'
 import { freePort, needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from '../relay/relay-env.js'
 import { type CommandRun, runCommand } from '../support/command.js'
+import { createMigratedDatabase } from '../support/migrated-database.js'
 
 /** Runs `outrider ping` in this process: as the owner of the database, or as whoever `url` says. */
 function run(
@@ -107,6 +108,12 @@ test('a ping that no relay carries says so in time, and leaves the event to the 
   })
   await env.relay()
   await until(async () => (await env.ids('ping')).includes(id as string))
+})
+
+test('a ping in a database that has an inbox alone says that the outbox is missing', async ({ env }) => {
+  const database = await createMigratedDatabase('inbox')
+  onTestFinished(() => database.drop())
+  await expect(run(env, {}, { url: database.url })).rejects.toThrow('`outrider setup` creates or completes it')
 })
 
 test('a ping that does not arrive names the open incident, the slot that is missing, or where else to look', async ({
