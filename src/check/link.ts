@@ -1,4 +1,4 @@
-import { type PostgresUrl, parsePostgresUrl } from '../postgres/url.js'
+import { type PostgresUrl, parsePostgresUrl } from '../config/postgres-url.js'
 import { blocker, type Finding, inConfiguration, warning } from './finding.js'
 import type { Link, ServerFacts } from './server-facts.js'
 

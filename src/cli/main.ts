@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 import { parseArgs } from 'node:util'
+import { parseDuration } from '../base/units.js'
 import { closest } from '../config/closest.js'
 import { loadConfig } from '../config/load.js'
 import type { Config } from '../config/schema.js'
 import { maskUrlsIn } from '../config/secret.js'
-import { parseDuration } from '../config/units.js'
 import { ExitCode, Failure } from '../failure.js'
 import { createLogger } from '../telemetry/log.js'
 import { VERSION } from '../version.js'

@@ -1,5 +1,5 @@
+import { parseDuration } from '../base/units.js'
 import { type Config, partitionsOf } from '../config/schema.js'
-import { parseDuration } from '../config/units.js'
 import { ExitCode, Failure } from '../failure.js'
 import { type Grants, grantRoles, requireGrantable } from '../postgres/grants.js'
 import { migrate } from '../postgres/migrate.js'

@@ -1,7 +1,7 @@
 import { accessSync, constants } from 'node:fs'
 import { STREAM_NAME } from '../event/names.js'
-import { parsePostgresUrl } from '../postgres/url.js'
-import { parseRedisUrl } from '../redis/url.js'
+import { parsePostgresUrl } from './postgres-url.js'
+import { parseRedisUrl } from './redis-url.js'
 import type { Settings } from './schema.js'
 
 /** Settings that are right each by itself, and wrong together. `path` is the one to change. */

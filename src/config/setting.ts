@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { parseDuration, parseSize } from './units.js'
+import { parseDuration, parseSize } from '../base/units.js'
 
 /** Kinds of settings. Each says in its issue what was expected; `load.ts` adds the name, what was found and where. */
 

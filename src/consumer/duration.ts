@@ -1,4 +1,4 @@
-import { parseDuration } from '../config/units.js'
+import { parseDuration } from '../base/units.js'
 
 /** `500ms`, `30s`, `10m`, `72h`, `7d`, or milliseconds. */
 export type Duration = string | number

@@ -1,7 +1,7 @@
 import { Cluster, type Redis } from 'ioredis'
+import { parseRedisUrl } from '../config/redis-url.js'
 import type { RedisConfig } from '../config/schema.js'
 import { connectLike, connectRedis, type RedisClient } from '../redis/connect.js'
-import { parseRedisUrl } from '../redis/url.js'
 import { durationOf } from './duration.js'
 import type { ConsumerOptions, RedisOptions } from './options.js'
 

@@ -1,5 +1,5 @@
+import { parseDuration } from '../base/units.js'
 import { maskUrlsIn } from '../config/secret.js'
-import { parseDuration } from '../config/units.js'
 import { messagesOf } from './delivery/thrown.js'
 import type { Duration } from './duration.js'
 

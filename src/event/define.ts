@@ -1,5 +1,5 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
-import { parseSize } from '../config/units.js'
+import { parseSize } from '../base/units.js'
 import { EventError, type EventIssue } from './error.js'
 import { STREAM_NAME } from './names.js'
 import { textIssue } from './text.js'

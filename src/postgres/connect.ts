@@ -1,9 +1,9 @@
 import pg from 'pg'
+import { type PostgresUrl, parsePostgresUrl } from '../config/postgres-url.js'
 import type { PostgresConfig } from '../config/schema.js'
 import { readSecret } from '../config/secret.js'
 import { describeTlsError, readTls } from '../config/tls.js'
 import { ExitCode, Failure } from '../failure.js'
-import { type PostgresUrl, parsePostgresUrl } from './url.js'
 
 /** What text output depends on is pinned, so that a server's or a role's defaults change no byte of an event. */
 const PINNED = '-c DateStyle=ISO -c TimeZone=UTC -c IntervalStyle=postgres -c extra_float_digits=3 -c bytea_output=hex'

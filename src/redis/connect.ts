@@ -1,10 +1,10 @@
 import type { ConnectionOptions } from 'node:tls'
 import { type RedisOptions as AnyRedisOptions, Cluster, Redis } from 'ioredis'
+import { parseRedisUrl, type RedisUrl } from '../config/redis-url.js'
 import type { RedisConfig } from '../config/schema.js'
 import { readSecret } from '../config/secret.js'
 import { describeTlsError, readTls } from '../config/tls.js'
 import { ExitCode, Failure } from '../failure.js'
-import { parseRedisUrl, type RedisUrl } from './url.js'
 
 export type RedisClient = Redis | Cluster
 

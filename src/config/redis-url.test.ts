@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { parseRedisUrl } from './url.js'
+import { parseRedisUrl } from './redis-url.js'
 
 const node = (host: string, port: number) => ({ host, port })
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { parsePostgresUrl } from './url.js'
+import { parsePostgresUrl } from './postgres-url.js'
 
 describe('a Postgres URL', () => {
   it.each([
