@@ -1,14 +1,6 @@
 import type pg from 'pg'
-import type { Position } from '../event/position.js'
+import type { Head } from '../event/head.js'
 import { formatLsn, type Lsn } from './lsn.js'
-
-/** The last event of one lineage in one stream, as Redis has it beside the stream and Postgres knows it to be safe. */
-export interface Head {
-  position: Position
-  event: string
-  /** The stream entry's id. */
-  entry: string
-}
 
 /** Heads that one statement loads: few statements, because a server without statistics may sort all heads for each. */
 const LOADED_AT_ONCE = 2_000

@@ -1,6 +1,6 @@
+import type { Head } from '../event/head.js'
 import { headKey } from '../event/names.js'
 import type { Position } from '../event/position.js'
-import type { Head } from '../postgres/heads.js'
 import type { RedisClient } from './connect.js'
 import { Script } from './script.js'
 

@@ -1,7 +1,7 @@
 import { Cluster, Command, type Redis } from 'ioredis'
+import type { Head } from '../event/head.js'
 import { headKey } from '../event/names.js'
 import { inBatches } from '../in-batches.js'
-import type { Head } from '../postgres/heads.js'
 import type { RedisClient } from './connect.js'
 import { Script } from './script.js'
 

@@ -1,4 +1,4 @@
-import type { Head } from '../postgres/heads.js'
+import type { Head } from '../event/head.js'
 import { closeRedis, type RedisClient } from '../redis/connect.js'
 import { type Level, LevelUnmet, loadBarrier, reachDurability, tryLevel } from '../redis/durability.js'
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import type { Head } from '../postgres/heads.js'
+import type { Head } from '../event/head.js'
 import type { Lsn } from '../postgres/lsn.js'
 import { LEVELS, type Level, LevelUnmet } from '../redis/durability.js'
 import { Confirmer, LOWER_AFTER, MEMORY_DELAY, type Pending, RAISE_EVERY } from './confirm.js'

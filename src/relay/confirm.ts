@@ -1,4 +1,4 @@
-import type { Head } from '../postgres/heads.js'
+import type { Head } from '../event/head.js'
 import type { Lsn } from '../postgres/lsn.js'
 import { LEVELS, type Level, LevelUnmet } from '../redis/durability.js'
 

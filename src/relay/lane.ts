@@ -1,6 +1,6 @@
+import type { Head } from '../event/head.js'
 import { type Position, ZERO_POSITION } from '../event/position.js'
 import { countValues, fieldsOf, type Shape } from '../event/shape.js'
-import type { Head } from '../postgres/heads.js'
 import { batchArguments, EVENTS_AT } from '../redis/append.js'
 import type { RejectedRow } from './rejection.js'
 

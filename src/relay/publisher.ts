@@ -1,7 +1,7 @@
 import { backoff, pause } from '../backoff.js'
+import type { Head } from '../event/head.js'
 import { type Position, ZERO_POSITION } from '../event/position.js'
 import { inBatches } from '../in-batches.js'
-import type { Head } from '../postgres/heads.js'
 import { type AppendReply, append, batchArguments, loadAppend, removeHead } from '../redis/append.js'
 import { closeRedis, type RedisClient } from '../redis/connect.js'
 import { classifyRedis, classifyRedisError } from '../redis/errors.js'

@@ -1,6 +1,7 @@
 import { expect } from 'vitest'
+import type { Head } from '../../src/event/head.js'
 import { positionOf, positionPrefix } from '../../src/event/position.js'
-import { type Head, loadHeads } from '../../src/postgres/heads.js'
+import { loadHeads } from '../../src/postgres/heads.js'
 import { currentLineage, type Lineage } from '../../src/postgres/lineage.js'
 import { parseLsn } from '../../src/postgres/lsn.js'
 import { Ledger } from '../../src/relay/ledger.js'

@@ -1,5 +1,5 @@
+import type { Head } from '../../event/head.js'
 import { type Position, ZERO_POSITION } from '../../event/position.js'
-import type { Head } from '../../postgres/heads.js'
 import { type AppendReply, type AppendStatus, append, batchArguments } from '../../redis/append.js'
 import type { RedisClient } from '../../redis/connect.js'
 

@@ -1,6 +1,6 @@
+import type { Head } from '../../event/head.js'
 import type { Position } from '../../event/position.js'
 import { batchesOf } from '../../in-batches.js'
-import type { Head } from '../../postgres/heads.js'
 import type { RedisClient } from '../../redis/connect.js'
 import { type HeadLook, type HeadOwnership, isUnmoved, lookAtHead } from './head-ownership.js'
 

@@ -1,5 +1,5 @@
+import type { Head } from '../../event/head.js'
 import { type Position, parsePosition, ZERO_POSITION } from '../../event/position.js'
-import type { Head } from '../../postgres/heads.js'
 import { openIncident } from '../../postgres/incidents.js'
 import type { Lineage } from '../../postgres/lineage.js'
 import { formatLsn, type Lsn } from '../../postgres/lsn.js'
