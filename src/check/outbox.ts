@@ -4,6 +4,7 @@ import { missingColumns, unfitColumns } from '../postgres/outbox-columns.js'
 import { endInheritance } from '../postgres/published-table.js'
 import { renameBack } from '../postgres/rename-back.js'
 import { parseTable, quoteTable } from '../postgres/table.js'
+import { describeUnlogged, endUnlogged } from '../postgres/unlogged-partitions.js'
 import { blocker, type Finding, inConfiguration, inSql, onShell, SETUP, warning } from './finding.js'
 import type { SetupFacts } from './setup-facts.js'
 
@@ -25,9 +26,12 @@ export function judgeOutbox(facts: SetupFacts, config: Config): Finding[] {
       }),
     ]
   }
-  return [missing(facts.outbox, config), unfit(facts.outbox, config), inherited(facts.outbox, facts, config)].filter(
-    (finding) => finding !== undefined,
-  )
+  return [
+    missing(facts.outbox, config),
+    unfit(facts.outbox, config),
+    inherited(facts.outbox, facts, config),
+    unlogged(facts.outbox, facts, config),
+  ].filter((finding) => finding !== undefined)
 }
 
 type Outbox = NonNullable<SetupFacts['outbox']>
@@ -70,6 +74,18 @@ function inherited({ children }: Outbox, { incidents }: SetupFacts, { outbox }: 
     expected: 'a table without INHERITS children; partitions are fine',
     why: 'rows of such a table look like events and are not published',
     fix: [inSql(endInheritance(outbox.table, children))],
+  })
+}
+
+function unlogged({ unlogged }: Outbox, { incidents }: SetupFacts, { outbox }: Config): Finding | undefined {
+  // Recorded already: the incident says what to do.
+  if (unlogged.length === 0 || incidents.some(({ reason }) => reason === 'outbox_unlogged')) return undefined
+  return blocker({
+    id: 'outbox-unlogged',
+    is: `partitions of ${outbox.table} have rows that never reach the WAL: ${describeUnlogged(unlogged)}`,
+    expected: 'partitions that are logged, and tables of this server',
+    why: 'the relay reads WAL, so such rows are not published; a crash empties an unlogged partition',
+    fix: [inSql(endUnlogged(unlogged))],
   })
 }
 

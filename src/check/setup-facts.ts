@@ -10,6 +10,7 @@ import type { OpenIncident } from '../postgres/remedy.js'
 import { readSlot, type Slot } from '../postgres/slot.js'
 import { type FoundSlot, findSlot } from '../postgres/slot-creation.js'
 import { childrenOf, parseTable } from '../postgres/table.js'
+import { type UnloggedPartition, unloggedPartitionsOf } from '../postgres/unlogged-partitions.js'
 
 /** What `outrider setup` leaves in a database, as far as the role may see it. */
 export interface SetupFacts {
@@ -40,6 +41,8 @@ export interface OutboxFacts {
   columns: OutboxColumn[]
   /** Tables that inherit from it and are no partitions. */
   children: string[]
+  /** Its partitions whose rows never reach the WAL. */
+  unlogged: UnloggedPartition[]
   /** Columns that it is partitioned by; null for an expression. */
   partitionKey: (string | null)[]
   /** A trigger refuses that a row moves to another partition. */
@@ -146,7 +149,7 @@ async function readOutbox(client: pg.ClientBase, table: string): Promise<OutboxF
   const columns = await readOutboxColumns(client, parsed)
   if (!columns) return undefined
   const { rows } = await client.query<Omit<OutboxFacts, 'columns'>>(
-    `select ${childrenOf('c.oid')} as children,
+    `select ${childrenOf('c.oid')} as children, ${unloggedPartitionsOf('c.oid')} as unlogged,
        (select coalesce(json_agg(attname order by place), '[]')
         from pg_partitioned_table cross join unnest(partattrs::int2[]) with ordinality as key (attnum, place)
         left join pg_attribute as a on a.attrelid = partrelid and a.attnum = key.attnum and key.attnum > 0

@@ -8,6 +8,7 @@ export type GapReason =
   | 'outbox_renamed'
   | 'outbox_replaced'
   | 'outbox_inherited'
+  | 'outbox_unlogged'
   | 'outbox_foreign_rows'
   | 'stream_behind'
 

@@ -1,5 +1,6 @@
 import type pg from 'pg'
 import { childrenOf, parseTable, quoteTable } from './table.js'
+import { type UnloggedPartition, unloggedPartitionsOf } from './unlogged-partitions.js'
 
 /** The table that a publication publishes. The publication follows its oid, whatever becomes of its name. */
 export interface PublishedTable {
@@ -10,6 +11,8 @@ export interface PublishedTable {
   namesake: { oid: number; isTable: boolean } | undefined
   /** Tables that inherit from it and are no partitions: their rows look like its own, and are not published as such. */
   children: string[]
+  /** Its partitions whose rows never reach the WAL. */
+  unlogged: UnloggedPartition[]
 }
 
 /** Undefined where the publication is missing or publishes no table. `expected`: the name that the table should have. */
@@ -26,7 +29,7 @@ export async function readPublishedTable(
        (select json_build_object('oid', s.oid::bigint, 'isTable', s.relkind in ('r', 'p'))
         from pg_class as s join pg_namespace as sn on sn.oid = s.relnamespace
         where sn.nspname = $3 and s.relname = $4) as namesake,
-       ${childrenOf('c.oid')} as children
+       ${childrenOf('c.oid')} as children, ${unloggedPartitionsOf('c.oid')} as unlogged
      from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
      where c.oid = outrider.outbox_oid($1, $2)`,
     [publication, expected, schema, name],

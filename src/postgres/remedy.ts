@@ -2,6 +2,7 @@ import type { HaltingReason } from './incident-reasons.js'
 import type { Incident } from './incidents.js'
 import { endInheritance } from './published-table.js'
 import { renameBack } from './rename-back.js'
+import { endUnlogged, unloggedIn } from './unlogged-partitions.js'
 
 /** What leads on from an open incident. Each step works as it is written, one after the other. */
 export interface Remedy {
@@ -79,6 +80,12 @@ const REMEDIES: Record<HaltingReason, RemedyFor> = {
     commands: [close],
     effect:
       'ends the inheritance, and continues. Rows of those tables are not published: insert them into the outbox table',
+  }),
+  outbox_unlogged: ({ detail }, close) => ({
+    sql: [endUnlogged(unloggedIn(detail))].filter((text) => text !== ''),
+    commands: [close],
+    effect:
+      'lets their rows be published from now on, and continues. Rows that were inserted into them meanwhile are not published: insert them again',
   }),
   outbox_foreign_rows: closing('skips all rows of that table'),
   system_id: adoptCopy,

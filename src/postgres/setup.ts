@@ -17,10 +17,11 @@ import { migrate } from './migrate.js'
 import { requireColumns } from './outbox-columns.js'
 import { fixPartitions } from './partitions.js'
 import { ensurePublication } from './publication.js'
+import { requirePublishable } from './publishable.js'
 import { readPublishedTable, recordPublishedTable } from './published-table.js'
 import { requireDecoding } from './server.js'
 import { findSlot, foreignSlot } from './slot-creation.js'
-import { grantReading, parseTable, requirePublishable } from './table.js'
+import { grantReading, parseTable } from './table.js'
 
 export interface SetupOptions {
   slot: string

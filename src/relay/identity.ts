@@ -109,6 +109,8 @@ const WHAT: Record<HaltingReason, string> = {
     'The outbox table was renamed before this version ran: an earlier one may have skipped its rows since then.',
   outbox_replaced: 'Another table has the name of the outbox table: its rows are not decoded.',
   outbox_inherited: 'A table inherits from the outbox table: its rows are not published.',
+  outbox_unlogged:
+    'The outbox table has partitions that are unlogged or foreign tables: their rows never reach the WAL, so they are not published.',
   outbox_foreign_rows:
     'The publication gave a row of a table that is not the outbox. The slot stays before that row; closing skips all rows of that table.',
   stream_behind: 'Redis has lost events that were confirmed.',

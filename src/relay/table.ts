@@ -25,6 +25,7 @@ export function requireConfiguredTable({ table }: OutboxMapping, { outboxTable, 
  *   another one                  another table         of that one: not decoded    gap `outbox_replaced`
  *   the expected one             itself                all decoded                 published
  *     with INHERITS children                           of those: not decoded       gap `outbox_inherited`
+ *     with UNLOGGED or foreign partitions              of those: not decoded       gap `outbox_unlogged`
  */
 export async function verifyTable(client: pg.ClientBase, lineage: Lineage): Promise<void> {
   const { publication, outboxTable } = lineage
@@ -33,6 +34,9 @@ export async function verifyTable(client: pg.ClientBase, lineage: Lineage): Prom
   if (!found) return
   if (found.children.length > 0) {
     throw await gap(client, lineage, 'outbox_inherited', { table: found.table, children: found.children })
+  }
+  if (found.unlogged.length > 0) {
+    throw await gap(client, lineage, 'outbox_unlogged', { table: found.table, partitions: found.unlogged })
   }
   if (found.table === outboxTable) return
   const detail = { expected: outboxTable, published: found.table, oid: found.oid }

@@ -147,6 +147,29 @@ test('a table that others inherit from is refused by setup and check until the i
   expect((await look(mapping())).open).toEqual([])
 })
 
+test('partitions whose rows never reach the WAL are refused by setup and check until they are logged or detached, as the finding says', async () => {
+  await client.query('create table public.events (id uuid, kind text, type text) partition by list (kind)')
+  await client.query(`create table public.orders partition of public.events for values in ('orders') partition by list (id);
+    create unlogged table public."Rest" partition of public.orders default;
+    create foreign data wrapper nowhere; create server far foreign data wrapper nowhere;
+    create foreign table public.old partition of public.events for values in ('old') server far`)
+  await expect(setUp(mapping())).rejects.toThrow('public.Rest (unlogged), public.old (foreign)')
+  const { findings, open } = await look(mapping(), { 'before-setup': true })
+  expect(open).toEqual(['outbox-unlogged'])
+  await paste(client, findings[0]!.fix[0]!.text)
+  expect((await setUp(mapping())).code).toBe(0)
+  expect((await look(mapping())).open).toEqual(['outbox-partition-key'])
+})
+
+test("an unlogged partition of Outrider's own table is found, and setup refuses to run before it is logged", async () => {
+  await setUp()
+  await client.query('alter table outrider.outbox_3 set unlogged')
+  const { fix } = await found('outbox-unlogged')
+  await expect(setUp()).rejects.toThrow('outrider.outbox_3 (unlogged)')
+  await paste(client, fix[0]!.text)
+  expect((await look()).open).toEqual([])
+})
+
 describe('a table whose name went elsewhere after setup is found, and the first way out is right:', () => {
   test.each([
     ['renamed', 'alter table public.events rename to happened', 'outbox-renamed'],

@@ -87,6 +87,10 @@ const causes: Record<HaltingReason, Cause> = {
         `create table public.child () inherits (${TABLE}); create table public."Other" () inherits (${TABLE})`,
       ),
   },
+  outbox_unlogged: {
+    happens: (env) =>
+      env.postgres.query('alter table outrider.outbox_0 set unlogged; alter table outrider.outbox_1 set unlogged'),
+  },
   outbox_foreign_rows: {
     isMapped: true,
     happens: (env) =>

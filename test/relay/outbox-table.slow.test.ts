@@ -125,3 +125,28 @@ test('a table that is swapped for another is a gap; swapped back, with the unsee
   await env.postgres.query(`insert into ${TABLE} select * from unseen`)
   await published(env, 'first', 'behind', 'unseen')
 })
+
+test('a table that became a partition of its replacement: detached before the unseen rows are inserted again, no row is published twice', async ({
+  createEnv,
+  configFile,
+}) => {
+  const env = await createEnv(mapped)
+  const relay = await running(env, await configFile(yaml()))
+  await env.postgres.query(`begin; alter table ${TABLE} rename to outboxevent_old;
+    create table ${TABLE} (like public.outboxevent_old) partition by list (stream);
+    alter table ${TABLE} attach partition public.outboxevent_old for values in ('orders');
+    create table public.rest partition of ${TABLE} default; commit`)
+  await add(env, TABLE, 'seen')
+  await env.postgres.query(`insert into ${TABLE} values ('unseen', 'invoices', 't')`)
+  await relay.is({ role: 'halted', reason: 'outbox_replaced' })
+  const [incident] = await openIncidents(env)
+  // As the manual says.
+  await env.postgres.query(`begin; alter table ${TABLE} rename to outboxevent_unseen;
+    alter table public.outboxevent_old rename to outboxevent;
+    alter table public.outboxevent_unseen detach partition ${TABLE};
+    insert into ${TABLE} select * from public.outboxevent_unseen; commit`)
+  await close(env, incident!.id)
+  await relay.streaming()
+  await until(async () => expect(await env.ids('invoices')).toEqual(['unseen']) ?? true)
+  await published(env, 'first', 'seen')
+})

@@ -1,7 +1,7 @@
 import { expect } from 'vitest'
 import { setup } from '../../src/cli/setup.js'
 import { runCommand } from '../support/command.js'
-import { add, mapped, mapping, openIncidents, published, running, TABLE, yaml } from './outbox-table-env.js'
+import { add, close, mapped, mapping, openIncidents, published, running, TABLE, yaml } from './outbox-table-env.js'
 import { relayTest as test } from './relay-env.js'
 
 test.for([
@@ -64,4 +64,36 @@ test('a table that was renamed continues under its new name once setup has run w
   await next.streaming()
   await add(env, 'app.events', 'last')
   await published(env, 'first', 'at once', 'halted', 'last')
+})
+
+test('a partition that becomes unlogged halts the relay while it runs and at its start; logged again, with its unseen rows inserted again, it loses none', async ({
+  env,
+}) => {
+  const setEach = (how: string) =>
+    env.postgres.query([0, 1, 2, 3, 4, 5, 6, 7].map((i) => `alter table outrider.outbox_${i} set ${how}`).join(';'))
+  const relay = await env.streamingRelay()
+  const first = await env.insert('orders')
+  await setEach('unlogged')
+  const unseen = await env.insert('orders')
+  await relay.is({ role: 'halted', reason: 'outbox_unlogged' })
+  await relay.stop()
+  await env.postgres.query("update outrider.incident set closed_at = now(), closed_by = 'test'")
+  const next = await env.relay()
+  await next.is({ role: 'halted', reason: 'outbox_unlogged' })
+  const [incident, ...others] = await openIncidents(env)
+  expect(others).toEqual([])
+
+  await expect(close(env, incident!.id)).rejects.toThrow('`alter table "outrider"."outbox_0" set logged;')
+  await setEach('logged')
+  await close(env, incident!.id)
+  await next.streaming()
+  // As the manual says.
+  await env.postgres.query(
+    `with unseen as (delete from outrider.outbox where id = any ($1) returning *)
+     insert into outrider.outbox (id, stream, type, subject, data, schema_version, correlation_id, causation_id, headers, created_at)
+     select id, stream, type, subject, data, schema_version, correlation_id, causation_id, headers, created_at
+     from unseen order by seq`,
+    [[unseen]],
+  )
+  await published(env, first, unseen)
 })
