@@ -12,11 +12,13 @@ import { Link, StoppedError } from './link.js'
 import { type ConsumerMetrics, createMetrics } from './metrics.js'
 import type { ConsumerLogger, Settings } from './options.js'
 import type { Setting } from './perform.js'
+import { Capacity } from './read/capacity.js'
+import { heartbeat } from './read/heartbeat.js'
+import { claimPending } from './read/pending-claimer.js'
 import { UnreadWatch } from './read/unread-watch.js'
 import { Waiting, type WaitingState } from './read/waiting.js'
 import { BLOCK, read } from './reader.js'
 import type { Routes } from './routes.js'
-import { beat, claimStale } from './stale.js'
 import { Streams } from './streams.js'
 import { takeInOrder } from './take.js'
 import { look, pruneInbox, statesOf } from './upkeep.js'
@@ -62,7 +64,7 @@ export class Run {
   readonly #metrics: ConsumerMetrics
   readonly #unlisten: () => void
   readonly #leases: Leases | undefined
-  readonly #prefetch: number
+  readonly #capacity: Capacity
   readonly #waiting = new Waiting()
   /** What reads stops first; what keeps alive what runs, last. */
   readonly #readers: Promise<void>[] = []
@@ -83,7 +85,6 @@ export class Run {
     this.#asking = new Link(parts.connect, log)
     this.#reading = new Link(parts.connect, log)
     this.#streams = new Streams(settings, setting.database, log)
-    this.#prefetch = settings.prefetch ?? defaultPrefetch(settings.concurrency, routes)
     this.#metrics = createMetrics(parts.registry, settings.group, {
       group: settings.group,
       running: () => this.#worker.schedule.running,
@@ -102,6 +103,7 @@ export class Run {
       leaseOf: (key) => this.#leases?.get(key),
       onFenced: (key) => this.#leases?.lost(key),
     })
+    this.#capacity = new Capacity(this.#worker, settings, routes)
     if (settings.ordered) this.#leases = this.#makeLeases()
   }
 
@@ -152,23 +154,24 @@ export class Run {
     const { claimAfter } = settings
     keep(() => watchEventLoop({ log, claimAfter, running: () => this.#worker.schedule.running, signal: ending }))
     const leases = this.#leases
-    const own = { worker: this.#worker, link: this.#asking, claimAfter }
+    const capacity = this.#capacity
+    const own = { worker: this.#worker, link: this.#asking, claimAfter, room: capacity.roomForLeft }
     if (leases) {
       const group = (key: string) => this.#streams.group(key)
-      readOn(() => takeInOrder({ ...shared, leases, link: this.#reading, group, room: this.#roomOf }))
+      readOn(() => takeInOrder({ ...shared, leases, link: this.#reading, group, room: capacity.roomOf }))
       keep(() => leases.keep())
       // What an unordered worker of this group has set aside before: this one sets nothing aside.
       const held = (all: readonly Group[]) => all.filter(({ stream }) => leases.get(stream))
-      const left = { ...own, groups: () => held(this.#waiting.groups), room: () => this.#prefetch }
+      const left = { ...own, groups: () => held(this.#waiting.groups) }
       readOn(() => this.#waiting.take({ ...left, groups: () => held(groups()), signal }))
-      readOn(() => claimStale({ ...left, signal }))
-      keep(() => beat({ ...left, signal: ending }))
+      readOn(() => claimPending({ ...left, signal }))
+      keep(() => heartbeat({ ...left, signal: ending }))
     } else {
-      const stale = { ...own, groups: () => [...groups(), ...this.#waiting.groups], room: this.#room }
-      readOn(() => read({ ...shared, link: this.#reading, groups, room: this.#room }))
-      readOn(() => claimStale({ ...stale, signal }))
-      readOn(() => this.#waiting.take({ ...own, groups, room: this.#room, signal }))
-      keep(() => beat({ ...stale, signal: ending }))
+      const all = { ...own, groups: () => [...groups(), ...this.#waiting.groups] }
+      readOn(() => read({ ...shared, link: this.#reading, groups, room: capacity.room }))
+      readOn(() => claimPending({ ...all, signal }))
+      readOn(() => this.#waiting.take({ ...own, groups, signal }))
+      keep(() => heartbeat({ ...all, signal: ending }))
     }
   }
 
@@ -251,22 +254,6 @@ export class Run {
     return this.#lastRead === undefined ? undefined : (performance.now() - this.#lastRead) / 1000
   }
 
-  /** For so many entries more; none before a good part is free: a read costs as much for one entry as for many. */
-  readonly #room = (): number => {
-    const { schedule, unacknowledged } = this.#worker
-    const held = schedule.held + unacknowledged
-    const idle = schedule.count('waiting') + Math.min(schedule.crowded, MOST_CROWDED)
-    const room = Math.min(this.#prefetch - held + idle, MOST_HELD - held)
-    return room < this.#prefetch / 4 ? 0 : room
-  }
-
-  /** Ordered: what stands behind another of its lane does not keep the others from being read, up to a bound. */
-  readonly #roomOf = (key: string): number => {
-    const { schedule } = this.#worker
-    const soon = schedule.count('queued') + schedule.count('running') + this.#worker.unacknowledged
-    return soon >= this.#prefetch ? 0 : this.#parts.settings.maxPending - schedule.heldOf(key)
-  }
-
   #watchPool(signal: AbortSignal): Promise<void> {
     const { settings, setting, log } = this.#parts
     return watchPool({
@@ -347,25 +334,10 @@ export class Run {
 }
 
 const AFTER_A_BUG = 1_000
-/** How far is read past what waits for a handler at its cap, to find work for the others. */
-const MOST_CROWDED = 1_000
 const AFTER_A_FAILURE = 1_000
-/** Waiting ones included, so that memory stays bounded when all that is read fails. */
-const MOST_HELD = 10_000
 
 async function leave(group: Group, client: RedisClient): Promise<void> {
   await group.leave(client, Number.MAX_SAFE_INTEGER, true)
-}
-
-/**
- * Enough to keep it busy while it reads: more than a hundred, or the next batches. With long work little more than what runs,
- * because what one worker holds the others cannot have.
- */
-function defaultPrefetch(concurrency: number, routes: Routes): number {
-  const works = routes.all.map(({ work }) => work)
-  if (works.some(({ kind }) => kind === 'long')) return concurrency + Math.ceil(concurrency / 2)
-  const batches = works.map((work) => (work.kind === 'batch' ? work.size : 1))
-  return concurrency + Math.max(2 * concurrency, 100, 6 * Math.max(...batches))
 }
 
 /** What a person is told whose consumer does not start. */

@@ -4,6 +4,14 @@ import type { Route } from './routes.js'
 /** What may have killed its worker more than once runs with no other such beside it. */
 const isSuspect = (item: Item): boolean => item.deliveries >= 2
 
+/** Other workers have left it, or it was set aside: it runs before what is new. In a lane it is as old as its place there. */
+const isLeft = ({ taken, lane }: Item): boolean => taken && lane === undefined
+
+const isActive = (state: State): boolean => state !== 'waiting' && state !== 'gone'
+
+/** More than any worker ever receives. */
+const LEFT_FIRST = 2 ** 50
+
 /**
  * What runs next, and how much is held. Pure: no clock, no I/O.
  *
@@ -15,6 +23,8 @@ export class Schedule {
   readonly #ordered: boolean
   readonly #items = new Map<string, Item>()
   readonly #heldByKey = new Map<string, number>()
+  /** By stream: what was left, unless it waits. */
+  readonly #left = new Map<string, number>()
   /** In the order of arrival. */
   readonly #queues = new Map<Route, Item[]>()
   readonly #suspects: Item[] = []
@@ -47,6 +57,11 @@ export class Schedule {
     return this.#heldByKey.get(key) ?? 0
   }
 
+  /** Of this stream, which other workers have left, or that was set aside; what waits for its next attempt is not counted. */
+  leftOf(stream: string): number {
+    return this.#left.get(stream) ?? 0
+  }
+
   count(state: State): number {
     return this.#counts[state]
   }
@@ -69,10 +84,11 @@ export class Schedule {
   }
 
   add(item: Item): void {
-    item.place = this.#arrivals++
+    item.place = this.#arrivals++ - (isLeft(item) ? LEFT_FIRST : 0)
     this.#items.set(`${item.key} ${item.id}`, item)
     this.#heldByKey.set(item.key, this.heldOf(item.key) + 1)
     this.#counts[item.state] += 1
+    if (item.taken) this.#countLeft(item, 1)
     if (item.lane !== undefined) {
       const lane = this.#lanes.get(item.lane) ?? []
       this.#lanes.set(item.lane, lane)
@@ -170,6 +186,10 @@ export class Schedule {
     queue.splice(at, 0, item)
   }
 
+  #countLeft({ group: { stream } }: Item, more: number): void {
+    if (more !== 0) this.#left.set(stream, this.leftOf(stream) + more)
+  }
+
   #queueOf(item: Item): Item[] {
     if (isSuspect(item)) return this.#suspects
     const queue = this.#queues.get(item.route) ?? []
@@ -183,6 +203,7 @@ export class Schedule {
       const at = queue.indexOf(item)
       if (at >= 0) queue.splice(at, 1)
     }
+    if (item.taken) this.#countLeft(item, Number(isActive(state)) - Number(isActive(item.state)))
     if (item.state !== 'gone') this.#counts[item.state] -= 1
     if (state !== 'gone') this.#counts[state] += 1
     item.state = state

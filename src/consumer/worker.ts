@@ -1,6 +1,7 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { describeIssues } from '../event/error.js'
 import { type Entry, type Group, NACKED, type Taken } from '../redis/group.js'
+import { Changes } from './changes.js'
 import { TransactionFailure } from './database.js'
 import { errorOf } from './delivery/thrown.js'
 import { bornAt } from './event.js'
@@ -73,7 +74,7 @@ export class Worker {
   #aborted = false
   /** Resolves when Redis has confirmed all that was released. */
   #releasing: Promise<unknown> = Promise.resolve()
-  #listeners: (() => void)[] = []
+  readonly #changes = new Changes()
 
   constructor(parts: WorkerParts) {
     this.#parts = parts
@@ -107,9 +108,9 @@ export class Worker {
     return this.#paused || this.#gate.closed
   }
 
-  /** Resolves at the next change of what runs, waits or is held. */
-  changed(): Promise<void> {
-    return new Promise((resolve) => this.#listeners.push(resolve))
+  /** Resolves at the next change of what runs, waits or is held, or after so many milliseconds. */
+  changed(timeout?: number): Promise<void> {
+    return this.#changes.next(timeout)
   }
 
   /** Begins what can be begun, or while stopping releases what does not run; then tells those who wait for a change. */
@@ -120,9 +121,7 @@ export class Worker {
       if (!items) break
       void this.#run(items)
     }
-    const listeners = this.#listeners
-    this.#listeners = []
-    for (const tell of listeners) tell()
+    this.#changes.tell()
   }
 
   /** Entries that were delivered to this consumer for the first time. */

@@ -7,7 +7,8 @@ export interface WaitingParts {
   worker: Worker
   link: Link
   groups(): readonly Group[]
-  room(): number
+  /** Room for so many entries of this stream, beside what is new. */
+  room(stream: string): number
   /** Milliseconds. */
   claimAfter: number
   signal: AbortSignal
@@ -24,7 +25,7 @@ export interface WaitingState {
 }
 
 const LONGEST_BETWEEN_LOOKS = 5_000
-const MOST_IN_ONE_LOOK = 100
+const MAX_IN_ONE_LOOK = 100
 
 /** What the group has set aside until its next attempt, in every stream: see wait.lua. */
 export class Waiting {
@@ -34,20 +35,30 @@ export class Waiting {
   async take({ worker, link, groups, room, claimAfter, signal }: WaitingParts): Promise<void> {
     while (!signal.aborted) {
       for (const { waiting: group } of groups()) {
-        const most = worker.blocked ? 0 : Math.max(0, Math.min(room(), MOST_IN_ONE_LOOK))
-        const due = await link.once((client) => group.due(client, Date.now(), most)).catch(unlessStopped)
-        if (due === null) continue
-        if (!due) {
-          this.#states.delete(group)
-          continue
-        }
-        const oldestSeconds = due.since === 0 ? 0 : Math.max(0, Date.now() - due.since) / 1000
-        this.#states.set(group, { stream: group.stream, count: due.waiting, oldestSeconds })
-        worker.adopt(group, due.taken)
+        let most = 0
+        let found = 0
+        do {
+          most = worker.blocked ? 0 : Math.max(0, Math.min(room(group.stream), MAX_IN_ONE_LOOK))
+          found = await this.#look(group, link, most, worker)
+        } while (found > 0 && found === most && !signal.aborted)
       }
       // Not all workers at once.
       await pause(Math.min(claimAfter / 4, LONGEST_BETWEEN_LOOKS) * (0.75 + Math.random() / 2), signal)
     }
+  }
+
+  /** How many were due and taken. */
+  async #look(group: Group, link: Link, most: number, worker: WaitingParts['worker']): Promise<number> {
+    const due = await link.once((client) => group.due(client, Date.now(), most)).catch(unlessStopped)
+    if (due === null) return 0
+    if (!due) {
+      this.#states.delete(group)
+      return 0
+    }
+    const oldestSeconds = due.since === 0 ? 0 : Math.max(0, Date.now() - due.since) / 1000
+    this.#states.set(group, { stream: group.stream, count: due.waiting, oldestSeconds })
+    worker.adopt(group, due.taken)
+    return due.taken.length
   }
 
   states(): WaitingState[] {
