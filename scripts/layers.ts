@@ -24,7 +24,6 @@ const BASE = ['backoff.ts', 'failure.ts', 'in-batches.ts', 'version.ts']
 const KNOWN_CYCLES: readonly (readonly string[])[] = [
   ['consumer/database.ts', 'consumer/inbox/session.ts'],
   ['consumer/metrics.ts', 'consumer/read/waiting.ts', 'consumer/settlement.ts', 'consumer/worker.ts'],
-  ['postgres/incidents.ts', 'postgres/remedy.ts'],
   ['relay/lane.ts', 'relay/rejection.ts'],
 ]
 

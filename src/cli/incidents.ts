@@ -1,6 +1,7 @@
 import type pg from 'pg'
 import { ExitCode, Failure } from '../failure.js'
-import { closeIncident, getIncident, type Incident, listIncidents, noIncident } from '../postgres/incidents.js'
+import type { Incident } from '../postgres/incident.js'
+import { closeIncident, getIncident, listIncidents, noIncident } from '../postgres/incidents.js'
 import { describeRemedy, type Remedy, remedyOf } from '../postgres/remedy.js'
 import { serverVersion } from '../postgres/server.js'
 import type { Command, Context } from './command.js'

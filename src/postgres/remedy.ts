@@ -1,5 +1,5 @@
+import type { Incident } from './incident.js'
 import type { HaltingReason } from './incident-reasons.js'
-import type { Incident } from './incidents.js'
 import { endInheritance } from './published-table.js'
 import { renameBack } from './rename-back.js'
 import { endUnlogged, unloggedIn } from './unlogged-partitions.js'

@@ -1,6 +1,7 @@
 import type { ChainableCommander } from 'ioredis'
 import { expect } from 'vitest'
-import { closeIncident, type Incident, listIncidents } from '../../src/postgres/incidents.js'
+import type { Incident } from '../../src/postgres/incident.js'
+import { closeIncident, listIncidents } from '../../src/postgres/incidents.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
