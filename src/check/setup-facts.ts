@@ -7,6 +7,7 @@ import { type Migration, readMigrations } from '../postgres/migration.js'
 import { type OutboxColumn, readOutboxColumns } from '../postgres/outbox-columns.js'
 import { type PublishedTable, readPublishedTable } from '../postgres/published-table.js'
 import type { OpenIncident } from '../postgres/remedy.js'
+import { findRenamedSchema, type RenamedSchema } from '../postgres/renamed-schema.js'
 import { readSlot, type Slot } from '../postgres/slot.js'
 import { type FoundSlot, findSlot } from '../postgres/slot-creation.js'
 import { childrenOf, parseTable } from '../postgres/table.js'
@@ -18,6 +19,8 @@ export interface SetupFacts {
   /** Undefined without a schema, or where the role may not read it. */
   applied: Applied[] | undefined
   known: Migration[]
+  /** Looked for where there is no lineage of the slot. */
+  renamed: RenamedSchema | undefined
   lineage: StoredLineage | undefined
   identity: { systemId: string; timeline: number } | undefined
   slot:
@@ -67,15 +70,17 @@ export async function readSetup(client: pg.ClientBase, config: Config): Promise<
   // The newest tables are asked only where they are.
   const complete = applied !== undefined && judgeHistory(applied, known).missing.length === 0
   const slot = await findSlot(client, config.slot)
+  const lineage = complete ? await readLineage(client, config) : NO_LINEAGE
   return {
     rights,
     applied,
     known,
+    renamed: lineage.lineage || (rights.schema && !complete) ? undefined : await findRenamedSchema(ask, config),
     slot: slot && { ...slot, ...(await slotDetails(client, config.slot)), state: await readSlot(client, config.slot) },
     identity: await serverIdentity(client).catch(() => undefined),
     outbox: await readOutbox(client, config.outbox.table),
     dataLimit: await readDataLimit(client),
-    ...(complete ? await readLineage(client, config) : NO_LINEAGE),
+    ...lineage,
   }
 }
 

@@ -2,6 +2,7 @@ import pg from 'pg'
 import type { Config } from '../config/schema.js'
 import { judgeHistory } from '../postgres/history.js'
 import { decodesWithoutPublication, remedyOf } from '../postgres/remedy.js'
+import { type RenamedSchema, renameSchemaBack } from '../postgres/renamed-schema.js'
 import { parseTable } from '../postgres/table.js'
 import {
   ADOPT,
@@ -29,7 +30,7 @@ export function judgeGiven(facts: SetupFacts, server: ServerFacts, link: Link, c
 
 /** What it brings: membership, schema, lineage, slot and publication; and what came of them. Pure. */
 export function judgeSetup(facts: SetupFacts, server: ServerFacts, config: Config): Finding[] {
-  const findings = [tables(facts, server), migrations(facts)]
+  const findings = facts.renamed ? [renamedSchema(facts.renamed)] : [tables(facts, server), migrations(facts)]
   const whole = !findings.some((finding) => finding && isOpen(finding))
   if (whole) findings.push(...judgeLineage(facts, server, config))
   if (facts.rights.schema && !isMapped(config)) findings.push(...judgeOutbox(facts, config))
@@ -67,6 +68,15 @@ function tables({ rights }: SetupFacts, { role, version }: ServerFacts): Finding
     ],
   })
 }
+
+const renamedSchema = (renamed: RenamedSchema): Finding =>
+  blocker({
+    id: 'schema-renamed',
+    is: `the schema of this slot and publication is named ${renamed.name}${renamed.isReplaced ? ', and another one outrider' : ''}`,
+    expected: 'the name outrider',
+    why: 'the relay keeps its state there, and a second schema would have no slot',
+    fix: [inSql(renameSchemaBack(renamed))],
+  })
 
 function migrations({ rights, applied, known }: SetupFacts): Finding | undefined {
   if (!rights.schema) {

@@ -19,6 +19,7 @@ import { fixPartitions } from './partitions.js'
 import { ensurePublication } from './publication.js'
 import { requirePublishable } from './publishable.js'
 import { readPublishedTable, recordPublishedTable } from './published-table.js'
+import { describeRenamedSchema, findRenamedSchema } from './renamed-schema.js'
 import { requireDecoding } from './server.js'
 import { findSlot, foreignSlot } from './slot-creation.js'
 import { grantReading, parseTable } from './table.js'
@@ -64,6 +65,7 @@ export interface SetupReport {
  */
 export async function setUp(client: pg.ClientBase, options: SetupOptions): Promise<SetupReport> {
   await requireDecoding(client)
+  await requireUnclaimed(client, options)
   const { applied, newer } = await migrate(client)
   const stored = await storedLineage(client, options.slot)
   if (stored) await requireSame(client, stored, options)
@@ -101,12 +103,24 @@ async function sourceOf(client: pg.ClientBase, { source }: SetupOptions): Promis
 }
 
 /**
- * A slot without a lineage is somebody else's: what it has confirmed is unknown here. And a second one of the same table
- * is hardly ever meant: it would hold WAL until somebody missed it.
+ * A slot without a lineage is somebody else's: what it has confirmed is unknown here. Asked before anything is changed: where
+ * the schema was renamed, the lineage is in it, and a second schema would be in the way.
  */
-async function requireNew(client: pg.ClientBase, options: SetupOptions): Promise<void> {
+async function requireUnclaimed(client: pg.ClientBase, options: SetupOptions): Promise<void> {
+  const { rows } = await client.query<{ there: boolean }>("select to_regclass('outrider.lineage') is not null as there")
+  // No more columns than the oldest schema has: it is not migrated yet.
+  const known = 'select from outrider.lineage where slot = $1 and retired_at is null'
+  if (rows[0]?.there && (await client.query(known, [options.slot])).rowCount) return
+  const renamed = await findRenamedSchema(async (sql) => (await client.query(sql)).rows, options)
+  if (renamed) {
+    throw new Failure(`Expected the schema outrider, ${describeRenamedSchema(renamed)} Nothing was changed.`)
+  }
   const slot = await findSlot(client, options.slot)
   if (slot) throw foreignSlot(options.slot, slot)
+}
+
+/** A second slot of the same table is hardly ever meant: it would hold WAL until somebody missed it. */
+async function requireNew(client: pg.ClientBase, options: SetupOptions): Promise<void> {
   const [other] = await othersOf(client, options)
   if (!other || options.acceptFindings) return
   throw new Failure(

@@ -12,7 +12,7 @@ import { verifyTable } from './table.js'
  * silence, and a newer version may migrate the schema. Throws a Halt once it has recorded what it found.
  */
 export async function watchCatalog(postgres: pg.ClientBase, lineage: Lineage, metrics: Metrics): Promise<void> {
-  await verifyServed(async (sql) => (await postgres.query(sql)).rows)
+  await verifyServed(async (sql) => (await postgres.query(sql)).rows, lineage)
   await verifyPublication(postgres, lineage)
   await verifyTable(postgres, lineage)
   await countIncidents(postgres, lineage, metrics)

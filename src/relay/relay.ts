@@ -159,6 +159,6 @@ export function judge(error: unknown): Verdict {
     known.message = `${message}, found in WAL from a time when it was missing. This version of Postgres cannot decode past that, also once the publication is there again. \`outrider adopt\` starts a new lineage and says which events it leaves out.`
     return { ...known, target: 'postgres', halt: true, reason: 'publication_undecodable' }
   }
-  if (reason === 'setup_missing') known.message = `${message}. Run \`outrider setup\`.`
+  if (reason === 'setup_missing') known.message = `${message}. \`outrider check\` says what is missing.`
   return { ...known, target: 'postgres', halt: fate === 'halt', reason, bug: reason === 'postgres_unknown' }
 }

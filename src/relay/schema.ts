@@ -1,5 +1,6 @@
 import { describeForeign, judgeHistory, readHistory } from '../postgres/history.js'
 import { readMigrations } from '../postgres/migration.js'
+import { describeRenamedSchema, findRenamedSchema } from '../postgres/renamed-schema.js'
 import { sqlState } from '../postgres/transaction.js'
 import { Halt } from './halt.js'
 import type { Query } from './lock.js'
@@ -25,10 +26,16 @@ export class SetupAwaited extends Error {
 export const lineageMissing = (slot: string): SetupAwaited =>
   new SetupAwaited('setup_missing', `no lineage for slot ${slot}`)
 
+/** What finds the schema where it has another name. */
+interface SlotNames {
+  slot: string
+  publication: string
+}
+
 /** Can this version publish from this database? Looks at nothing that an older or a newer schema might lack. */
-export async function verifySchema(query: Query, slot: string): Promise<void> {
-  const missing = await verifyServed(query)
-  if (!missing) throw new SetupAwaited('setup_missing', 'no schema outrider')
+export async function verifySchema(query: Query, names: SlotNames): Promise<void> {
+  const { slot } = names
+  const missing = await verifyServed(query, names)
   if (missing.length > 0) throw new SetupAwaited('setup_outdated', `that it lacks ${missing.join(', ')}`)
   // A slot's name holds nothing but letters, digits and underscores.
   const [lineage] = await granted(query)(
@@ -38,10 +45,17 @@ export async function verifySchema(query: Query, slot: string): Promise<void> {
   if (!lineage.complete) throw new SetupAwaited('setup_interrupted', `that slot ${slot} is not recorded yet`)
 }
 
-/** Throws a Halt where a newer version has gone too far; what this version's setup has still to apply, if there is a schema. */
-export async function verifyServed(query: Query): Promise<string[] | undefined> {
+/** Throws where there is no schema, and where a newer version has gone too far; what this version's setup has still to apply. */
+export async function verifyServed(query: Query, names: SlotNames): Promise<string[]> {
   const applied = await readHistory(granted(query))
-  if (!applied) return undefined
+  if (!applied) {
+    const renamed = await findRenamedSchema(query, names)
+    if (!renamed) throw new SetupAwaited('setup_missing', 'no schema outrider')
+    throw new Halt(
+      'schema_renamed',
+      `Expected the schema outrider, ${describeRenamedSchema(renamed)} Nothing is published meanwhile.`,
+    )
+  }
   const { foreign, missing } = judgeHistory(applied, KNOWN)
   if (foreign) throw new Halt('schema_foreign', `${describeForeign(foreign)} Nothing is published meanwhile.`)
   return missing

@@ -220,10 +220,10 @@ export class Session {
   async #lead(query: Query): Promise<void> {
     const { config, metrics } = this.#options
     // Before the lock, so that a relay which could not publish is no standby: a rollout waits for it, and the others go on.
-    await verifySchema(query, config.slot)
+    await verifySchema(query, config)
     await waitForLock(query, config.slot, this.#leaving.signal, () => this.#options.report('standby', 'waiting'))
     this.#leaving.signal.throwIfAborted()
-    await verifySchema(query, config.slot)
+    await verifySchema(query, config)
     this.#options.report('active', 'starting')
 
     const postgres = await this.#connect()

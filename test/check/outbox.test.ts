@@ -170,6 +170,15 @@ test("an unlogged partition of Outrider's own table is found, and setup refuses 
   expect((await look()).open).toEqual([])
 })
 
+test("a schema that was renamed is found, and its finding's statement restores it", async () => {
+  await setUp()
+  await client.query('alter schema outrider rename to archive')
+  const { is, fix } = await found('schema-renamed')
+  expect(is).toContain('is named archive')
+  await paste(client, fix[0]!.text)
+  expect((await look()).open).toEqual([])
+})
+
 describe('a table whose name went elsewhere after setup is found, and the first way out is right:', () => {
   test.each([
     ['renamed', 'alter table public.events rename to happened', 'outbox-renamed'],

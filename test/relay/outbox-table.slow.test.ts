@@ -150,3 +150,20 @@ test('a table that became a partition of its replacement: detached before the un
   await until(async () => expect(await env.ids('invoices')).toEqual(['unseen']) ?? true)
   await published(env, 'first', 'seen')
 })
+
+test('a schema that is renamed halts the relay, and renamed back as the message says it loses no row', async ({
+  env,
+}) => {
+  const relay = await env.streamingRelay()
+  const ids = [await env.insert('orders')]
+  await env.postgres.query('alter schema outrider rename to archive')
+  const insert = "insert into archive.outbox (id, stream, type) values (gen_random_uuid(), 'orders', 't') returning id"
+  // Its defaults call functions by oid.
+  ids.push((await env.postgres.query(insert)).rows[0].id)
+  await relay.is({ role: 'halted', reason: 'schema_renamed' })
+  const { message } = (await relay.status())!
+  expect(message).not.toContain('outrider setup')
+  await env.postgres.query(/`(alter schema [^`]+)`/.exec(String(message))![1]!)
+  await relay.streaming()
+  await published(env, ...ids)
+})

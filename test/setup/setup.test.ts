@@ -110,7 +110,7 @@ describe('a fresh database', () => {
   test('a slot of that name that Outrider did not make is left alone', async () => {
     await client.query("select pg_create_logical_replication_slot($1, 'pgoutput')", [slot])
     await expect(run()).rejects.toThrow(`Expected the slot name ${slot} to be free, found a slot of that name`)
-    expect(await one('select count(*)::int from outrider.lineage')).toEqual({ count: 0 })
+    expect(await one("select to_regnamespace('outrider') as schema")).toEqual({ schema: null })
   })
 
   test.each([
@@ -137,6 +137,39 @@ describe('a fresh database', () => {
     const { text } = await run({ json: true })
     expect(JSON.parse(text)).toMatchObject({ migrations: [], publication: 'present', slot: 'created' })
     expect((await lineage())?.confirmedLsn).toBe((await slotRow()).lsn)
+  })
+})
+
+describe('a schema that was renamed is not created a second time, and the statement of the message restores it:', () => {
+  const refused = () => run().then(String, (error: Error) => error.message)
+  const advised = (message: string) => /`((?:begin|alter)[^`]+;)`/.exec(message)![1]!
+
+  beforeEach(async () => {
+    await run()
+    await client.query('alter schema outrider rename to "Archive"')
+  })
+
+  test('nothing has the name now', async () => {
+    const message = await refused()
+    expect(message).toContain('found that the schema of this slot and publication is named Archive.')
+    expect(await one("select to_regnamespace('outrider') as schema")).toEqual({ schema: null })
+    await client.query(advised(message))
+    expect((await run()).text).toContain('present  slot')
+  })
+
+  test('an earlier version has created a second one', async () => {
+    await migrate(client)
+    const message = await refused()
+    expect(message).toContain('and that another one is named outrider.')
+    expect(message).not.toContain('drop')
+    await client.query(advised(message))
+    expect((await run()).text).toContain('present  slot')
+  })
+
+  test('with its slot and publication gone it is an archive, and setup begins anew', async () => {
+    await dropSlot()
+    await client.query('drop publication outrider')
+    expect((await run()).text).toContain('created  slot')
   })
 })
 
