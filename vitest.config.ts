@@ -1,5 +1,5 @@
 import { availableParallelism } from 'node:os'
-import { defineConfig } from 'vitest/config'
+import { defineConfig, type UserWorkspaceConfig } from 'vitest/config'
 import { LongestFirst } from './test/support/longest-first.js'
 import { SlowestTests } from './test/support/slowest-tests.js'
 
@@ -9,8 +9,10 @@ const SLOW = 'test/**/*.slow.test.ts'
 /** The folders of test/ with a project of their own: they need more than Node, Postgres and Redis. */
 const OWN = ['chart', 'image', 'kubernetes']
 
+const CORES = availableParallelism()
+
 /** A project whose tests need servers. */
-const servers = (name: string, include: string[], exclude: string[] = []) => ({
+const servers = (name: string, include: string[], exclude: string[] = [], more: UserWorkspaceConfig['test'] = {}) => ({
   test: {
     name,
     include,
@@ -19,15 +21,17 @@ const servers = (name: string, include: string[], exclude: string[] = []) => ({
     isolate: false,
     unstubEnvs: true,
     globalSetup: ['test/support/global.ts'],
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
+    // Servers may have to be fetched first. Longer than the waits within, which say what they waited for.
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
+    ...more,
   },
 })
 
 export default defineConfig({
   test: {
     // Most tests wait for servers more than they compute. VITEST_MAX_WORKERS takes precedence.
-    maxWorkers: 2 * availableParallelism(),
+    maxWorkers: 3 * CORES,
     sequence: { sequencer: LongestFirst },
     reporters: ['default', new SlowestTests()],
     coverage: { provider: 'v8', include: ['src/**/*.ts'], exclude: ['src/**/*.test.ts'], reporter: ['text', 'html'] },
@@ -36,7 +40,14 @@ export default defineConfig({
       { test: { name: 'unit', include: ['src/**/*.test.ts'], isolate: false, testTimeout: 120_000 } },
       servers('integration', ['test/**/*.test.ts'], [SLOW, ...OWN.map((folder) => `test/${folder}/**`)]),
       ...OWN.map((folder) => servers(folder, [`test/${folder}/**/*.test.ts`], [SLOW])),
-      servers('slow', [SLOW]),
+      servers('slow', [SLOW], [], {
+        // They move much and compute much: more at once would only starve those that measure time.
+        maxWorkers: CORES,
+        maxConcurrency: 3,
+        sequence: { groupOrder: 1 },
+        env: { OUTRIDER_TEST_PATIENCE_MS: '300000' },
+        testTimeout: 600_000,
+      }),
     ],
   },
 })

@@ -41,7 +41,7 @@ export class RelayProcess {
   static async start(env: Record<string, string>, main = MAIN): Promise<RelayProcess> {
     const port = await freePort()
     const { PATH = '', HOME = '' } = process.env
-    const child = spawn(process.execPath, ['--enable-source-maps', main, 'relay'], {
+    const child = spawn(process.execPath, [main, 'relay'], {
       env: { PATH, HOME, OUTRIDER_HTTP_PORT: String(port), OUTRIDER_HTTP_HOST: '127.0.0.1', ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
@@ -78,7 +78,7 @@ export class RelayProcess {
   }
 
   /** Waits until /readyz says so. */
-  async is(expected: { role?: string; state?: string; reason?: string }, timeout = 30_000): Promise<void> {
+  async is(expected: { role?: string; state?: string; reason?: string }, timeout?: number): Promise<void> {
     let last: object | undefined
     await until(
       async () => {

@@ -75,7 +75,7 @@ function expectAnswers(questions: Question[], emitted: Map<string, Emitted>, own
 }
 
 describe('what alerts and dashboard ask for', () => {
-  relayTest('of a relay, a relay tells', { timeout: 60_000 }, async ({ env }) => {
+  relayTest('of a relay, a relay tells', async ({ env }) => {
     await env.redis.set('taken', 'a string')
     const relay = await env.streamingRelay()
     await env.postgres.query('select pg_terminate_backend($1)', [await env.walsender()])
@@ -86,7 +86,7 @@ describe('what alerts and dashboard ask for', () => {
       async () =>
         (await relay.metric('outrider_open_incidents{kind="rejected"}')) === 1 &&
         (await relay.metric('outrider_last_confirmed_timestamp_seconds')) !== undefined,
-      { timeout: 20_000, message: () => `the rejected row to be counted\n${relay.tail()}` },
+      { message: () => `the rejected row to be counted\n${relay.tail()}` },
     )
     const response = await fetch(`http://127.0.0.1:${relay.httpPort}/metrics`)
     const emitted = emittedIn(await response.text())
@@ -95,7 +95,7 @@ describe('what alerts and dashboard ask for', () => {
     expectAnswers(panels, emitted, own)
   })
 
-  relayTest('of the slot, a relay tells also while it is halted', { timeout: 60_000 }, async ({ env }) => {
+  relayTest('of the slot, a relay tells also while it is halted', async ({ env }) => {
     await env.postgres.query("alter publication outrider set (publish = 'insert, delete')")
     const relay = await env.relay()
     await relay.is({ role: 'halted', reason: 'publication_changed' })
@@ -107,7 +107,7 @@ describe('what alerts and dashboard ask for', () => {
     expect(await relay.metric('outrider_slot_wal_status')).toBe(1)
   })
 
-  consumerTest('of a consumer, a consumer tells', { timeout: 60_000 }, async ({ env }) => {
+  consumerTest('of a consumer, a consumer tells', async ({ env }) => {
     const lost = await leaveBehind(env.redis, 'things', [{ n: 0 }])
     await env.redis.xdel('things', ...lost)
     const [once] = await env.append('things', [{ n: 1 }, { n: 2 }, { n: 3 }])
@@ -129,7 +129,7 @@ describe('what alerts and dashboard ask for', () => {
         (await metricOf(consumer, 'trimmed_total')) === 1 &&
         (await metricOf(consumer, 'processed_total', { result: 'done' })) === 2 &&
         (await metricOf(consumer, 'lag_known')) === 1,
-      { timeout: 30_000, message: 'everything to have been counted' },
+      { message: 'everything to have been counted' },
     )
     const emitted = await emittedBy(consumer.registry)
     expect(emitted.get('outrider_consumer_lag')?.labels.get('group')).toEqual(new Set([GROUP]))

@@ -246,7 +246,7 @@ describe('the sidecar', () => {
     }
   })
 
-  it('holds up no pod: it lives, also where neither Postgres nor Redis is there', { timeout: 60_000 }, async () => {
+  it('holds up no pod: it lives, also where neither Postgres nor Redis is there', async () => {
     const dead = files(
       `postgres://shop_relay@127.0.0.1:${await freePort()}/shop`,
       `redis://127.0.0.1:${await freePort()}`,

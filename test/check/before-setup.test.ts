@@ -134,7 +134,7 @@ test('slots and senders that are all taken stop a first install, and no upgrade 
       relays.push(await RelayProcess.start(env))
     }
     const states = async () => Promise.all(relays.map(async (relay) => (await relay.status())?.state))
-    await until(async () => (await states()).sort().join() === 'streaming,waiting', { timeout: 30_000 })
+    await until(async () => (await states()).sort().join() === 'streaming,waiting')
     const at = (url: string) => runCheck(url, redis.url, {}, { 'before-setup': true })
     expect(brief(await at(own.url))).toEqual([0, 'warning slots-full', 'warning senders-full', 'info durability'])
     expect(brief(await at(other.url))).toEqual([4, 'blocker slots-full', 'blocker senders-full', 'info durability'])

@@ -204,7 +204,7 @@ function holds<Tx>(name: string, open: () => Library<Tx>): void {
       )
       await worker.start()
       const pending = async () => ((await redis.xpending('things', 'billing')) as [number])[0]
-      await until(async () => (await effects()).length >= 61 && (await pending()) === 0, { timeout: 20_000 })
+      await until(async () => (await effects()).length >= 61 && (await pending()) === 0)
       expect(await effects()).toEqual(Array.from({ length: 61 }, (_, n) => n))
       const { rows } = await pool.query('select count(distinct xmin::text)::int as n from effect')
       // The batch with the poison event, of three or more, was done one by one.

@@ -44,7 +44,7 @@ test('so many handlers run at once as concurrency says, of each kind and of all'
     await env.append('things', numbers(4, round * 4), { type: round % 2 === 0 ? Happened.type : Heavy.type })
   }
   await consumer.start()
-  await until(() => all.now === 6 && heavy.now === 2, { timeout: 20_000 })
+  await until(() => all.now === 6 && heavy.now === 2)
   go.open()
   await env.drained('things', 200)
   expect([all.most, heavy.most]).toEqual([6, 2])
@@ -61,7 +61,7 @@ test('a handler at its cap does not keep the others from work, of its own stream
   await env.append('things', numbers(300), { type: Heavy.type })
   await env.append('things', numbers(5))
   await consumer.start()
-  await until(async () => (await env.effects()).length === 5, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length === 5)
   go.open()
 })
 
@@ -74,19 +74,16 @@ test('no more is taken from Redis than prefetch says', async ({ env }) => {
   await env.append('things', numbers(500))
   await consumer.start()
   // Redis counts them as pending before the worker has its reply.
-  await until(async () => (await consumer.stats()).queued === 9, { timeout: 20_000 })
+  await until(async () => (await consumer.stats()).queued === 9)
   expect(await consumer.stats()).toMatchObject({ running: 3, queued: 9, waiting: 0 })
   expect(await env.pending('things')).toBe(12)
   expect(await metricOf(consumer, 'held')).toBe(12)
   let most = 0
   go.open()
-  await until(
-    async () => {
-      most = Math.max(most, await env.pending('things'))
-      return (await env.effects()).length === 500
-    },
-    { timeout: 20_000 },
-  )
+  await until(async () => {
+    most = Math.max(most, await env.pending('things'))
+    return (await env.effects()).length === 500
+  })
   // What is done and not acknowledged yet is pending, too, and not held any more.
   expect(most).toBeLessThanOrEqual(12 + 12)
   await env.drained('things', 500)
@@ -101,21 +98,21 @@ test('while it is paused nothing is begun or read, and nothing is taken from it'
   expect((await consumer.stats()).state).toBe('paused')
   // The read that was under way gets the first; the others it leaves alone.
   await env.append('things', [{ n: 5 }])
-  await until(async () => (await env.pending('things')) === 1, { timeout: 20_000 })
+  await until(async () => (await env.pending('things')) === 1)
   await env.append('things', numbers(50, 6))
   const other = env.consumer({ claimAfter: '500ms', group: 'shipping' }).on(Happened, () => {})
   await other.start()
-  await until(async () => (await metricOf(other, 'processed_total')) === 56, { timeout: 20_000 })
+  await until(async () => (await metricOf(other, 'processed_total')) === 56)
   expect(await env.pending('things')).toBe(1)
   expect(await env.effects()).toHaveLength(5)
   // Another worker of the group takes what is new, and leaves what the paused one has.
   const mate = env.consumer({ claimAfter: '500ms' }).on(Happened, effect)
   await mate.start()
-  await until(async () => (await env.effects()).length === 55, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length === 55)
   // What a dead one has left it takes only after claimAfter, and so it would have what the paused one forgot.
   for (const n of [56, 57]) {
     await leaveBehind(env.redis, 'things', [{ n }])
-    await until(async () => (await env.effects()).length === n, { timeout: 20_000 })
+    await until(async () => (await env.effects()).length === n)
   }
   await until(async () => (await env.pending('things')) === 1)
   expect(await pendingOf(env.redis, 'things')).toMatchObject([{ consumer: consumer.name, deliveries: 1 }])
@@ -161,7 +158,7 @@ test('a new group begins where startFrom says', async ({ env }) => {
   await begin('late', 'now')
   await begin('dated', new Date(at))
   await add('*', 5)
-  await until(() => [...done.values()].every((ns) => ns.includes(5)), { timeout: 20_000 })
+  await until(() => [...done.values()].every((ns) => ns.includes(5)))
   expect(Object.fromEntries(done)).toEqual({ all: [1, 2, 3, 4, 5], late: [5], dated: [2, 3, 4, 5] })
 })
 
@@ -191,12 +188,12 @@ test('a new group begins at the end for all of its workers that start together',
     const waits = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     return (await env.pool.query(waits)).rows.length > 0
   }
-  await until(isWaiting, { timeout: 20_000, message: 'the first worker to ask the database' })
+  await until(isWaiting, { message: 'the first worker to ask the database' })
   // The database answers the first one, and Redis does not: the second comes in between.
   proxy.pause()
   await lock.query('commit')
   await lock.end()
-  await until(async () => !(await isWaiting()), { timeout: 20_000 })
+  await until(async () => !(await isWaiting()))
   const second = env.consumer({ startFrom: 'now' }).on(Happened, effect)
   await second.start()
   proxy.resume()

@@ -92,7 +92,7 @@ test('a batch whose events are all done is not handed to anybody', async ({ env 
     calls += 1
   })
   await consumer.start()
-  await until(async () => (await metricOf(consumer, 'duplicates_total')) === 2, { timeout: 20_000 })
+  await until(async () => (await metricOf(consumer, 'duplicates_total')) === 2)
   await env.drained('things', 0)
   expect(calls).toBe(0)
 })

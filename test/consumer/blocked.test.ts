@@ -18,7 +18,7 @@ test('a handler that blocks the event loop is warned of, with the length', async
   await consumer.start()
   await env.append('things', [{ n: 1 }])
   const said = () => env.logs.find(({ msg }) => msg.startsWith('the event loop was blocked'))
-  await until(() => said() !== undefined, { timeout: 20_000 })
+  await until(() => said() !== undefined)
   expect(said()).toMatchObject({ level: 'warn', claimAfterMs: 300, running: 1 })
   // It is found at the next tick, of which there are ten in `claimAfter`.
   expect(said()?.blockedMs).toBeGreaterThanOrEqual(570)
@@ -42,7 +42,7 @@ test('an event that five workers have lost is not dead-lettered while one of the
     await env.consumer({ claimAfter: '200ms' }).on(Happened, effect).start()
     const waits = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     const isDead = async () => (await env.dead('things')).length > 0
-    await until(async () => (await env.pool.query(waits)).rows.length > 0 || (await isDead()), { timeout: 20_000 })
+    await until(async () => (await env.pool.query(waits)).rows.length > 0 || (await isDead()))
   } finally {
     go.open()
   }
@@ -72,13 +72,11 @@ test('long work on an event that was dead-lettered meanwhile is not committed', 
   try {
     await loseFiveTimes(env)
     await env.consumer({ claimAfter }).on(Happened, effect).start()
-    await until(async () => (await env.dead('things')).length === 1 && performance.now() - beganAt > claimAfter, {
-      timeout: 20_000,
-    })
+    await until(async () => (await env.dead('things')).length === 1 && performance.now() - beganAt > claimAfter)
   } finally {
     go.open()
   }
-  await until(async () => (await first.stats()).running === 0, { timeout: 20_000 })
+  await until(async () => (await first.stats()).running === 0)
   expect(await env.dead('things')).toMatchObject([{ deadreason: 'crashed' }])
   expect(await env.effects()).toEqual([])
 })

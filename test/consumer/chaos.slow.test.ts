@@ -1,3 +1,3 @@
 import { chaosTest } from './chaos.js'
 
-chaosTest({ events: 20_000, atEach: 5, atRandom: 10, timeout: 180_000 })
+chaosTest({ events: 20_000, atEach: 5, atRandom: 10 })

@@ -16,16 +16,16 @@ export interface ChaosSize {
   /** Kills at each failpoint, and at random moments. */
   atEach: number
   atRandom: number
-  timeout: number
 }
 
 /** Declares the test at this size. */
-export function chaosTest({ events, atEach, atRandom, timeout }: ChaosSize): void {
+export function chaosTest({ events, atEach, atRandom }: ChaosSize): void {
   const kills = FAILPOINTS.length * atEach + atRandom
 
-  test(`${events} events, ${WORKERS} workers, ${kills} kills at random and at each failpoint: every event has one effect`, {
-    timeout,
-  }, async ({ env, onTestFinished }) => {
+  test(`${events} events, ${WORKERS} workers, ${kills} kills at random and at each failpoint: every event has one effect`, async ({
+    env,
+    onTestFinished,
+  }) => {
     const seed = Number(process.env.OUTRIDER_TEST_SEED ?? Date.now() % 1_000_000)
     console.log(`seed ${seed} (OUTRIDER_TEST_SEED repeats it)`)
     const random = seeded(seed)
@@ -66,7 +66,7 @@ export function chaosTest({ events, atEach, atRandom, timeout }: ChaosSize): voi
           const { at, draw } = fate
           const doomed = worker(at && { at, call: 1 + Math.floor(draw * 400) })
           if (at) {
-            await until(() => !doomed.isRunning, { timeout: 60_000, message: () => `a death ${at}\n${doomed.tail()}` })
+            await until(() => !doomed.isRunning, { message: () => `a death ${at}\n${doomed.tail()}` })
             await doomed.ended()
           } else {
             await doomed.started()
@@ -86,7 +86,6 @@ export function chaosTest({ events, atEach, atRandom, timeout }: ChaosSize): voi
         return rest.left === 0
       },
       {
-        timeout: 60_000,
         message: () =>
           `nothing to be left, found ${JSON.stringify(rest)}\n${living.map((one) => one.tail()).join('\n')}`,
       },

@@ -44,7 +44,7 @@ const drained = ({ pending }: Cluster, env: ConsumerEnv, effects: number, keys =
       const left = await Promise.all(keys.map(pending))
       return left.every((count) => count === 0) && (await env.effects()).length === effects
     },
-    { timeout: 30_000, message: `${effects} effects and nothing pending` },
+    { message: `${effects} effects and nothing pending` },
   )
 
 /** From here on whatever is asked of this stream is answered with WRONGTYPE. */
@@ -83,9 +83,9 @@ test('the effects of each subject come in the order of its events, whoever has i
   }
   await append(0)
   await workers[0]?.start()
-  await until(async () => (await env.effects()).length > 20, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length > 20)
   await workers[1]?.start()
-  await until(async () => (await workers[1]?.stats())?.partitions?.length === 2, { timeout: 20_000 })
+  await until(async () => (await workers[1]?.stats())?.partitions?.length === 2)
   await append(20)
   await drained(cluster, env, 320)
   const effects = await env.effects()
@@ -107,9 +107,7 @@ test('an event that fails is retried, and one that cannot be done is a dead lett
   })
   await consumer.start()
   for (const n of upTo(5)) await cluster.append(keyOf(n), n)
-  await until(async () => (await cluster.dead('things:2')).length + (await cluster.dead('things:3')).length === 2, {
-    timeout: 20_000,
-  })
+  await until(async () => (await cluster.dead('things:2')).length + (await cluster.dead('things:3')).length === 2)
   await drained(cluster, env, 3)
   expect(await cluster.dead('things:2')).toMatchObject([{ deadreason: 'never', data: '{"n":2}' }])
   expect(await cluster.dead('things:3')).toMatchObject([{ deadreason: 'attempts_exhausted', deadattempts: '3' }])
@@ -195,7 +193,7 @@ test('a stream that refuses does not let another worker take what runs of the ot
   await first.start()
   await cluster.append('things:0', 0)
   await cluster.append('things:2', 2)
-  await until(() => ran.length === 2, { timeout: 20_000 })
+  await until(() => ran.length === 2)
   await refuse(cluster)
   // What runs goes on; what it does not keep alive the other one takes, and nobody else.
   first.pause()
@@ -203,7 +201,7 @@ test('a stream that refuses does not let another worker take what runs of the ot
   // What a dead worker has left is taken once nobody says for so long that it is not forgotten.
   for (const n of [4, 8]) {
     await leaveBehind(cluster.redis, 'things:0', [{ n }])
-    await until(() => ran.includes(n), { timeout: 20_000 })
+    await until(() => ran.includes(n))
   }
   expect(ran.sort((a, b) => a - b)).toEqual([0, 2, 4, 8])
   expect(await pendingOf(cluster.redis, 'things:0')).toContainEqual(expect.objectContaining({ consumer: first.name }))

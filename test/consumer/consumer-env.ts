@@ -90,7 +90,7 @@ async function createConsumerEnv(options: TestEnvOptions = {}): Promise<Consumer
       const entries = await redis.xrange(`outrider:{${key}}:dead:${group}`, '-', '+')
       return entries.map(([, fields]) => fieldsOf(fields))
     },
-    async drained(key, effects, timeout = 20_000) {
+    async drained(key, effects, timeout) {
       let found = 0
       await until(
         async () => {

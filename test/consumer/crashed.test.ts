@@ -40,7 +40,7 @@ test('an event that kills its worker is dead-lettered after five deliveries, and
   let survivor: ReturnType<typeof startWorker> | undefined
   while (!survivor && all.length < 10) {
     const worker = startWorker(env)
-    const died = await Promise.race([worker.ended, until(isDead, { timeout: 30_000 }).then(() => undefined)])
+    const died = await Promise.race([worker.ended, until(isDead).then(() => undefined)])
     if (died === 'SIGKILL') all.push(worker.calls)
     else survivor = worker
   }
@@ -79,7 +79,7 @@ test('an event that is taken over is not charged for it until it is begun', asyn
   })
   await consumer.start()
   await began.passed()
-  await until(async () => (await consumer.stats()).queued === 4, { timeout: 20_000 })
+  await until(async () => (await consumer.stats()).queued === 4)
   expect((await pendingOf(env.redis, 'things')).map(({ deliveries }) => deliveries)).toEqual([2, 1, 1, 1, 1])
 })
 
@@ -115,7 +115,7 @@ test('a failed attempt is an outcome: the deliveries are counted from the start'
     throw new Error('not yet')
   })
   await consumer.start()
-  await until(async () => (await env.redis.exists('outrider:{things}:retries:billing')) === 1, { timeout: 20_000 })
+  await until(async () => (await env.redis.exists('outrider:{things}:retries:billing')) === 1)
   expect(calls).toBe(1)
   expect(await pendingOf(env.redis, 'things')).toMatchObject([{ entry, deliveries: 1 }])
   expect(await env.dead('things')).toEqual([])
@@ -131,12 +131,12 @@ test('an event that a stop has let go of is counted again when it is begun', asy
   const first = hanging()
   await first.start()
   await env.append('things', [{ n: 1 }])
-  await until(() => calls === 1, { timeout: 20_000 })
+  await until(() => calls === 1)
   await first.stop({ timeout: 0 })
   expect(await pendingOf(env.redis, 'things')).toMatchObject([{ deliveries: 0 }])
   const second = hanging()
   await second.start()
-  await until(() => calls === 2, { timeout: 20_000 })
+  await until(() => calls === 2)
   // Were it killed now, the next worker must know.
   expect(await pendingOf(env.redis, 'things')).toMatchObject([{ consumer: second.name, deliveries: 1 }])
 })

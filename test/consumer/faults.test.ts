@@ -57,9 +57,9 @@ test('long work that begins while Postgres is down is charged nothing, and is do
   proxy.cut()
   await env.append('things', numbers(3))
   // More often than an event has attempts.
-  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) > 9, { timeout: 40_000 })
+  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) > 9)
   await proxy.accept()
-  await env.drained('things', 3, 40_000)
+  await env.drained('things', 3)
   expect(attempts).toEqual([1, 1, 1])
   expect(await env.dead('things')).toEqual([])
   expect(await metricOf(consumer, 'retries_total', { reason: 'failed' })).toBe(0)
@@ -102,7 +102,7 @@ test('a handler that Postgres ends for idling in its transaction has failed, and
   })
   await consumer.start()
   await env.append('things', numbers(20))
-  await until(async () => (await env.dead('things')).length === 2, { timeout: 40_000 })
+  await until(async () => (await env.dead('things')).length === 2)
   await env.drained('things', 18)
   expect(attempts).toEqual([1, 2])
   const dead = (await env.dead('things')).map(({ data, deadreason }) => [data, deadreason])
@@ -137,7 +137,7 @@ test('a stop ends while Postgres is a black hole', async ({ env }) => {
   )
   for (const consumer of consumers) await consumer.start()
   await env.append('things', numbers(1))
-  await until(() => began === 2, { timeout: 20_000 })
+  await until(() => began === 2)
   const stops = consumers.map((consumer) => millisecondsOf(() => consumer.stop({ timeout: 100 })))
   expect(Math.max(...(await Promise.all(stops)))).toBeLessThan(BOUND)
   for (const consumer of consumers) expect((await consumer.stats()).state).toBe('stopped')
@@ -157,7 +157,7 @@ test('a stop ends while Redis is a black hole, and what it could not say its suc
   for (const consumer of consumers) await consumer.start()
   await env.append('things', numbers(3), { subject: 'a' })
   // In order the first alone.
-  await until(() => began === 4, { timeout: 20_000 })
+  await until(() => began === 4)
   proxy.swallow()
   const stops = consumers.map((consumer) => millisecondsOf(() => consumer.stop({ timeout: '5s' })))
   go.open()
@@ -165,7 +165,7 @@ test('a stop ends while Redis is a black hole, and what it could not say its suc
   for (const consumer of consumers) expect((await consumer.stats()).state).toBe('stopped')
   for (const kind of KINDS) await env.consumer(kind).on(Happened, effect).start()
   await env.drained('things', 6)
-  await until(async () => (await env.pending('things', 'shipping')) === 0, { timeout: 20_000 })
+  await until(async () => (await env.pending('things', 'shipping')) === 0)
   expect((await env.effects()).map(({ n }) => n).sort()).toEqual([1, 1, 2, 2, 3, 3])
 })
 
@@ -180,7 +180,7 @@ async function oneByOne(env: ConsumerEnv, during: (tx: pg.PoolClient) => Promise
   })
   await env.append('things', numbers(5))
   await consumer.start()
-  await until(() => ran.length >= 2, { timeout: 20_000 })
+  await until(() => ran.length >= 2)
   return { ran, consumer }
 }
 
@@ -189,7 +189,7 @@ test('of a batch that failed, what another worker has taken meanwhile is not tri
   const { ran, consumer } = await oneByOne(env, () => hold.passed())
   const entries = (await pendingOf(env.redis, 'things')).slice(1).map(({ entry }) => entry)
   await env.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', ...entries, 'JUSTID')
-  await until(async () => (await metricOf(consumer, 'held')) === 1, { timeout: 20_000 })
+  await until(async () => (await metricOf(consumer, 'held')) === 1)
   hold.open()
   // The other one died: what it has comes back after claimAfter, together.
   await env.drained('things', 5)
@@ -201,7 +201,7 @@ test('the events of a batch that failed are not tried one by one while the consu
   const { ran, consumer } = await oneByOne(env, () => hold.passed())
   consumer.pause()
   hold.open()
-  await until(async () => (await consumer.stats()).running === 0, { timeout: 20_000 })
+  await until(async () => (await consumer.stats()).running === 0)
   expect(ran).toEqual(['1,2,3,4,5', '1'])
   expect(await consumer.stats()).toMatchObject({ queued: 4, waiting: 0 })
   consumer.resume()
@@ -214,7 +214,7 @@ test('the events of a batch that failed are not tried one by one against a datab
 }) => {
   const accept = 'outrider.accept(text, text, text)'
   const { ran, consumer } = await oneByOne(env, () => env.pool.query(`alter function ${accept} rename to accept_gone`))
-  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) > 0, { timeout: 20_000 })
+  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) > 0)
   await env.pool.query(`alter function outrider.accept_gone(text, text, text) rename to accept`)
   await env.drained('things', 5)
   expect(ran).toEqual(['1,2,3,4,5', '1', '2,3,4,5'])
@@ -244,7 +244,7 @@ test('a schema that throws within a batch fails an attempt of its event, and non
   })
   await env.append('things', numbers(5))
   await consumer.start()
-  await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 1)
   await env.drained('things', 4)
   expect(batches).toEqual(['1,2,4,5'])
   expect(await env.dead('things')).toMatchObject([
@@ -270,7 +270,7 @@ test('an event that a clean stop has let go of, and that kills each of its worke
   const first = hanging()
   await first.start()
   await env.append('things', numbers(2))
-  await until(async () => ran.length === 1 && (await env.pending('things')) === 2, { timeout: 20_000 })
+  await until(async () => ran.length === 1 && (await env.pending('things')) === 2)
   await first.stop({ timeout: 0 })
   // Begun or not, what a stop lets go of was not delivered.
   const released = await pendingOf(env.redis, 'things')
@@ -279,11 +279,11 @@ test('an event that a clean stop has let go of, and that kills each of its worke
   await hanging().start()
   // Each call ends as with a worker that is killed: the event is pending with a dead one, and counted as it was.
   for (let kill = 1; kill <= 10; kill++) {
-    await until(() => ran.length === kill, { timeout: 20_000 })
+    await until(() => ran.length === kill)
     const { entry } = released[(ran.at(-1) as number) - 1] as { entry: string }
     await env.redis.call('XCLAIM', 'things', GROUP, 'ghost', '0', entry, 'JUSTID')
   }
-  await until(async () => (await env.dead('things')).length === 2, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 2)
   expect(ran.sort()).toEqual([1, 1, 1, 1, 1, 2, 2, 2, 2, 2])
   expect(await env.dead('things')).toMatchObject([
     { deadreason: 'crashed', deaderror: 'Its worker ended without an outcome 5 times' },

@@ -66,7 +66,7 @@ const waits = (client: pg.Client) => {
     async () =>
       (await env.owner.query("select from pg_stat_activity where pid = $1 and wait_event_type = 'Lock'", [pid]))
         .rowCount === 1,
-    { timeout: 20_000, message: 'the other one to wait for a lock' },
+    { message: 'the other one to wait for a lock' },
   )
 }
 

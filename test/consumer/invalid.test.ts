@@ -10,7 +10,6 @@ const HappenedV2 = defineEvent({ ...Happened, version: 2, data: z.object({ n: z.
 
 const deadAfterAll = (env: ConsumerEnv, count = 1) =>
   until(async () => (await env.dead('things')).length === count && (await env.pending('things')) === 0, {
-    timeout: 20_000,
     message: () => `${count} dead letters and nothing pending`,
   })
 
@@ -57,10 +56,10 @@ test('a newer version is offered until a newer worker comes, which does it', asy
   const old = env.consumer({ versionGrace: '1h', concurrency: 1, prefetch: 1, claimAfter: '12s' }).on(Happened, effect)
   await old.start()
   await env.append('things', [{ n: 0 }], { version: 2 })
-  await until(async () => (await old.stats()).waiting === 1, { timeout: 20_000 })
+  await until(async () => (await old.stats()).waiting === 1)
   // It is in nobody's way.
   await env.append('things', [{ n: 1 }])
-  await until(async () => (await env.effects()).length === 1, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length === 1)
   const attempts: number[] = []
   // Nothing is stale for them while the old one lives; and there are more of them, so that they get an offer sooner.
   for (let n = 0; n < 4; n++) {
@@ -70,7 +69,7 @@ test('a newer version is offered until a newer worker comes, which does it', asy
     })
     await next.start()
   }
-  await env.drained('things', 2, 50_000)
+  await env.drained('things', 2)
   expect(attempts).toEqual([1])
   expect(await env.dead('things')).toEqual([])
   await until(async () => (await env.redis.exists('outrider:{things}:retries:billing')) === 0)
@@ -98,7 +97,7 @@ test('versionGrace goes on where the worker that waited was stopped', async ({ e
   await first.start()
   const began = performance.now()
   await env.append('things', [{ n: 0 }], { version: 3 })
-  await until(async () => (await first.stats()).waiting === 1, { timeout: 20_000 })
+  await until(async () => (await first.stats()).waiting === 1)
   await first.stop()
   expect(await pendingOf(env.redis, 'things')).toHaveLength(1)
   await env.consumer({ versionGrace: '3s' }).on(Happened, effect).start()
@@ -208,7 +207,7 @@ test('an id or a key that Postgres cannot hold fails its event, and is not taken
     Array.from({ length: 10 }, (_, n) => ({ n })),
   )
   await env.drained('things', 7)
-  await until(async () => (await env.dead('things', 'shipping')).length === 3, { timeout: 20_000 })
+  await until(async () => (await env.dead('things', 'shipping')).length === 3)
   for (const group of ['billing', 'shipping']) {
     const dead = await env.dead('things', group)
     expect(dead.map(({ deadreason }) => deadreason)).toEqual(Array(3).fill('attempts_exhausted'))

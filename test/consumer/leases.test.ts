@@ -35,7 +35,6 @@ const shares = async (
       return found.every(({ length }, place) => length === expected[place])
     },
     {
-      timeout: 20_000,
       message: () => `shares of ${expected}, found ${JSON.stringify(found)}\n${JSON.stringify(env.logs.slice(-10))}`,
     },
   )
@@ -109,7 +108,7 @@ test('an event that fails while its partition is given to another worker does no
     throw new Retry({ after: '1h' })
   })
   await shares(env, [1, 1], first, second)
-  await until(async () => (await doneOf(env, 'quick')).length === 2 * appended, { timeout: 20_000 })
+  await until(async () => (await doneOf(env, 'quick')).length === 2 * appended)
   // The other worker waits for the end of that hour, too.
   expect(begun()).toBe(2)
   expect(await doneOf(env, 'slow')).toEqual([])
@@ -120,7 +119,7 @@ test('a partition stays, with all that was let go of, when the worker that it wa
 }) => {
   const { first, second, end, appended } = await handover(env)
   await second.stop()
-  await until(async () => (await doneOf(env, 'quick')).length === 2 * appended, { timeout: 20_000 })
+  await until(async () => (await doneOf(env, 'quick')).length === 2 * appended)
   end(() => {})
   for (const key of ['things:0', 'things:1']) await env.drained(key, 2 * appended + 4)
   expect(await doneOf(env, 'slow')).toHaveLength(4)

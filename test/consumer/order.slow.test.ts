@@ -33,9 +33,10 @@ const epochsOf = (worker: WorkerProcess, key: string): number[] =>
 const isHolder = (worker: WorkerProcess, { stream_key, epoch }: Lease): boolean =>
   epochsOf(worker, stream_key).at(-1) === Number(epoch)
 
-test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: each subject's effects stay in order`, {
-  timeout: 180_000,
-}, async ({ env, onTestFinished }) => {
+test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: each subject's effects stay in order`, async ({
+  env,
+  onTestFinished,
+}) => {
   const seed = Number(process.env.OUTRIDER_TEST_SEED ?? Date.now() % 1_000_000)
   console.log(`seed ${seed} (OUTRIDER_TEST_SEED repeats it)`)
   await widenEffects(env.pool)
@@ -57,7 +58,7 @@ test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: ea
   const working = async () => {
     const before = await effects()
     await subjects.append(PORTION)
-    await until(async () => (await effects()) > before + PORTION / 5, { timeout: 30_000, message: told })
+    await until(async () => (await effects()) > before + PORTION / 5, { message: told })
   }
   /** Every partition has a live holder, and these share them evenly. */
   const balanced = (...workers: WorkerProcess[]) => {
@@ -69,7 +70,7 @@ test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: ea
         const all = shares.reduce((sum, share) => sum + share, 0) === PARTITIONS
         return all && new Set(found.map(({ worker }) => worker)).size === workers.length && spread(shares) <= 1
       },
-      { timeout: 20_000, message: () => `${workers.length} to share all: ${JSON.stringify(found)}\n${told()}` },
+      { message: () => `${workers.length} to share all: ${JSON.stringify(found)}\n${told()}` },
     )
   }
 
@@ -89,7 +90,6 @@ test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: ea
   await balanced(killed, leaving)
   frozen.signal('SIGCONT')
   await until(() => before.every(({ stream_key }) => frozen.said(LOST).some(({ stream }) => stream === stream_key)), {
-    timeout: 20_000,
     message: () => `the thawed worker to see what it has lost\n${frozen.tail()}`,
   })
   await working()
@@ -104,7 +104,7 @@ test(`${SUBJECTS} subjects, workers join, freeze, are killed, thaw and leave: ea
   expect(await leaving.stop()).toBe(0)
   const last = await join()
   await subjects.append(PORTION)
-  await until(async () => (await backlog(env, subjects.keys)).left === 0, { timeout: 60_000, message: told })
+  await until(async () => (await backlog(env, subjects.keys)).left === 0, { message: told })
   await balanced(frozen, joined, last)
   await subjects.judge()
 
@@ -138,7 +138,7 @@ async function freezeInTransactions({ pool }: ConsumerEnv, worker: WorkerProcess
       if (!open) worker.signal('SIGCONT')
       return open
     },
-    { timeout: 20_000, message: () => `${worker.name} to be frozen with open transactions` },
+    { message: () => `${worker.name} to be frozen with open transactions` },
   )
 }
 

@@ -16,7 +16,7 @@ test('what was committed and never acknowledged has no second effect', async ({ 
     .consumer({ redis: { url: env.server.url, username: 'mute', password: 'secret' }, prefetch: 200 })
     .on(Happened, effect)
   await mute.start()
-  await until(async () => (await env.effects()).length === 50, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length === 50)
   await mute.stop({ timeout: 0 })
   expect(await env.pending('things')).toBe(50)
 
@@ -45,7 +45,6 @@ test('an event taken from a worker that is alive but cut off has one effect, tho
   await quick.start()
   const waits = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
   await until(async () => (await env.pool.query(waits)).rows.length > 0, {
-    timeout: 20_000,
     message: 'the second worker to wait for the inbox row of the first',
   })
   go.open()
@@ -84,7 +83,7 @@ test('long work taken from a worker that is cut off is done by both and committe
   await quick.start()
   await env.drained('things', 1)
   go.open()
-  await until(async () => (await metricOf(slow, 'duplicates_total')) === 1, { timeout: 20_000 })
+  await until(async () => (await metricOf(slow, 'duplicates_total')) === 1)
   expect(commits).toEqual(['quick'])
   expect(await env.effects()).toHaveLength(1)
   proxy.resume()
@@ -112,7 +111,7 @@ test('a handler that takes longer than claimAfter keeps its event', async ({ env
   for (const n of [1, 2, 3]) {
     await leaveBehind(env.redis, 'things', [{ n }])
     if (n === 1) await quick.start()
-    await until(async () => (await env.effects()).length === n, { timeout: 20_000 })
+    await until(async () => (await env.effects()).length === n)
   }
   await until(async () => (await env.pending('things')) === 1)
   expect(await pendingOf(env.redis, 'things')).toMatchObject([{ consumer: slow.name, deliveries: 1 }])

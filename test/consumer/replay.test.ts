@@ -21,7 +21,7 @@ test('dead letters that are replayed twice while workers run have one effect eac
     Array.from({ length: 40 }, (_, n) => ({ n })),
   )
   await env.drained('things', 20)
-  await until(async () => (await env.dead('things')).length === 20, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 20)
   const letters = await env.redis.xrange(deadKey('things', GROUP), '-', '+')
   mended = true
   const replay = async () => {
@@ -39,7 +39,7 @@ test('dead letters that are replayed twice while workers run have one effect eac
     const counts = await Promise.all(workers.map((worker) => metricOf(worker, 'duplicates_total')))
     return counts.reduce((sum, count) => sum + count, 0)
   }
-  await until(async () => (await duplicates()) === 20, { timeout: 20_000 })
+  await until(async () => (await duplicates()) === 20)
   await env.drained('things', 40)
   expect((await env.effects()).map(({ event }) => event).sort()).toEqual(ids.sort())
   expect(await env.dead('things')).toEqual([])

@@ -43,7 +43,7 @@ test('after maxAttempts an event is dead-lettered with all that it was, to the b
   fields.push('traceparent', '00-ab', 'sequence', '00-7', 'datacontenttype', 'application/json', 'data', data)
   const entry = await env.redis.xadd('things', '*', ...fields)
   const before = Date.now()
-  await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 1)
   const [[, dead]] = (await env.redis.xrange('outrider:{things}:dead:billing', '-', '+')) as [[string, string[]]]
   expect(dead.slice(0, fields.length)).toEqual(fields)
   const time = dead.at(-3) as string
@@ -69,7 +69,7 @@ test('a handler has its own maxAttempts and backoff', async ({ env }) => {
   const consumer = env.consumer({ maxAttempts: 1_000, backoff: () => '9m' }).on(Happened, handler, own)
   await consumer.start()
   await env.append('things', [{ n: 1 }])
-  await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 1)
   expect(calls).toBe(2)
 })
 
@@ -81,7 +81,7 @@ test('Retry says when, whatever the backoff would be, and counts as an attempt',
   })
   await consumer.start()
   await env.append('things', [{ n: 1 }])
-  await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 1)
   expect(times).toHaveLength(2)
   expect((times[1] as number) - (times[0] as number)).toBeGreaterThanOrEqual(690)
   expect(await env.dead('things')).toMatchObject([{ deadreason: 'attempts_exhausted', deadattempts: '2' }])
@@ -96,7 +96,7 @@ test('DeadLetter ends an event at its first attempt, with its reason', async ({ 
   })
   await consumer.start()
   const [id] = await env.append('things', [{ n: 1 }])
-  await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 1)
   expect(await env.dead('things')).toMatchObject([
     { id, deadreason: 'no such customer', deaderror: 'Error: 404', deadattempts: '1' },
   ])
@@ -116,10 +116,10 @@ test('failed attempts, and the pause after them, survive the worker', async ({ e
   const first = failing('first')
   await first.start()
   await env.append('things', [{ n: 1 }])
-  await until(() => attempts.length === 1, { timeout: 20_000 })
+  await until(() => attempts.length === 1)
   await first.stop()
   await failing('second').start()
-  await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 1)
   expect(attempts.map(([who, attempt]) => [who, attempt])).toEqual([
     ['first', 1],
     ['second', 2],
@@ -138,7 +138,7 @@ test('an event that waits holds no place of the one that there is, nor one of wh
     })
   await consumer.start()
   await env.append('things', numbers(10))
-  await until(async () => (await env.effects()).length === 5, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length === 5)
   expect((await consumer.stats()).waiting).toBe(5)
   expect(await metricOf(consumer, 'waiting')).toBe(5)
   await until(async () => (await env.pending('things')) === 5)
@@ -153,7 +153,7 @@ test('an event that waits for its next attempt does not delay a stop', async ({ 
   })
   await consumer.start()
   await env.append('things', numbers(20))
-  await until(async () => (await consumer.stats()).waiting === 20, { timeout: 20_000 })
+  await until(async () => (await consumer.stats()).waiting === 20)
   const began = performance.now()
   await consumer.stop({ timeout: '60s' })
   expect(performance.now() - began).toBeLessThan(5_000)

@@ -12,7 +12,7 @@ async function connections(env: ConsumerEnv): Promise<number> {
 }
 
 const gone = (env: ConsumerEnv) =>
-  until(async () => (await connections(env)) === 0, { timeout: 20_000, message: 'no connection of a worker' })
+  until(async () => (await connections(env)) === 0, { message: 'no connection of a worker' })
 
 /** Makes whatever is recorded of a group fail, as if the worker died before it. */
 async function breakRecords(env: ConsumerEnv): Promise<() => Promise<unknown>> {
@@ -31,7 +31,7 @@ test('of three workers that start at once from now, none begins at what was ther
     await Promise.all(workers.map((worker) => worker.start()))
     await env.append(stream, [{ n: trial }])
   }
-  await until(async () => (await env.effects()).length >= 20, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length >= 20)
   for (let trial = 0; trial < 20; trial++) await env.drained(`trial-${trial}`, 20)
   const found = (await env.effects()).map(({ n }) => n)
   expect(found.sort((a, b) => a - b)).toEqual(Array.from({ length: 20 }, (_, n) => n))
@@ -73,7 +73,7 @@ test('stopped while Redis does not answer, a start ends, and leaves no connectio
   const consumer = env.consumer({ redis: proxy.url(env.server.url) }).on(Happened, effect)
   proxy.pause('down')
   const started = expect(consumer.start()).rejects.toThrow('The consumer was stopped while it started')
-  await until(async () => (await connections(env)) > 0, { timeout: 20_000 })
+  await until(async () => (await connections(env)) > 0)
   await consumer.stop()
   proxy.resume('down')
   await started
@@ -87,7 +87,7 @@ test('stopped while Postgres does not answer, a start ends, and leaves no connec
   await holder.query('begin; lock table outrider.subscription in access exclusive mode')
   const consumer = env.consumer({ db: pool }).on(Happened, effect)
   const started = expect(consumer.start()).rejects.toThrow('The consumer was stopped while it started')
-  await until(() => pool.totalCount > pool.idleCount, { timeout: 20_000 })
+  await until(() => pool.totalCount > pool.idleCount)
   await consumer.stop()
   await holder.query('rollback')
   await holder.end()

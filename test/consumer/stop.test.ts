@@ -41,12 +41,10 @@ test('a stop releases what it has not begun before it waits for what runs', asyn
   await first.start()
   await env.append('things', numbers(10))
   await began.passed()
-  await until(async () => (await env.pending('things')) === 10, { timeout: 20_000 })
+  await until(async () => (await env.pending('things')) === 10)
   const stopped = first.stop()
   await env.consumer().on(Happened, effect).start()
-  await until(async () => (await env.effects()).length === 9 && (await env.pending('things')) === 1, {
-    timeout: 20_000,
-  })
+  await until(async () => (await env.effects()).length === 9 && (await env.pending('things')) === 1)
   expect(await pendingOf(env.redis, 'things')).toMatchObject([{ consumer: first.name }])
   go.open()
   await stopped
@@ -81,7 +79,7 @@ test('an ordered worker that stops gives back idle partitions at once, and renew
   const lease = `select 1 from outrider.subscription where stream_key = 'things:0' and expires_at > $1::timestamptz + '3s'`
   const { rows } = await env.pool.query('select clock_timestamp() as now')
   // Only a renewal after the end of the first lease gives one that lasts so long.
-  await until(async () => (await env.pool.query(lease, [rows[0].now])).rows.length > 0, { timeout: 20_000 })
+  await until(async () => (await env.pool.query(lease, [rows[0].now])).rows.length > 0)
   go.open()
   await stopped
   await env.drained('things:0', 3)
@@ -99,7 +97,7 @@ test('at the deadline the signal is aborted, and another worker has the rest at 
   })
   await first.start()
   await env.append('things', numbers(10))
-  await until(async () => began.length === 2 && (await env.pending('things')) === 10, { timeout: 20_000 })
+  await until(async () => began.length === 2 && (await env.pending('things')) === 10)
   const asked = performance.now()
   await first.stop({ timeout: '300ms' })
   expect(performance.now() - asked).toBeGreaterThanOrEqual(290)
@@ -140,7 +138,7 @@ test('a handler that takes no notice of its signal does not hold up the stop, no
     const next = env.consumer({ claimAfter: '200ms' }).on(Happened, effect)
     await next.start()
     const waits = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    await until(async () => (await env.pool.query(waits)).rows.length > 0, { timeout: 20_000 })
+    await until(async () => (await env.pool.query(waits)).rows.length > 0)
   } finally {
     go.open()
   }

@@ -33,7 +33,7 @@ test('whatever a handler throws, its event is a dead letter after its attempts',
   })
   await consumer.start()
   await env.append('things', numbers(thrown.length))
-  await until(async () => (await env.dead('things')).length === thrown.length, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === thrown.length)
   const exhausted = (n: number, deaderror: string) => ({
     data: `{"n":${n}}`,
     ...{ deadreason: 'attempts_exhausted', deadattempts: '2', deaderror },
@@ -64,7 +64,7 @@ test('a key or a backoff that throws costs attempts, and the event is a dead let
   await consumer.start()
   await env.append('things', numbers(1))
   await env.append('things', numbers(1), { type: other.type })
-  await until(async () => (await env.dead('things')).length === 2, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 2)
   expect(await env.dead('things')).toMatchObject([
     { deadreason: 'attempts_exhausted', deaderror: 'Error: boom', deadattempts: '2' },
     { deadreason: 'attempts_exhausted', deaderror: 'Error: boom', deadattempts: '2' },
@@ -85,7 +85,7 @@ test('what has killed its workers is dead-lettered without a call of key, which 
     },
   })
   await consumer.start()
-  await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 1)
   expect(await env.dead('things')).toMatchObject([{ deadreason: 'crashed' }])
   expect(calls).toBe(0)
   expect(env.logs.filter(({ msg }) => msg.startsWith('a bug'))).toEqual([])
@@ -97,7 +97,7 @@ test('what is wrong with a payload is cut in its dead letter and in the log', as
     .on({ ...Happened, data: { '~standard': { version: 1, vendor: 'test', validate: refuse } } }, () => {})
   await consumer.start()
   await env.append('things', numbers(1))
-  await until(async () => (await env.dead('things')).length === 1, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 1)
   const [dead] = await env.dead('things')
   expect(dead).toMatchObject({ deadreason: 'invalid_data', deaderror: 'x'.repeat(4_096) })
   const line = env.logs.find(({ msg }) => msg === 'an event is dead-lettered')

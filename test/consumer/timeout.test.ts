@@ -24,7 +24,7 @@ test('a handler that exceeds its timeout is aborted and rolled back, and an atte
   )
   await consumer.start()
   await env.append('things', numbers(4))
-  await until(async () => (await env.dead('things')).length === 3, { timeout: 20_000 })
+  await until(async () => (await env.dead('things')).length === 3)
   await env.drained('things', 1)
   expect((await env.effects()).map(({ n }) => n)).toEqual([4])
   for (const dead of await env.dead('things')) {
@@ -43,12 +43,12 @@ test('handlers that wait for the pool which their own transactions use up are re
   const consumer = env.consumer(options).on(Happened, () => pool.query('select 1'), { timeout: '3s' })
   await consumer.start()
   await env.append('things', numbers(2))
-  await until(async () => (await metricOf(consumer, 'pool_starved_total')) > 0, { timeout: 20_000 })
+  await until(async () => (await metricOf(consumer, 'pool_starved_total')) > 0)
   expect(await metricOf(consumer, 'oldest_running_seconds')).toBeGreaterThan(0.9)
   expect(env.logs.filter(({ msg }) => msg.startsWith('handlers wait for a connection of the pool'))).toMatchObject([
     { level: 'warn', waiting: 2, running: 2 },
   ])
-  await until(async () => (await env.pending('things')) === 0, { timeout: 20_000 })
+  await until(async () => (await env.pending('things')) === 0)
   await consumer.stop()
   await pool.end()
 })

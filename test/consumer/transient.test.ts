@@ -70,11 +70,11 @@ test('an inbox row that another session holds is waited for, again and again', a
   })
   await consumer.start()
   await env.append('things', [{ n: 1 }], { id: 'held' })
-  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'conflict' })) >= 3, { timeout: 20_000 })
+  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'conflict' })) >= 3)
   expect(await env.pending('things')).toBe(1)
   // The neighbours do not wait with it.
   await env.append('things', numbers(20, 2))
-  await until(async () => (await env.effects()).length === 20, { timeout: 20_000 })
+  await until(async () => (await env.effects()).length === 20)
   await other.query('rollback')
   await other.end()
   await env.drained('things', 21)
@@ -120,16 +120,16 @@ test('while the database is down nothing is lost, blamed, acknowledged or read',
     await consumer.start()
     await env.append('things', numbers(100))
     const count = async () => (await pool.query('select count(*)::int as n from effect')).rows[0].n as number
-    await until(async () => (await count()) === 100 && (await env.pending('things')) === 0, { timeout: 20_000 })
+    await until(async () => (await count()) === 100 && (await env.pending('things')) === 0)
     await postgres.stop('fast')
     await env.append('things', numbers(200, 100))
-    await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) > 20, { timeout: 40_000 })
+    await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) > 20)
     const held = await env.pending('things')
     expect(held).toBeGreaterThan(0)
     expect(held).toBeLessThanOrEqual(20)
     expect(env.logs.filter(({ msg }) => msg.startsWith('the database cannot be used'))).toHaveLength(1)
     await postgres.start()
-    await until(async () => (await count()) === 300 && (await env.pending('things')) === 0, { timeout: 40_000 })
+    await until(async () => (await count()) === 300 && (await env.pending('things')) === 0)
     expect(new Set((await pool.query('select event from effect')).rows.map(({ event }) => event)).size).toBe(300)
     expect(env.logs.some(({ msg }) => msg === 'the database can be used again')).toBe(true)
     await unblamed(env, consumer, attempts)
@@ -146,7 +146,7 @@ test('reading stops while the database cannot be used', async ({ env }) => {
   // What the library itself asks for fails, as with a privilege that was taken away.
   await env.pool.query('alter function outrider.accept(text, text, text) rename to accept_gone')
   await env.append('things', [{ n: 0 }])
-  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) >= 5, { timeout: 30_000 })
+  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'outage' })) >= 5)
   let appended = 1
   // The read that was under way gets one more; what comes behind it is left alone, unless the database is tried meanwhile.
   const isLeft = async () => {
@@ -158,6 +158,6 @@ test('reading stops while the database cannot be used', async ({ env }) => {
   for (let round = 0; round < 40 && !left; round++) left = await isLeft()
   expect(left).toBe(true)
   await env.pool.query('alter function outrider.accept_gone(text, text, text) rename to accept')
-  await env.drained('things', appended, 40_000)
+  await env.drained('things', appended)
   expect(await env.dead('things')).toEqual([])
 })

@@ -77,7 +77,6 @@ export class WorkerProcess {
   /** Resolves once it reads events. */
   async started(): Promise<this> {
     await until(() => this.said('the consumer has started').length > 0, {
-      timeout: 30_000,
       message: () => `${this.name} to start\n${this.tail()}`,
     })
     return this

@@ -4,9 +4,7 @@ import { expect, it } from 'vitest'
 import { needsProcess, redisClient, until } from '../../testkit/services/index.js'
 import { demo } from './demo-env.js'
 
-it('leaves everything running with --keep, as it says, until it is interrupted', {
-  timeout: 120_000,
-}, async (context) => {
+it('leaves everything running with --keep, as it says, until it is interrupted', async (context) => {
   needsProcess(context)
   const child = demo('--events', '100', '--kills', '0', '--worker-kills', '0', '--keep')
   let output = ''
@@ -14,7 +12,7 @@ it('leaves everything running with --keep, as it says, until it is interrupted',
     output += chunk
   })
   const find = (pattern: RegExp) =>
-    until(() => pattern.exec(output)?.[1], { timeout: 60_000, message: () => `${pattern} in\n${output}` })
+    until(() => pattern.exec(output)?.[1], { message: () => `${pattern} in\n${output}` })
   await find(/(left running until Ctrl-C)/)
   const [url, ready] = [await find(/Redis +(redis:\S+)/), await find(/(http:\S+\/readyz).* active/)]
   await find(/(dead-letters)\n/)
@@ -29,12 +27,12 @@ it('leaves everything running with --keep, as it says, until it is interrupted',
   await owner.connect()
   await owner.query(commit)
   const groups = async () => (await owner.query(see)).rows.map(({ consumer_group }) => consumer_group).sort()
-  await until(async () => (await groups()).length === 2, { timeout: 30_000, message: 'an effect of each group' })
+  await until(async () => (await groups()).length === 2, { message: 'an effect of each group' })
   expect(await groups()).toEqual(['billing', 'search'])
   await owner.query(refused)
   for (const group of ['billing', 'search']) {
     const dead = `outrider:{github.code}:dead:${group}`
-    await until(async () => (await client.xlen(dead)) === 1, { timeout: 30_000, message: `a dead letter of ${group}` })
+    await until(async () => (await client.xlen(dead)) === 1, { message: `a dead letter of ${group}` })
   }
   await owner.end()
   client.disconnect()

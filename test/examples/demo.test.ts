@@ -9,9 +9,7 @@ import { judge, readStreams } from '../../testkit/oracle/verdict.js'
 import { createDatabase, freshRedis, needsProcess } from '../../testkit/services/index.js'
 import { allDone, demo, main, outcomeOf } from './demo-env.js'
 
-it('carries real payloads to effects through kills of the relay and of workers, and finds nothing wrong', {
-  timeout: 120_000,
-}, async (context) => {
+it('carries real payloads to effects through kills of the relay and of workers, and finds nothing wrong', async (context) => {
   needsProcess(context)
   const child = demo('--events', '500', '--kills', '1', '--worker-kills', '2')
   const [output, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')])

@@ -25,7 +25,7 @@ async function accountOf(name: string): Promise<string> {
   return output
 }
 
-it('publication: from an editor’s change to a verdict to a read model', { timeout: 120_000 }, async (context) => {
+it('publication: from an editor’s change to a verdict to a read model', async (context) => {
   needsProcess(context)
   const output = await accountOf('publication')
   expect(output).toMatch(
@@ -42,9 +42,7 @@ it('publication: from an editor’s change to a verdict to a read model', { time
   expect(output.match(/✔/g)).toHaveLength(5)
 })
 
-it('analysis: long work is done once, though a worker is killed and another is stopped', {
-  timeout: 120_000,
-}, async (context) => {
+it('analysis: long work is done once, though a worker is killed and another is stopped', async (context) => {
   needsProcess(context)
   const output = await accountOf('analysis')
   const [, killed] = output.match(/^ +(worker \w) is killed$/m) ?? []
@@ -58,9 +56,7 @@ it('analysis: long work is done once, though a worker is killed and another is s
   expect(output.match(/✔/g)).toHaveLength(7)
 })
 
-it('projection: a new table takes the place of the old one while events go on', {
-  timeout: 120_000,
-}, async (context) => {
+it('projection: a new table takes the place of the old one while events go on', async (context) => {
   needsProcess(context)
   const output = await accountOf('projection')
   expect(output).toMatch(/^ +It shows 450 changes to 150 products\.$/m)
@@ -70,14 +66,14 @@ it('projection: a new table takes the place of the old one while events go on', 
   expect(output.match(/✔/g)).toHaveLength(6)
 })
 
-it('leaves nothing running when it is interrupted', { timeout: 120_000 }, async (context) => {
+it('leaves nothing running when it is interrupted', async (context) => {
   needsProcess(context)
   const child = example(['projection'])
   let output = ''
   child.stdout.on('data', (chunk) => {
     output += chunk
   })
-  await until(() => output.includes('It is built again'), { timeout: 60_000, message: () => `a start\n${output}` })
+  await until(() => output.includes('It is built again'), { message: () => `a start\n${output}` })
   const started = descendantsOf(child)
   // The relay, a worker, and the servers with their own children.
   expect(started.length).toBeGreaterThan(5)
@@ -86,7 +82,7 @@ it('leaves nothing running when it is interrupted', { timeout: 120_000 }, async 
   expect(await ended).toEqual([130, null])
   expect(output).toContain('Stopped. Nothing is left running.')
   expect(output).not.toContain('✘')
-  await until(() => !started.some(isAlive), { timeout: 20_000, message: 'all that was started to end' })
+  await until(() => !started.some(isAlive), { message: 'all that was started to end' })
 })
 
 it('ends with exit code 1 where something fails, and says what', async () => {

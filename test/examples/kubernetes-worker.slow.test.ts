@@ -119,22 +119,18 @@ async function gauge(port: number, name: string): Promise<number | undefined> {
 const pendingCount = async (redis: Redis) => (await pendingOf(redis, STREAM, GROUP)).length
 
 // The group is looked at every ten seconds.
-test('the worker does each event once, and exports how far its group is behind until it is not', {
-  timeout: 120_000,
-}, async ({ env }) => {
+test('the worker does each event once, and exports how far its group is behind until it is not', async ({ env }) => {
   const goOn = await env.holdUp()
   await env.append(500)
   const worker = await env.worker()
   expect((await get(worker.port, '/livez')).status).toBe(200)
   await until(async () => (await get(worker.port, '/readyz')).status === 200)
   // What it holds itself is pending, and not part of the lag.
-  await until(async () => (await gauge(worker.port, 'pending')) === 110, { timeout: 30_000 })
+  await until(async () => (await gauge(worker.port, 'pending')) === 110)
   expect(await gauge(worker.port, 'lag')).toBe(390)
   expect(await gauge(worker.port, 'lag_known')).toBe(1)
   await goOn()
-  await until(async () => (await gauge(worker.port, 'lag')) === 0 && (await gauge(worker.port, 'pending')) === 0, {
-    timeout: 45_000,
-  })
+  await until(async () => (await gauge(worker.port, 'lag')) === 0 && (await gauge(worker.port, 'pending')) === 0)
   const invoices = await env.invoices()
   expect(invoices).toHaveLength(500)
   expect(new Set(invoices).size).toBe(500)
@@ -177,7 +173,7 @@ test('what a handler has not finished at the deadline is rolled back, let go of,
   await until(async () => (await env.heldUp()) === 0)
   expect(await env.invoices()).toEqual([])
   await env.worker()
-  await until(async () => (await pendingCount(env.redis)) === 0, { timeout: 30_000 })
+  await until(async () => (await pendingCount(env.redis)) === 0)
   expect((await env.invoices()).toSorted()).toEqual(Array.from({ length: 20 }, (_, n) => `order-${n}`).toSorted())
 })
 

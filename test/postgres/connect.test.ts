@@ -167,7 +167,7 @@ describe('refused, with one line that says what to do', () => {
     idle.on('error', () => {})
     await server.kill('SIGTERM')
     await expect
-      .poll(async () => (await failure(config(server.url()))).message)
+      .poll(async () => (await failure(config(server.url()))).message, { timeout: 30_000 })
       .toContain('is not accepting connections yet (the database system is shutting down)')
     await refused(config(server.url()), 3, '57P03')
   })

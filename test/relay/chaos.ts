@@ -15,14 +15,13 @@ export interface ChaosSize {
   /** Each eighth fault is a freeze, so there are (kills + freezes) / 8 of them. */
   kills: number
   freezes: number
-  timeout: number
 }
 
 /** Declares the test at this size. */
-export function chaosTest({ events, kills, freezes, timeout }: ChaosSize): void {
-  test(`${events} events by ${WRITERS} writers, ${kills} kills of the relay, some freezes: nothing lost, doubled, invented, altered or out of order`, {
-    timeout,
-  }, async ({ createEnv }) => {
+export function chaosTest({ events, kills, freezes }: ChaosSize): void {
+  test(`${events} events by ${WRITERS} writers, ${kills} kills of the relay, some freezes: nothing lost, doubled, invented, altered or out of order`, async ({
+    createEnv,
+  }) => {
     const seed = Number(process.env.OUTRIDER_TEST_SEED ?? Date.now() % 1_000_000)
     console.log(`seed ${seed} (OUTRIDER_TEST_SEED repeats it)`)
     const random = seeded(seed)
@@ -59,7 +58,7 @@ export function chaosTest({ events, kills, freezes, timeout }: ChaosSize): void 
           for (const relay of relays) if ((await relay.status())?.state === 'streaming') return relay
           return undefined
         },
-        { timeout: 20_000, message: () => `an active relay\n${relays.map((relay) => relay.tail(10)).join('\n--\n')}` },
+        { message: () => `an active relay\n${relays.map((relay) => relay.tail(10)).join('\n--\n')}` },
       )
     let appendedByDead = 0
     const frozen: RelayProcess[] = []
@@ -72,7 +71,6 @@ export function chaosTest({ events, kills, freezes, timeout }: ChaosSize): void 
     }
     for (let fault = 1; fault <= kills + freezes; fault++) {
       await until(() => committed >= (fault * events) / (kills + freezes + 1), {
-        timeout: 60_000,
         message: 'the writers to go on',
       })
       const victim = await active()
@@ -97,7 +95,6 @@ export function chaosTest({ events, kills, freezes, timeout }: ChaosSize): void 
         return lengths.reduce((sum, length) => sum + length, 0) >= truth.length
       },
       {
-        timeout: 60_000,
         message: () => `everything to arrive\n${relays.map((relay) => relay.tail(10)).join('\n--\n')}`,
       },
     )

@@ -62,5 +62,5 @@ export const cloneTest = test.extend<{ env: CloneEnv }>({
 /** The relay has looked again so many times more. */
 export async function looksAgain(relay: RelayProcess, times = 1): Promise<void> {
   const before = (await relay.metric('outrider_errors_total')) ?? 0
-  await until(async () => ((await relay.metric('outrider_errors_total')) ?? 0) >= before + times, { timeout: 20_000 })
+  await until(async () => ((await relay.metric('outrider_errors_total')) ?? 0) >= before + times)
 }

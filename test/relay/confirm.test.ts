@@ -81,7 +81,7 @@ async function adjacentCommits(env: RelayEnv, reader: Reader): Promise<[Commit, 
       const [a, b] = reader.commits.slice(-2) as [Commit, Commit]
       return a.end === b.begin ? ([a, b] as [Commit, Commit]) : undefined
     },
-    { timeout: 30_000, message: 'two commits whose records touch' },
+    { message: 'two commits whose records touch' },
   )
 }
 
@@ -153,7 +153,6 @@ test('a relay that is killed when the first of two adjacent commits is confirmed
     OUTRIDER_CONFIG: await configFile('limits: { batchBytes: 32KiB }'),
   })
   await until(async () => (await env.confirmed()) === formatLsn(adjacent.begin), {
-    timeout: 30_000,
     message: () => `the slot at ${formatLsn(adjacent.begin)}\n${relay.tail()}`,
   })
   await relay.kill()

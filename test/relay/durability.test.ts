@@ -5,9 +5,10 @@ import { Traffic } from './traffic.js'
 
 const durable = { appendonly: 'yes', appendfsync: 'everysec' }
 
-test.concurrent('auto takes fsync where Redis has an append-only file, and what was confirmed survives its death at any time', {
-  timeout: 60_000,
-}, async ({ createEnv, skip }) => {
+test.concurrent('auto takes fsync where Redis has an append-only file, and what was confirmed survives its death at any time', async ({
+  createEnv,
+  skip,
+}) => {
   const version = await redisVersion({ skip }, '8.0')
   if (!version) return
   const redis = await startRedis({ version, settings: durable })
@@ -31,9 +32,10 @@ test.concurrent('auto takes fsync where Redis has an append-only file, and what 
   expect(rows).toEqual([])
 })
 
-test.concurrent('a level that cannot be met blocks confirming, visibly, and confirming goes on once it can', {
-  timeout: 60_000,
-}, async ({ createEnv, skip }) => {
+test.concurrent('a level that cannot be met blocks confirming, visibly, and confirming goes on once it can', async ({
+  createEnv,
+  skip,
+}) => {
   const version = await redisVersion({ skip }, '8.0')
   if (!version) return
   const redis = await startRedis({ version })
@@ -55,10 +57,7 @@ test.concurrent('a level that cannot be met blocks confirming, visibly, and conf
   await until(async () => (await env.confirmed()) !== before, { message: 'confirming to go on' })
 })
 
-test.concurrent('replicated: nothing is confirmed without the replica', { timeout: 60_000 }, async ({
-  createEnv,
-  skip,
-}) => {
+test.concurrent('replicated: nothing is confirmed without the replica', async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis()
   const replica = await startRedis({ replicaOf: redis })

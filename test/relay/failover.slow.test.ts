@@ -6,9 +6,11 @@ import { TcpProxy } from '../../testkit/services/proxy.js'
 import { expectComplete, Load } from './load.js'
 import { relayTest as test } from './relay-env.js'
 
-test('failover to a standby with a synced slot: the new timeline is followed, replays are known, nothing is lost', {
-  timeout: 120_000,
-}, async ({ createEnv, skip, onTestFinished }) => {
+test('failover to a standby with a synced slot: the new timeline is followed, replays are known, nothing is lost', async ({
+  createEnv,
+  skip,
+  onTestFinished,
+}) => {
   needsProcess({ skip })
   const primary = await startPostgres()
   onTestFinished(() => primary.remove())
@@ -45,7 +47,7 @@ test('failover to a standby with a synced slot: the new timeline is followed, re
       const synced = 'select from pg_replication_slots where slot_name = $1 and synced and not temporary'
       return (await standby.query(synced, [env.slot])).length === 1
     },
-    { timeout: 60_000, message: () => `the slot to be on the standby\n${tail(standby.log)}` },
+    { message: () => `the slot to be on the standby\n${tail(standby.log)}` },
   )
   await load.more(30)
 
@@ -56,7 +58,6 @@ test('failover to a standby with a synced slot: the new timeline is followed, re
   await proxy.accept()
 
   await until(async () => (await relay.metric('outrider_sessions_total')) === 2, {
-    timeout: 30_000,
     message: () => `a session on the new primary\n${relay.tail(10)}`,
   })
   await load.more(20)

@@ -49,17 +49,14 @@ const causes: Record<HaltingReason, Cause> = {
   slot_lost: {
     settings: { max_slot_wal_keep_size: '1MB' },
     happens: (env) =>
-      until(
-        async () => {
-          await endSession(env)
-          await env.postgres.query('select pg_switch_wal()')
-          await env.insert('elsewhere')
-          await env.postgres.query('checkpoint')
-          const { rows } = await env.postgres.query('select wal_status from pg_replication_slots')
-          return rows[0].wal_status === 'lost'
-        },
-        { timeout: 60_000 },
-      ),
+      until(async () => {
+        await endSession(env)
+        await env.postgres.query('select pg_switch_wal()')
+        await env.insert('elsewhere')
+        await env.postgres.query('checkpoint')
+        const { rows } = await env.postgres.query('select wal_status from pg_replication_slots')
+        return rows[0].wal_status === 'lost'
+      }),
   },
   slot_ahead: {
     happens: (env) => changeSlot(env, 'select pg_replication_slot_advance($1, pg_current_wal_insert_lsn())'),
@@ -146,7 +143,7 @@ async function followed(env: RelayEnv, relay: RelayProcess, reason: string, { is
       const status = await relay.status()
       return status?.role === 'halted' && status.reason === reason && SHOWS.test(status.message ?? '') && status.message
     },
-    { timeout: 60_000, message: () => `the incident ${reason}\n${relay.tail()}` },
+    { message: () => `the incident ${reason}\n${relay.tail()}` },
   )
   const steps = advised(message)
   expect(steps, message).not.toEqual([])
@@ -163,7 +160,7 @@ async function followed(env: RelayEnv, relay: RelayProcess, reason: string, { is
   for (const finding of open) expect(advisedBy(finding), finding.id).toEqual(steps)
 
   for (const step of steps) await (step.startsWith('outrider') ? run(env, step, config) : env.postgres.query(step))
-  await relay.streaming(60_000)
+  await relay.streaming()
   const event = await publish(env, isMapped)
   await until(async () => (await env.ids('orders')).includes(event), { message: 'events to flow again' })
   expect(await check()).toEqual([])
@@ -176,7 +173,7 @@ async function publish(env: RelayEnv, isMapped?: true): Promise<string> {
   return id
 }
 
-describe('the advice of an incident leads on as it is printed:', { timeout: 120_000 }, () => {
+describe('the advice of an incident leads on as it is printed:', () => {
   test.concurrent.for(Object.entries(causes))(
     '%s',
     async ([reason, cause], { createEnv, configFile, skip, onTestFinished }) => {
@@ -186,11 +183,9 @@ describe('the advice of an incident leads on as it is printed:', { timeout: 120_
       onTestFinished(() => server?.remove())
       const env = await createEnv({ database: await server?.createDatabase(), ...(isMapped && mapped) })
       const relay = await env.relay({ ...variables, ...(isMapped && { OUTRIDER_CONFIG: await configFile(yaml()) }) })
-      await relay.streaming(60_000)
+      await relay.streaming()
       await publish(env, isMapped)
-      await until(async () => (await env.postgres.query('select from outrider.head')).rowCount === 1, {
-        timeout: 20_000,
-      })
+      await until(async () => (await env.postgres.query('select from outrider.head')).rowCount === 1)
       const { lineage } = (await currentLineage(env.postgres, env.slot))!
       await cause.happens(env, headKey('orders', lineage))
       await endSession(env)
@@ -202,7 +197,7 @@ describe('the advice of an incident leads on as it is printed:', { timeout: 120_
     env,
   }) => {
     const relay = await env.relay({ OUTRIDER_MAX_EVENT_BYTES: '1KiB' })
-    await relay.streaming(60_000)
+    await relay.streaming()
     await env.insert('orders', 'x'.repeat(2_000))
     const open = async () =>
       (await env.postgres.query('select id::text, kind from outrider.incident where closed_at is null order by id'))

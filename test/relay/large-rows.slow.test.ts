@@ -30,7 +30,6 @@ test.runIf(process.platform === 'linux')(
     const inserted = [10, 60_000_000, 10]
     for (const [n, bytes] of inserted.entries()) await env.postgres.query(insert, [`e${n}`, bytes])
     await until(async () => (await env.ids('events')).length === 2, {
-      timeout: 40_000,
       message: () => `the neighbours to arrive\n${relay.tail(10)}`,
     })
     expect(await env.ids('events')).toEqual(['e0', 'e2'])
@@ -55,15 +54,15 @@ test.runIf(process.platform === 'linux')(
   },
 )
 
-test('a row that is longer than any string of Node.js becomes an incident, and the session continues', {
-  timeout: 180_000,
-}, async ({ createEnv, configFile }) => {
+test('a row that is longer than any string of Node.js becomes an incident, and the session continues', async ({
+  createEnv,
+  configFile,
+}) => {
   const env = await createEnv({ outbox: OUTBOX })
   const relay = await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(MAPPING) })
   await env.postgres.query(insert, ['large', BEYOND_STRINGS])
   await env.postgres.query(insert, ['after', 10])
   await until(async () => (await env.ids('events')).includes('after'), {
-    timeout: 120_000,
     message: () => `the row behind the large one to arrive\n${relay.tail(10)}`,
   })
   const incidents = await until(async () => {

@@ -31,7 +31,7 @@ export class Load {
   /** Waits until so many more transactions are committed. */
   async more(commits: number): Promise<void> {
     const enough = this.commits + commits
-    await until(() => this.commits >= enough, { timeout: 30_000, message: `${commits} more commits` })
+    await until(() => this.commits >= enough, { message: `${commits} more commits` })
   }
 
   async #run(database: Database, stream: string, rows: number): Promise<void> {
@@ -66,7 +66,7 @@ export async function committed(database: Database, stream: string): Promise<str
 }
 
 /** Everything that was committed to the stream arrives, once, in order, and nothing else. */
-export async function expectComplete(env: RelayEnv, stream: string, timeout = 30_000): Promise<void> {
+export async function expectComplete(env: RelayEnv, stream: string, timeout?: number): Promise<void> {
   const expected = await committed(env.database, stream)
   await until(async () => (await env.redis.xlen(stream)) >= expected.length, {
     timeout,

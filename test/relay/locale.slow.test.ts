@@ -3,7 +3,7 @@ import { daDK, needsProcess, startRedis } from '../../testkit/services/index.js'
 import { relayTest as test } from './relay-env.js'
 import { Traffic } from './traffic.js'
 
-test.concurrent('Redis under a Danish locale: everything arrives', { timeout: 60_000 }, async ({ createEnv, skip }) => {
+test.concurrent('Redis under a Danish locale: everything arrives', async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
   const locale = await daDK()
   if (!locale) return skip('the locale da_DK cannot be had here')

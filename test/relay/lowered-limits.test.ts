@@ -30,7 +30,6 @@ async function insert(
 
 const arrived = (env: RelayEnv, stream: string, ids: string[]) =>
   until(async () => (await env.ids(stream)).length === ids.length, {
-    timeout: 20_000,
     message: `${ids} in ${stream}`,
   }).then(async () => expect(await env.ids(stream)).toEqual(ids))
 

@@ -13,7 +13,6 @@ const IN_CONTAINER = { NODE_OPTIONS: '--max-old-space-size=128' }
 
 test.runIf(process.platform === 'linux')(
   `${STREAMS} streams, published to and taken over: within the memory of the chart, and what Redis lost of one is found`,
-  { timeout: 400_000 },
   async ({ createEnv }) => {
     const env = await createEnv()
     const peaks: number[] = []
@@ -30,7 +29,6 @@ test.runIf(process.platform === 'linux')(
     )
     const saved = async () => (await env.postgres.query('select count(*)::int as n from outrider.head')).rows[0].n
     await until(async () => (await saved()) === STREAMS, {
-      timeout: 200_000,
       message: () => `every head to be saved\n${first.tail(5)}`,
     })
     await kill(first)
@@ -38,7 +36,6 @@ test.runIf(process.platform === 'linux')(
     const second = await env.relay(IN_CONTAINER)
     const last = await env.insert('customer-1')
     await until(async () => (await env.ids('customer-1')).at(-1) === last, {
-      timeout: 120_000,
       message: () => `an event of the second session\n${second.tail(5)}`,
     })
     expect(await env.ids('customer-1')).toHaveLength(2)
@@ -47,7 +44,7 @@ test.runIf(process.platform === 'linux')(
     const { rows } = await env.postgres.query('select lineage from outrider.lineage')
     await env.redis.del('customer-77777', `outrider:{customer-77777}:head:${rows[0].lineage}`)
     const third = await env.relay(IN_CONTAINER)
-    await until(async () => (await third.status())?.reason === 'stream_behind', { timeout: 120_000 })
+    await until(async () => (await third.status())?.reason === 'stream_behind')
     expect(await listIncidents(env.postgres)).toMatchObject([{ kind: 'gap', stream: 'customer-77777' }])
     await kill(third)
 

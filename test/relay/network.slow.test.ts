@@ -6,7 +6,6 @@ import { Traffic } from './traffic.js'
 
 test.concurrent.for([['up'], ['down']] as const)(
   'Redis half-open, what goes %s is swallowed: given up after a while, and everything arrives once',
-  { timeout: 60_000 },
   async ([direction], { createEnv, onTestFinished }) => {
     const { env, proxy, start } = await through('redis', { createEnv, onTestFinished })
     const relay = await start()
@@ -29,7 +28,6 @@ test.concurrent.for([['up'], ['down']] as const)(
 
 test.concurrent.for([['up'], ['down']] as const)(
   'Postgres half-open, what goes %s is swallowed: given up after a while, and everything arrives once',
-  { timeout: 90_000 },
   async ([direction], { createEnv, onTestFinished }) => {
     const { env, proxy, start } = await through('postgres', { createEnv, onTestFinished })
     const relay = await start()
@@ -40,20 +38,20 @@ test.concurrent.for([['up'], ['down']] as const)(
     const walsender = await env.walsender()
     proxy.swallow(direction)
     await until(async () => relay.logs.some(({ msg }) => msg.startsWith('reconnecting')), {
-      timeout: 30_000,
       message: () => `the relay to give up\n${relay.tail(10)}`,
     })
     proxy.resume()
-    await relay.streaming(30_000)
+    await relay.streaming()
     await traffic.more(100)
     await traffic.finish()
     expect(await env.walsender()).not.toBe(walsender)
   },
 )
 
-test.concurrent('Postgres half-open under a standby: it is no longer ready, and stands by again once it is back', {
-  timeout: 60_000,
-}, async ({ env, onTestFinished }) => {
+test.concurrent('Postgres half-open under a standby: it is no longer ready, and stands by again once it is back', async ({
+  env,
+  onTestFinished,
+}) => {
   await env.streamingRelay()
   const url = env.variables.OUTRIDER_POSTGRES_URL as string
   const proxy = await startProxy(Number(new URL(url).port))
@@ -61,15 +59,16 @@ test.concurrent('Postgres half-open under a standby: it is no longer ready, and 
   const standby = await env.relay({ OUTRIDER_POSTGRES_URL: proxy.url(url) })
   await standby.is({ role: 'standby' })
   proxy.pause()
-  await standby.is({ role: 'starting', reason: 'postgres_unreachable' }, 20_000)
+  await standby.is({ role: 'starting', reason: 'postgres_unreachable' })
   expect(await standby.status()).toMatchObject({ code: 503 })
   proxy.resume()
   await standby.is({ role: 'standby' })
 })
 
-test.concurrent('Postgres half-open under a relay that has the lock and waits for Redis: it is no longer ready', {
-  timeout: 60_000,
-}, async ({ env, onTestFinished }) => {
+test.concurrent('Postgres half-open under a relay that has the lock and waits for Redis: it is no longer ready', async ({
+  env,
+  onTestFinished,
+}) => {
   await env.postgres.query(`alter role relay_${env.database.name} set wal_sender_timeout = '2s'`)
   const urls = {
     postgres: env.variables.OUTRIDER_POSTGRES_URL as string,
@@ -85,15 +84,16 @@ test.concurrent('Postgres half-open under a relay that has the lock and waits fo
   })
   await relay.is({ role: 'active', state: 'blocked' })
   postgres.pause()
-  await relay.is({ role: 'starting', reason: 'postgres_unreachable' }, 25_000)
+  await relay.is({ role: 'starting', reason: 'postgres_unreachable' })
   postgres.resume()
   await redis.accept()
   await relay.streaming()
 })
 
-test.concurrent('a link to Redis too slow for a batch within the reply deadline: everything arrives in the end', {
-  timeout: 120_000,
-}, async ({ createEnv, onTestFinished }) => {
+test.concurrent('a link to Redis too slow for a batch within the reply deadline: everything arrives in the end', async ({
+  createEnv,
+  onTestFinished,
+}) => {
   const { env, proxy, start } = await through('redis', { createEnv, onTestFinished })
   const traffic = await Traffic.start(env, {
     streams: ['orders'],
@@ -108,21 +108,20 @@ test.concurrent('a link to Redis too slow for a batch within the reply deadline:
   const relay = await start()
   await relay.is({ role: 'active', state: 'blocked', reason: 'redis_timeout' })
   const walsender = await env.walsender()
-  await traffic.finish(90_000)
+  await traffic.finish()
   expect(proxy.passed('up')).toBeGreaterThan(250_000)
   expect(await env.walsender()).toBe(walsender)
 })
 
 test.concurrent.for([['redis'], ['postgres']] as const)(
   'the connection to %s in pieces of 1 to 7 bytes',
-  { timeout: 60_000 },
   async ([which], { createEnv, onTestFinished }) => {
     const { env, proxy, start } = await through(which, { createEnv, onTestFinished })
     const relay = await start()
     proxy.slice()
     const traffic = await Traffic.start(env, { writers: 1, events: 500 })
     await traffic.more(500)
-    await traffic.finish(50_000)
+    await traffic.finish()
     expect(proxy.passed('up') + proxy.passed('down')).toBeGreaterThan(100_000)
     expect(await relay.metric('outrider_sessions_total')).toBe(1)
   },

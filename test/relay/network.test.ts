@@ -4,9 +4,10 @@ import { through } from './proxied-relay.js'
 import { relayTest as test } from './relay-env.js'
 import { Traffic } from './traffic.js'
 
-test.concurrent('replies of Redis that are lost after the command was applied: nothing comes twice', {
-  timeout: 60_000,
-}, async ({ createEnv, onTestFinished }) => {
+test.concurrent('replies of Redis that are lost after the command was applied: nothing comes twice', async ({
+  createEnv,
+  onTestFinished,
+}) => {
   const { env, proxy, start } = await through('redis', { createEnv, onTestFinished })
   const relay = await start()
   const traffic = await Traffic.start(env)
@@ -22,9 +23,10 @@ test.concurrent('replies of Redis that are lost after the command was applied: n
   expect(await relay.metric('outrider_events_skipped_total')).toBeGreaterThan(0)
 })
 
-test.concurrent('connections to Redis that are reset in the middle of a batch', {
-  timeout: 60_000,
-}, async ({ createEnv, onTestFinished }) => {
+test.concurrent('connections to Redis that are reset in the middle of a batch', async ({
+  createEnv,
+  onTestFinished,
+}) => {
   const { env, proxy, start } = await through('redis', { createEnv, onTestFinished })
   const relay = await start()
   const traffic = await Traffic.start(env)

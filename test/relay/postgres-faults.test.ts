@@ -41,7 +41,7 @@ test('a walsender that is terminated again and again: the relay resumes at once 
       [env.slot],
     )
     expect(rowCount).toBe(1)
-    await until(async () => (await relay.metric('outrider_sessions_total')) === fault + 1, { timeout: 5_000 })
+    await until(async () => (await relay.metric('outrider_sessions_total')) === fault + 1)
   }
   await load.more(10)
   await load.stop()

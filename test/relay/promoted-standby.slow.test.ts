@@ -20,8 +20,6 @@ interface Lagging {
 }
 
 // The relay listens for 20 s for another one.
-const PATIENCE = 60_000
-
 const test = base.extend<{ lagging: Lagging }>({
   lagging: async ({ createEnv, skip, onTestFinished }, use) => {
     needsProcess({ skip })
@@ -55,7 +53,7 @@ const test = base.extend<{ lagging: Lagging }>({
         const heads = await standbyDatabase.query('select from outrider.head').catch(() => [])
         return heads.length === 2 && (await standby.query(synced, [env.slot])).length === 1
       },
-      { timeout: PATIENCE, message: () => `slot and heads on the standby\n${tail(standby.log)}` },
+      { message: () => `slot and heads on the standby\n${tail(standby.log)}` },
     )
     await relay.stop()
     replication.refuse()
@@ -64,9 +62,10 @@ const test = base.extend<{ lagging: Lagging }>({
   },
 })
 
-test('a standby without the last session is promoted: after 20 s of silence the relay takes over what that session left', {
-  timeout: 300_000,
-}, async ({ lagging: { env, primary, standby, standbyDatabase, address, published }, onTestFinished }) => {
+test('a standby without the last session is promoted: after 20 s of silence the relay takes over what that session left', async ({
+  lagging: { env, primary, standby, standbyDatabase, address, published },
+  onTestFinished,
+}) => {
   const relay = await env.relay({ OUTRIDER_DURABILITY: 'memory' })
   await relay.streaming()
   const lost = await env.insert('orders')
@@ -80,7 +79,6 @@ test('a standby without the last session is promoted: after 20 s of silence the 
   await promoted.accept()
   const streaming = async (sessions: number) => {
     await until(async () => (await relay.metric('outrider_sessions_total')) === sessions, {
-      timeout: PATIENCE,
       message: () => relay.tail(20),
     })
     await relay.streaming()
@@ -108,17 +106,16 @@ test('a standby without the last session is promoted: after 20 s of silence the 
 
 const COPY_HALTS = 'whose session it does not know halts as foreign, and disturbs nothing'
 
-test(`a copy that is promoted next to a live relay ${COPY_HALTS}`, { timeout: 300_000 }, async ({
-  lagging,
-  onTestFinished,
-}) => {
+test(`a copy that is promoted next to a live relay ${COPY_HALTS}`, async ({ lagging, onTestFinished }) => {
   const relay = await lagging.env.relay({ OUTRIDER_DURABILITY: 'memory' })
   await copyHalts(lagging, relay, onTestFinished)
 })
 
-test(`a copy that is promoted next to a live relay of the last release, which cannot be heard, and ${COPY_HALTS}`, {
-  timeout: 300_000,
-}, async ({ lagging, skip, onTestFinished }) => {
+test(`a copy that is promoted next to a live relay of the last release, which cannot be heard, and ${COPY_HALTS}`, async ({
+  lagging,
+  skip,
+  onTestFinished,
+}) => {
   const released = await Release.before(['005-outbox']).catch((error: Error) => error)
   if (released instanceof Error) return skip(`the tree of the last release cannot be built: ${released.message}`)
   onTestFinished(() => released.remove())
@@ -138,7 +135,7 @@ async function copyHalts(
   const url = standbyDatabase.urlAs({ user: `relay_${standbyDatabase.name}` })
   const copy = await RelayProcess.start({ ...env.variables, OUTRIDER_POSTGRES_URL: url })
   onTestFinished(() => copy.kill())
-  await copy.is({ role: 'halted', reason: 'session_unknown' }, PATIENCE)
+  await copy.is({ role: 'halted', reason: 'session_unknown' })
 
   const orders = [...(published.orders as string[]), await env.insert('orders')]
   await until(async () => (await env.ids('orders')).length === 2)

@@ -11,14 +11,13 @@ export async function writeElsewhere(database: Database): Promise<void> {
 export async function confirmedTo(env: RelayEnv, lsn: string): Promise<void> {
   const past = 'select $2::pg_lsn - confirmed_flush_lsn <= 16384 as past from pg_replication_slots where slot_name = $1'
   await until(async () => (await env.postgres.query(past, [env.slot, lsn])).rows[0].past, {
-    timeout: 20_000,
     message: `the slot at ${lsn}`,
   })
 }
 
 /** Waits until what was published to so many streams is proven and saved. */
 export const headsSaved = (env: RelayEnv, streams: number) =>
-  until(async () => (await env.postgres.query('select from outrider.head')).rowCount === streams, { timeout: 20_000 })
+  until(async () => (await env.postgres.query('select from outrider.head')).rowCount === streams)
 
 export const writtenWal = async (env: RelayEnv): Promise<string> =>
   (await env.postgres.query('select pg_current_wal_lsn()::text as lsn')).rows[0].lsn

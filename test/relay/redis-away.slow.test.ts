@@ -12,14 +12,14 @@ test('a relay that starts while Redis is down reports the WAL that accumulates, 
   const env = await createEnv({ redis })
   await redis.stop()
   const relay = await env.relay()
-  await until(async () => (await relay.metric('outrider_slot_lag_bytes')) !== undefined, { timeout: 20_000 })
+  await until(async () => (await relay.metric('outrider_slot_lag_bytes')) !== undefined)
   const before = (await relay.metric('outrider_slot_lag_bytes')) as number
   await env.insert('orders', 'x'.repeat(1_000_000))
   // Stored compressed: what counts is that it is seen to grow.
-  await until(async () => ((await relay.metric('outrider_slot_lag_bytes')) as number) > before, { timeout: 20_000 })
+  await until(async () => ((await relay.metric('outrider_slot_lag_bytes')) as number) > before)
   await redis.start()
-  await relay.streaming(30_000)
-  await until(async () => (await env.ids('orders')).length === 1, { timeout: 20_000 })
+  await relay.streaming()
+  await until(async () => (await env.ids('orders')).length === 1)
 })
 
 test('a publication that is dropped while a relay waits for Redis is a gap at once', async ({ createEnv, skip }) => {
@@ -28,9 +28,9 @@ test('a publication that is dropped while a relay waits for Redis is a gap at on
   const env = await createEnv({ redis })
   await redis.stop()
   const relay = await env.relay()
-  await relay.is({ role: 'active', state: 'blocked' }, 20_000)
+  await relay.is({ role: 'active', state: 'blocked' })
   await env.postgres.query('drop publication outrider')
-  await relay.is({ role: 'halted', reason: 'publication_missing' }, 20_000)
+  await relay.is({ role: 'halted', reason: 'publication_missing' })
   expect(await relay.stop()).toBe(0)
 })
 
@@ -55,7 +55,7 @@ test('more rows than fit into memory while Redis is down at the start: the walse
   await statusSent(env, 5)
   expect(await relay.status()).toMatchObject({ role: 'active', state: 'blocked' })
   await redis.start()
-  await relay.streaming(30_000)
-  await until(async () => (await env.ids('orders')).length === 60, { timeout: 20_000 })
+  await relay.streaming()
+  await until(async () => (await env.ids('orders')).length === 60)
   expect(await env.walsender()).toBe(walsender)
 })

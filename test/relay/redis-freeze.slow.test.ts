@@ -19,9 +19,10 @@ async function impatient(env: RelayEnv): Promise<void> {
   await env.postgres.query(`alter role relay_${env.database.name} set wal_sender_timeout = '5s'`)
 }
 
-test.concurrent('Redis frozen for 15 s: the walsender lives on, and everything arrives once and in order', {
-  timeout: 90_000,
-}, async ({ createEnv, skip }) => {
+test.concurrent('Redis frozen for 15 s: the walsender lives on, and everything arrives once and in order', async ({
+  createEnv,
+  skip,
+}) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis()
   const env = await createEnv({ redis })
@@ -48,9 +49,10 @@ test.concurrent('Redis frozen for 15 s: the walsender lives on, and everything a
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
-test.concurrent('Redis killed and restarted from its append-only file: the walsender lives on, and everything arrives once and in order', {
-  timeout: 90_000,
-}, async ({ createEnv, skip }) => {
+test.concurrent('Redis killed and restarted from its append-only file: the walsender lives on, and everything arrives once and in order', async ({
+  createEnv,
+  skip,
+}) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis({ settings: { appendonly: 'yes', appendfsync: 'always' } })
   const env = await createEnv({ redis })

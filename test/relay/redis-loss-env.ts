@@ -22,7 +22,7 @@ export async function saved(env: RelayEnv, streams: number, last?: string): Prom
       const orders = rows.find(({ stream_key }) => stream_key === STREAM)
       return rows.length >= streams && (last === undefined || orders?.event_id === last)
     },
-    { timeout: 20_000, message: 'saved heads' },
+    { message: 'saved heads' },
   )
 }
 
@@ -90,7 +90,7 @@ export async function inflict(env: RelayEnv, { lose }: Loss): Promise<number> {
 
 /** The tests of these losses in which events flow. */
 export function underLoad(which: readonly Loss[]): void {
-  test.for(which)('after $what, under load', { timeout: 90_000 }, async (loss, { env }) => {
+  test.for(which)('after $what, under load', async (loss, { env }) => {
     const traffic = await Traffic.start(env, { streams: [STREAM, 'users'], writers: 1 })
     const relay = await env.streamingRelay()
     await saved(env, 2)

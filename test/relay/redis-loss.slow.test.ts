@@ -75,7 +75,7 @@ test('while the next session counts what Redis lost, its looks at the slot wait,
   onTestFinished(() => locker.end())
   await locker.query('begin; lock table outrider.outbox in access exclusive mode')
   const relay = await env.relay()
-  await relay.is({ role: 'halted' }, 30_000)
+  await relay.is({ role: 'halted' })
   const halts = () => relay.logs.flatMap(({ role, reason }) => (role === 'halted' ? [reason] : []))
   // The log comes by a pipe, and may be read later than /readyz.
   await until(() => halts().length > 0)

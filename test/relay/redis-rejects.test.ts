@@ -48,9 +48,10 @@ test('a stream whose key holds another type: its rows become incidents, everythi
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
-test('a row larger than Redis takes in one piece becomes an incident, and its neighbours go on', {
-  timeout: 60_000,
-}, async ({ createEnv, skip }) => {
+test('a row larger than Redis takes in one piece becomes an incident, and its neighbours go on', async ({
+  createEnv,
+  skip,
+}) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis({ settings: { 'proto-max-bulk-len': '1mb' } })
   const env = await createEnv({ redis })
@@ -71,7 +72,6 @@ test('a row larger than Redis takes in one piece becomes an incident, and its ne
   )
   const ids = rows.map(({ id }) => id as string)
   await until(async () => (await env.ids('orders')).length === 5, {
-    timeout: 20_000,
     message: () => `the neighbours to arrive\n${relay.tail(10)}`,
   })
   expect(await env.ids('orders')).toEqual([0, 1, 3, 4, 6].map((at) => ids[at]))
@@ -90,9 +90,10 @@ test('a row larger than Redis takes in one piece becomes an incident, and its ne
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
-test('Redis that refuses what an epoch begins with: tried again and again, and no connection is left behind', {
-  timeout: 60_000,
-}, async ({ createEnv, skip }) => {
+test('Redis that refuses what an epoch begins with: tried again and again, and no connection is left behind', async ({
+  createEnv,
+  skip,
+}) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis()
   const env = await createEnv({ redis, partitions: { orders: 4 } })

@@ -112,7 +112,7 @@ export class ReleaseWorker {
 
   started(): Promise<unknown> {
     const isStarted = () => this.#said.includes('the consumer has started')
-    return until(isStarted, { timeout: 30_000, message: () => `a worker to start\n${this.#said}` })
+    return until(isStarted, { message: () => `a worker to start\n${this.#said}` })
   }
 
   /** SIGTERM; resolves with the exit code. */

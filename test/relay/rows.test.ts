@@ -103,7 +103,7 @@ test('a row over the size limit becomes an incident with its whole content, its 
           [env.slot, rows[0].lsn],
         )
       ).rows[0].past,
-    { timeout: 15_000, message: 'the slot to pass the rejected row' },
+    { message: 'the slot to pass the rejected row' },
   )
   // Read again, it is not rejected twice.
   await relay.kill()

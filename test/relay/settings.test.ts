@@ -91,7 +91,7 @@ test.concurrent('time-outs of the role for transactions and idle sessions end ne
     { message: () => `the walsender to wait for the relay\n${relay.tail()}` },
   )
   proxy.resume()
-  await until(async () => (await env.ids('orders')).length === 60, { timeout: 30_000 })
+  await until(async () => (await env.ids('orders')).length === 60)
   expect(await env.walsender()).toBe(walsender)
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })

@@ -43,7 +43,7 @@ const test = base.extend<{ failover: Failover }>({
       async saved(stream) {
         const id = await env.insert(stream)
         const heads = 'select from outrider.head where stream_key = $1 and event_id = $2'
-        await until(async () => (await env.postgres.query(heads, [stream, id])).rowCount === 1, { timeout: 20_000 })
+        await until(async () => (await env.postgres.query(heads, [stream, id])).rowCount === 1)
         return id
       },
     })

@@ -3,9 +3,10 @@ import { freePort, needsProcess, startRedis, until } from '../../testkit/service
 import { expectComplete, Load } from './load.js'
 import { relayTest as test } from './relay-env.js'
 
-test.concurrent('two databases that write to one stream: each is complete and in its own order', {
-  timeout: 60_000,
-}, async ({ createEnv, skip }) => {
+test.concurrent('two databases that write to one stream: each is complete and in its own order', async ({
+  createEnv,
+  skip,
+}) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis()
   const both = [await createEnv({ redis }), await createEnv({ redis })]
@@ -22,7 +23,7 @@ test.concurrent('two databases that write to one stream: each is complete and in
   )
   const { redis: client } = both[0]!
   const total = expected.flat().length
-  await until(async () => (await client.xlen('orders')) >= total, { timeout: 20_000, message: `${total} events` })
+  await until(async () => (await client.xlen('orders')) >= total, { message: `${total} events` })
   const found = await both[0]!.ids('orders')
   for (const ids of expected) {
     const own = new Set(ids)
@@ -35,9 +36,7 @@ test.concurrent('two databases that write to one stream: each is complete and in
   expect(turns.length).toBeGreaterThan(2)
 })
 
-test.concurrent('a cluster of one: events flow, and what is lost is a gap there, too', {
-  timeout: 60_000,
-}, async ({ createEnv, skip }) => {
+test.concurrent('a cluster of one: events flow, and what is lost is a gap there, too', async ({ createEnv, skip }) => {
   needsProcess({ skip }, ['redis'])
   // By default its bus is at the port plus 10000, which may be past the last one.
   const bus = String(await freePort())

@@ -84,7 +84,7 @@ test('a relay that freezes in mid-stream and comes back later doubles nothing an
   active.signal('SIGSTOP')
   // What it received and did not publish: that is what a zombie still sends.
   await load.more(50)
-  await standby.streaming(20_000)
+  await standby.streaming()
   await load.more(20)
   active.signal('SIGCONT')
   await active.is({ role: 'standby' })
@@ -123,7 +123,7 @@ test('a relay that freezes between taking the lock and streaming does not hold t
   holder.signal('SIGSTOP')
   await locker.query('rollback')
   const other = holder === first ? second : first
-  await other.streaming(20_000)
+  await other.streaming()
   const id = await env.insert('orders')
   await until(async () => (await env.ids('orders')).includes(id))
   holder.signal('SIGCONT')

@@ -78,7 +78,7 @@ export class Traffic {
   }
 
   /** Ends the writers, waits until everything has arrived, and expects it to be there once, unaltered and in order. */
-  async finish(timeout = 30_000): Promise<Truth[]> {
+  async finish(timeout?: number): Promise<Truth[]> {
     const truth = await this.stop()
     const { redis: client } = this.#env
     let length = 0

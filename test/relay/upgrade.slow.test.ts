@@ -63,7 +63,7 @@ async function roll(relays: RelayProcess[], made: Release, env: RelayEnv, traffi
   const next: RelayProcess[] = []
   for (const old of relays) {
     const relay = await relayOf(made, env)
-    await until(async () => (await relay.status())?.code === 200, { timeout: 20_000, message: () => relay.tail() })
+    await until(async () => (await relay.status())?.code === 200, { message: () => relay.tail() })
     next.push(relay)
     await traffic.more(100)
     expect(await old.stop(), old.tail()).toBe(0)
@@ -77,9 +77,9 @@ async function activeVersion(env: RelayEnv): Promise<string> {
   return rows[0].version
 }
 
-test('from one version to the next and back under load: every event once, in order, and its effect once; writers never wait longer than setup may', {
-  timeout: 240_000,
-}, async ({ createEnv }) => {
+test('from one version to the next and back under load: every event once, in order, and its effect once; writers never wait longer than setup may', async ({
+  createEnv,
+}) => {
   const server = await freshRedis()
   const env = await createEnv({ redis: server })
   const [n, next] = [await release('1.0.0'), await release('1.1.0', NEXT)]
@@ -132,7 +132,6 @@ test('from one version to the next and back under load: every event once, in ord
   relays = await roll(relays, next, env, traffic)
   await traffic.more(200)
   await until(async () => (await activeVersion(env)) === '1.1.0', {
-    timeout: 20_000,
     message: 'version 1.1.0 to publish',
   })
 
@@ -156,7 +155,6 @@ test('from one version to the next and back under load: every event once, in ord
   expect(await newWorker.stop()).toBe(0)
   await traffic.more(200)
   await until(async () => (await activeVersion(env)) === '1.0.0', {
-    timeout: 20_000,
     message: 'version 1.0.0 to publish',
   })
 
@@ -164,7 +162,6 @@ test('from one version to the next and back under load: every event once, in ord
   const effects = () =>
     env.postgres.query('select count(*)::int as done, count(distinct event)::int as events from effect')
   await until(async () => (await effects()).rows[0].events >= truth.length, {
-    timeout: 30_000,
     message: 'every effect',
   })
   expect(await worker.stop()).toBe(0)
@@ -175,9 +172,10 @@ test('from one version to the next and back under load: every event once, in ord
   expect((await env.postgres.query('select from outrider.incident')).rowCount).toBe(0)
 })
 
-test('the migrations since the last release, applied under load beside its relays: no error, no incident, every event once', {
-  timeout: 240_000,
-}, async ({ createEnv, skip }) => {
+test('the migrations since the last release, applied under load beside its relays: no error, no incident, every event once', async ({
+  createEnv,
+  skip,
+}) => {
   const unreleased = known.filter(({ version }) => version > newest.serves)
   const released = await Release.before(unreleased.map(({ name }) => name)).catch((error: Error) => error)
   if (released instanceof Error) return skip(`the tree of the last release cannot be built: ${released.message}`)
@@ -186,7 +184,7 @@ test('the migrations since the last release, applied under load beside its relay
     setup: async (variables) => expect(await released.run(['setup'], variables)).toMatchObject({ code: 0 }),
   })
   const active = await relayOf(released, env)
-  await active.streaming(30_000)
+  await active.streaming()
   const relays = [active, await relayOf(released, env)]
   const traffic = await Traffic.start(env, { every: 80 })
   await traffic.more(100)
@@ -206,7 +204,6 @@ test('the migrations since the last release, applied under load beside its relay
   await roll(relays, next, env, traffic)
   await traffic.more(100)
   await until(async () => (await activeVersion(env)) === '1.1.0', {
-    timeout: 20_000,
     message: 'version 1.1.0 to publish',
   })
   await traffic.finish()

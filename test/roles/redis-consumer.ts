@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { describe, expect, vi } from 'vitest'
+import { describe, expect } from 'vitest'
 import { z } from 'zod'
 import { DeadLetter, Retry } from '../../src/consumer/index.js'
 import { defineEvent } from '../../src/index.js'
@@ -34,7 +34,7 @@ export async function work(
   }
   await forget()
   const options = { redis: url('consumer'), group: 'billing', ordered }
-  const done = async (count: number) => until(async () => (await env.effects()).length === count, { timeout: 20_000 })
+  const done = async (count: number) => until(async () => (await env.effects()).length === count)
 
   let frozen = true
   const handler: Parameters<ReturnType<typeof env.consumer>['on']>[1] = async (event, context) => {
@@ -64,8 +64,6 @@ export async function work(
 
 /** What the documented ACL of a worker permits, on each of these versions. */
 export function consumerRoles(versions: readonly RedisVersion[]): void {
-  // Servers may have to be fetched first.
-  vi.setConfig({ testTimeout: 180_000 })
   describe.each(versions)('a worker on %s', (version: RedisVersion) => {
     test.for(['plain', 'partitioned'] as const)(
       'does all its work under its line, and uses every command of it: a %s stream',

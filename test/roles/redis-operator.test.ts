@@ -1,13 +1,10 @@
-import { describe, expect, test, vi } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { deadLetters } from '../../src/cli/dead-letters.js'
 import { deadKey } from '../../src/event/names.js'
 import { entryOf } from '../../testkit/entry.js'
 import type { RedisVersion } from '../../testkit/services/index.js'
 import { runCommand } from '../support/command.js'
 import { expectRefused, expectRefusedInScript, type Guarded, granted, startGuarded, VERSIONS } from './acl.js'
-
-// Servers of three versions may have to be fetched first.
-vi.setConfig({ testTimeout: 180_000 })
 
 const DEATH = ['deadreason', 'attempts', 'deaderror', 'no', 'deadattempts', '1', 'deadtime', 'now', 'deadentry', '1-1']
 

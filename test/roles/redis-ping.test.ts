@@ -1,12 +1,9 @@
-import { expect, onTestFinished, test, vi } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { ping } from '../../src/cli/ping.js'
 import { endOf } from '../../src/redis/arrival.js'
 import { createRelayEnv } from '../relay/relay-env.js'
 import { runCommand } from '../support/command.js'
 import { expectRefused, granted, startGuarded, VERSIONS } from './acl.js'
-
-// Servers of three versions may have to be fetched first.
-vi.setConfig({ testTimeout: 180_000 })
 
 test.for(VERSIONS)(
   "a ping goes round under its line and the relay's, and may do no more: %s",

@@ -1,4 +1,8 @@
+import { describe } from 'vitest'
 import { VERSIONS } from './acl.js'
-import { relayRoles } from './redis-relay.js'
+import { relayRoles, relayWork } from './redis-relay.js'
 
 relayRoles(VERSIONS.filter((version) => version !== '7.0'))
+
+// The same with a stream that has partitions: redis-relay.test.ts.
+describe('a relay on 7.0', () => relayWork('7.0', 1))

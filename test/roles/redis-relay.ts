@@ -1,4 +1,4 @@
-import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { LEVELS } from '../../src/redis/durability.js'
 import { type RedisVersion, startRedis, until } from '../../testkit/services/index.js'
 import { runCheck } from '../check/run.js'
@@ -20,51 +20,50 @@ async function confirmed(env: RelayEnv): Promise<void> {
   const [row] = (await env.postgres.query('select pg_current_wal_lsn()::text as lsn')).rows
   const reached = 'select confirmed_flush_lsn >= $2::pg_lsn as done from pg_replication_slots where slot_name = $1'
   await until(async () => (await env.postgres.query(reached, [env.slot, row.lsn])).rows[0].done, {
-    timeout: 30_000,
     message: `${SUBJECTS.length} events confirmed`,
+  })
+}
+
+/** That a relay's line permits each command that it needs for a stream of so many partitions, and no other. */
+export function relayWork(version: RedisVersion, partitions: number): void {
+  test(`does all its work under its line, and uses every command of it: ${partitions} partitions`, async ({ skip }) => {
+    const fsync = { appendonly: 'yes', appendfsync: 'always' }
+    const guarded = await startGuarded({ skip }, version, ['relay'], fsync)
+    const { server, admin } = guarded
+    const replica = await startRedis({ replicaOf: server, settings: fsync })
+    onTestFinished(() => replica.remove())
+    await until(async () => /connected_slaves:1/.test(await admin.info('replication')))
+    const env = await relayEnvOf(guarded, partitions > 1 ? { orders: partitions } : {})
+    const keys = partitions > 1 ? ['orders:0', 'orders:1'] : ['orders']
+    const levels = (await hasWaitAof(admin)) ? LEVELS : LEVELS.filter((level) => !level.includes('fsync'))
+    await guarded.forget()
+
+    for (const level of levels) {
+      const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: level })
+      await confirmed(env)
+      expect(await relay.metric(`outrider_durability_level{level="${level}"}`)).toBe(1)
+      await relay.stop()
+    }
+
+    // Heads that no saved head knows, and their streams are gone: the relay removes them and begins again.
+    await env.postgres.query('delete from outrider.head')
+    await admin.unlink(...keys)
+    const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: 'auto' })
+    await confirmed(env)
+    await relay.stop()
+    expect(await guarded.refused()).toEqual(['config|get'])
+
+    const known = granted('relay').filter((name) => name !== 'waitaof' || levels === LEVELS)
+    expect(await guarded.called()).toEqual(known)
+    const lengths = await Promise.all(keys.map((key) => admin.xlen(key)))
+    expect(lengths.reduce((sum, length) => sum + length, 0)).toBe(SUBJECTS.length)
   })
 }
 
 /** What the documented ACL of a relay permits, on each of these versions. */
 export function relayRoles(versions: readonly RedisVersion[]): void {
-  // Servers may have to be fetched first.
-  vi.setConfig({ testTimeout: 180_000 })
   describe.each(versions)('a relay on %s', (version: RedisVersion) => {
-    test.for(version === '7.0' ? [1, 2] : [2])(
-      'does all its work under its line, and uses every command of it: %i partitions',
-      async (partitions, { skip }) => {
-        const fsync = { appendonly: 'yes', appendfsync: 'always' }
-        const guarded = await startGuarded({ skip }, version, ['relay'], fsync)
-        const { server, admin } = guarded
-        const replica = await startRedis({ replicaOf: server, settings: fsync })
-        onTestFinished(() => replica.remove())
-        await until(async () => /connected_slaves:1/.test(await admin.info('replication')))
-        const env = await relayEnvOf(guarded, partitions > 1 ? { orders: partitions } : {})
-        const keys = partitions > 1 ? ['orders:0', 'orders:1'] : ['orders']
-        const levels = (await hasWaitAof(admin)) ? LEVELS : LEVELS.filter((level) => !level.includes('fsync'))
-        await guarded.forget()
-
-        for (const level of levels) {
-          const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: level })
-          await confirmed(env)
-          expect(await relay.metric(`outrider_durability_level{level="${level}"}`)).toBe(1)
-          await relay.stop()
-        }
-
-        // Heads that no saved head knows, and their streams are gone: the relay removes them and begins again.
-        await env.postgres.query('delete from outrider.head')
-        await admin.unlink(...keys)
-        const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: 'auto' })
-        await confirmed(env)
-        await relay.stop()
-        expect(await guarded.refused()).toEqual(['config|get'])
-
-        const known = granted('relay').filter((name) => name !== 'waitaof' || levels === LEVELS)
-        expect(await guarded.called()).toEqual(known)
-        const lengths = await Promise.all(keys.map((key) => admin.xlen(key)))
-        expect(lengths.reduce((sum, length) => sum + length, 0)).toBe(SUBJECTS.length)
-      },
-    )
+    relayWork(version, 2)
 
     test('is found to be permitted enough, by `outrider check` under the same line', async (context) => {
       const guarded = await startGuarded(context, version, ['relay'], { appendonly: 'yes' })

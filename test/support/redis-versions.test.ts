@@ -25,9 +25,6 @@ const servers: [RedisVersion, said: RegExp][] = [
   ['valkey-9.1', /^valkey_version:9\.1\./m],
 ]
 
-// The first to ask for a version may have to fetch it.
-vi.setConfig({ testTimeout: 180_000 })
-
 afterEach(() => {
   vi.unstubAllEnvs()
   vi.restoreAllMocks()

@@ -8,6 +8,9 @@ import { type Redis, redisClient, startRedis } from './redis.js'
 /** Where the run's one cluster can be asked for; set by `offerPostgres` for the test workers. */
 const broker = 'OUTRIDER_TEST_BROKER'
 
+/** Several test files at once, each with several tests at once. */
+const SHARED_BY_MANY = { max_connections: '400', max_replication_slots: '100', max_wal_senders: '100' }
+
 let shared: Promise<PostgresServer> | undefined
 let own: Promise<Postgres> | undefined
 
@@ -75,7 +78,7 @@ async function findPostgres(): Promise<PostgresServer> {
 
 function ownPostgres(): Promise<Postgres> {
   // Nobody stops it, so it need not sync: a test that kills its server starts one, with the defaults of Postgres.
-  own ??= startPostgres({ settings: { fsync: 'off' } })
+  own ??= startPostgres({ settings: { fsync: 'off', ...SHARED_BY_MANY } })
   return own
 }
 

@@ -1,11 +1,14 @@
 import { setTimeout as pause } from 'node:timers/promises'
 
 export interface UntilOptions {
-  /** Milliseconds until giving up; 30 s by default, for a machine that does much else. */
-  timeout?: number
+  /** Milliseconds until giving up; see `patience`. A test that passes never waits so long. */
+  timeout?: number | undefined
   /** What was awaited, as the error will say it. A function is called only then, so it can tell the last state. */
   message?: string | (() => string)
 }
+
+/** For a machine that does much else; slow tests, which move much, are given more by vitest.config.ts. */
+const patience = () => Number(process.env.OUTRIDER_TEST_PATIENCE_MS ?? 60_000)
 
 type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>
 
@@ -14,7 +17,7 @@ type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>
  * its last error becomes the cause when the time is over, also when the condition itself never answers.
  */
 export async function until<T>(condition: () => T | Promise<T>, options: UntilOptions = {}): Promise<Truthy<T>> {
-  const { timeout = 30_000, message } = options
+  const { timeout = patience(), message } = options
   const began = performance.now()
   const deadline = began + timeout
   const late = Symbol('late')
