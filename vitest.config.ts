@@ -41,9 +41,9 @@ export default defineConfig({
       servers('integration', ['test/**/*.test.ts'], [SLOW, ...OWN.map((folder) => `test/${folder}/**`)]),
       ...OWN.map((folder) => servers(folder, [`test/${folder}/**/*.test.ts`], [SLOW])),
       servers('slow', [SLOW], [], {
-        // They move much and compute much: more at once would only starve those that measure time.
-        maxWorkers: CORES,
-        maxConcurrency: 3,
+        // They compute more than the others: more at once would only starve those that measure time.
+        maxWorkers: Math.ceil(1.5 * CORES),
+        maxConcurrency: 4,
         sequence: { groupOrder: 1 },
         env: { OUTRIDER_TEST_PATIENCE_MS: '300000' },
         testTimeout: 600_000,

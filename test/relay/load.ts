@@ -5,7 +5,7 @@ import { until } from '../../testkit/services/index.js'
 import type { RelayEnv } from './relay-env.js'
 
 /** Between two transactions, so that the load leaves the machine to what is tested. */
-const PAUSE_MS = 5
+const PAUSE_MS = 20
 
 /**
  * One writer that commits transaction after transaction to one stream until it is stopped, through every fault of the
