@@ -2,19 +2,25 @@ import type { EventEmitter } from 'node:events'
 import type { Socket } from 'node:net'
 import type pg from 'pg'
 import { LogicalReplicationService } from 'pg-logical-replication'
-import { type Lsn, parseLsn } from './lsn.js'
+import { FrameSplitter } from './frames.js'
+import type { Lsn } from './lsn.js'
+import { PgParser } from './pg-parser.js'
 
 /**
  * One replication connection: first ordinary statements (the advisory lock, IDENTIFY_SYSTEM), then the stream.
  *
- * The library brings connection and framing. Its own bookkeeping stays off, because it would lose events: it confirms
- * what was received, and one byte more than it was told. What is confirmed is sent from here, exactly.
+ * The libraries bring the connection, authentication, TLS and the command. Their own bookkeeping stays off, because it would
+ * lose events: it confirms what was received, and one byte more than it was told. What is confirmed is sent from here,
+ * exactly. Their framing makes objects, events and texts of each message: once it streams, the bytes are split here, and
+ * only what is not CopyData reaches the parser of `pg`.
  */
 export interface ReplicationHandlers {
   /** Runs on the connection before it streams: what it takes (a lock) lives and dies with the stream. One simple statement a call. */
   prepare(query: (sql: string) => Promise<Record<string, unknown>[]>): Promise<void>
-  /** One pgoutput message. Read what is needed at once: the buffer is the parser's own. */
-  message(data: Buffer): void
+  /** One pgoutput message: the bytes of `data` from `start` to `end`. Read what is needed at once: they do not stay. */
+  message(data: Buffer, start: number, end: number): void
+  /** Everything that one read of the socket brought was handed over. */
+  read?(): void
   /** The server has sent everything before `walEnd`. */
   keepalive(walEnd: Lsn, replyRequested: boolean): void
 }
@@ -26,6 +32,12 @@ interface Wire extends EventEmitter {
 
 /** Microseconds between 1970 and 2000, where Postgres begins to count. */
 const POSTGRES_EPOCH_US = 946_684_800_000_000n
+
+/** What a CopyData message carries. https://www.postgresql.org/docs/current/protocol-replication.html */
+const XLOG_DATA = 0x77
+const KEEPALIVE = 0x6b
+/** Bytes of XLogData before the message of the output plugin. */
+const XLOG_HEADER_BYTES = 25
 
 export class Replication {
   readonly #service: LogicalReplicationService
@@ -66,28 +78,13 @@ export class Replication {
       this.destroy()
     }
     this.#service.on('error', fail)
-    this.#service.on('heartbeat', (lsn, _time, replyRequested) => {
-      const walEnd = parseLsn(lsn)
-      if (walEnd > this.#walEnd) this.#progress += 1
-      this.#walEnd = walEnd
-      handlers.keepalive(walEnd, replyRequested)
-    })
     const plugin = {
       options: {},
       name: 'pgoutput',
-      // An error thrown here would be thrown inside the socket's callback.
-      parse: (data: Buffer) => {
-        if (failure || this.#closed) return
-        this.#progress += 1
-        try {
-          handlers.message(data)
-        } catch (error) {
-          fail(error)
-        }
-      },
       start: async (client: pg.Client) => {
         this.#client = client
         if (this.#closed) return
+        const parser = new PgParser(this.#wire.stream)
         let turn: Promise<unknown> = Promise.resolve()
         await handlers.prepare((sql) => {
           const result = turn.then(() => inTime(client.query(sql)))
@@ -95,9 +92,28 @@ export class Replication {
           return result.then(({ rows }) => rows)
         })
         await turn
+        while (!parser.isIdle && !this.#closed) await inTime(client.query('select 1'))
         if (this.#closed) return
-        this.#wire.stream.on('data', () => {
+        const frames = new FrameSplitter({
+          // An error thrown here would be thrown inside the socket's callback.
+          copyData: (data, from, to) => {
+            if (failure || this.#closed) return
+            try {
+              this.#copyData(data, from, to, handlers)
+            } catch (error) {
+              fail(error)
+            }
+          },
+          other: (message) => parser.parse(message),
+        })
+        parser.replace((chunk) => {
           this.#heardAt = performance.now()
+          try {
+            frames.push(chunk)
+            if (!failure && !this.#closed) handlers.read?.()
+          } catch (error) {
+            fail(error)
+          }
         })
         this.#heardAt = performance.now()
         this.#streaming = true
@@ -118,6 +134,18 @@ export class Replication {
       this.destroy()
     }
     if (failure && !this.#closed) throw failure
+  }
+
+  #copyData(data: Buffer, start: number, end: number, handlers: ReplicationHandlers): void {
+    if (data[start] === XLOG_DATA) {
+      this.#progress += 1
+      handlers.message(data, start + XLOG_HEADER_BYTES, end)
+    } else if (data[start] === KEEPALIVE) {
+      const walEnd = data.readBigUInt64BE(start + 1)
+      if (walEnd > this.#walEnd) this.#progress += 1
+      this.#walEnd = walEnd
+      handlers.keepalive(walEnd, data[start + 17] === 1)
+    }
   }
 
   /** Tells the server that everything before `flushed` is safe; may ask for an answer. */

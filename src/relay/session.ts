@@ -111,7 +111,7 @@ export class Session {
       this.#replication = new Replication(await postgresOptions(config.postgres, `outrider ${config.slot}`))
       const streaming = this.#replication.run(config.slot, config.publication, {
         prepare: (query) => this.#prepare(query),
-        message: (data) => this.#receiver?.message(data),
+        message: (data, start, end) => this.#receiver?.message(data.subarray(start, end)),
         keepalive: (walEnd, replyRequested) => this.#keepalive(walEnd, replyRequested),
       })
       await streaming

@@ -24,7 +24,8 @@ class Reader {
     let begin = 0n
     this.#running = replication.run(env.slot, 'outrider', {
       prepare: async () => {},
-      message: (data) => {
+      message: (bytes, start, end) => {
+        const data = bytes.subarray(start, end)
         if (data[0] === MessageType.begin) begin = beginLsn(data)
         if (data[0] === MessageType.commit) this.commits.push({ begin, end: commitEndLsn(data) })
       },
