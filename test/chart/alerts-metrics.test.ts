@@ -27,7 +27,11 @@ const file = (name: string) => readFileSync(join(CHART, 'files', name), 'utf8')
 const alerts: Question[] = ['relay', 'slot', 'consumers'].flatMap((name) =>
   (parse(file(`alerts/${name}.yaml`)) as { alert: string; expr: string }[]).map(({ alert, expr }) => ({
     where: alert,
-    expr,
+    // As the chart does: matchers of the release for two of these, terms for groups that are expected, and numbers.
+    expr: expr
+      .replaceAll(/\$(relay|consumers)\b/g, 'job="shop"')
+      .replaceAll('$expected', '')
+      .replaceAll(/\$\w+/g, '5m'),
   })),
 )
 

@@ -2,6 +2,7 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { BUILD_TIMEOUT, prepare } from '../support/go.js'
 import { type Helm, helm, helmPath } from '../support/helm.js'
 import { promtool, promtoolPath } from '../support/promtool.js'
+import { askedBy } from './promql.js'
 import { render } from './render.js'
 import { REQUIRED, yamlFile } from './rules.js'
 
@@ -106,12 +107,11 @@ describe('the dashboard', () => {
       expect(targets.length, title).toBeGreaterThan(0)
       for (const target of targets) {
         expect(target.datasource.uid, title).toMatch(/^\$\{datasource\}$/)
-        const selectors = [...target.expr.matchAll(/\b(?:outrider|process|nodejs)_\w+(\{[^}]*\})?/g)]
-        for (const [name, selector = ''] of selectors) {
+        for (const { name, matchers } of askedBy(target.expr).metrics) {
           const expected = name.startsWith('outrider_consumer_')
             ? ['group=~"$group"']
             : ['namespace=~"$namespace"', 'job=~"$job"']
-          for (const matcher of expected) expect(selector, `${title}: ${name}`).toContain(matcher)
+          expect(matchers, `${title}: ${name}`).toEqual(expect.arrayContaining(expected))
         }
       }
     }
@@ -121,10 +121,10 @@ describe('the dashboard', () => {
     const { panels, schemaVersion } = await dashboardOf(await helm(context))
     expect(schemaVersion).toBeGreaterThanOrEqual(39)
     expect(panels.filter(({ type }) => type === 'row').map(({ title }) => title)).toEqual([
-      'Is it well',
+      'Health',
       'WAL and the slot',
-      'Throughput and what is in flight',
-      'What holds it up',
+      'Throughput and events in flight',
+      'Blocked and rejected',
       'Redis and durability',
       'Errors, sessions, process',
       'Consumers',

@@ -21,17 +21,11 @@ const KINDS = [
 
 const byName = (one: string, other: string) => (one < other ? -1 : 1)
 
-describe.each([...VALUES])('the values "%s"', (name, file) => {
+describe.each([...VALUES])('the values "%s"', (_name, file) => {
   test.for(KUBERNETES_VERSIONS)('render to objects that Kubernetes %s knows', async (kubeVersion, context) => {
     const schemas = await schemasOf(context, kubeVersion)
     const objects = await render(await helm(context), { files: [file], kubeVersion })
     expect(objects.flatMap((object) => schemas.problems(object))).toEqual([])
-  })
-
-  // Reviewed on change: npx vitest run -u test/chart/render.test.ts
-  test('render to what was reviewed', async (context) => {
-    const text = await renderText(await helm(context), { files: [file] })
-    await expect(withoutNoise(text)).toMatchFileSnapshot(`golden/${name}.yaml`)
   })
 
   test('make each object once, with all recommended labels, and none that gives rights', async (context) => {
@@ -103,6 +97,29 @@ describe.each([...VALUES])('the values "%s"', (name, file) => {
       expect(account === 'default' || made('ServiceAccount', account), `${name}: ${account}`).toBe(true)
     }
   })
+})
+
+/** The least that can be given, and nearly all of it. What the other sets say of connections: configuration.test.ts. */
+test.for(['minimal', 'everything'])('the values "%s" render to what was reviewed', async (name, context) => {
+  // Reviewed on change: npx vitest run -u test/chart/render.test.ts
+  const text = await renderText(await helm(context), { files: [VALUES.get(name)!] })
+  await expect(withoutNoise(text)).toMatchFileSnapshot(`golden/${name}.yaml`)
+})
+
+const RELAY = ['ConfigMap', 'Deployment', 'PodDisruptionBudget', 'Service', 'ServiceAccount'].map(
+  (kind) => `${kind} shop-outrider`,
+)
+const SETUP = ['ConfigMap shop-outrider-setup', 'Job shop-outrider-setup']
+const TEST = ['ConfigMap shop-outrider-test', 'Pod shop-outrider-test']
+
+test.for<[string, string[]]>([
+  ['tls', [...RELAY, ...SETUP, ...TEST]],
+  ['cloudnativepg', [...RELAY, ...SETUP, ...TEST, 'PodMonitor shop-outrider']],
+  ['sidecar', ['ConfigMap shop-outrider', 'Job shop-outrider-setup-CHECKSUM', ...TEST]],
+])('the values "%s" render to these objects and no others', async ([name, expected], context) => {
+  const objects = await render(await helm(context), { files: [VALUES.get(name)!] })
+  const names = objects.map((object) => nameOf(object).replace(/-[0-9a-f]{8}$/, '-CHECKSUM'))
+  expect(names.toSorted(byName)).toEqual(expected.toSorted(byName))
 })
 
 test('names stay within what Kubernetes takes, however long that of the release', async (context) => {

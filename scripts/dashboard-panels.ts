@@ -1,0 +1,233 @@
+import { graph, type Panel, quantiles, row, stat, states, table, timeline } from './dashboard-kinds.js'
+
+/** The panels of the dashboard, in their order. */
+export const panels: readonly Panel[] = [
+  row('Health'),
+  stat(
+    'Active relays',
+    'Must be 1. See OutriderNoActiveRelay and OutriderSeveralActiveRelays.',
+    'short',
+    'sum(outrider_role{role="active"}) or vector(0)',
+    ['red', 1, 'green', 2, 'red'],
+  ),
+  stat('Ready relays', 'Active or standby.', 'short', 'sum(outrider_role{role=~"active|standby"}) or vector(0)', [
+    'red',
+    1,
+    'yellow',
+    2,
+    'green',
+  ]),
+  stat(
+    'Open incidents',
+    'Incidents that need a decision: run outrider incidents.',
+    'short',
+    'sum(max by (kind) (outrider_open_incidents))',
+    ['green', 1, 'red'],
+  ),
+  stat(
+    'Oldest event waiting',
+    'Time since its commit, of the events in the memory of the relay.',
+    's',
+    'max(outrider_inflight_oldest_seconds)',
+    ['green', 30, 'yellow', 300, 'red'],
+  ),
+  stat(
+    'Since the last confirmation',
+    'A few seconds while the database is written to. Rises while it is not.',
+    's',
+    'time() - max(outrider_last_confirmed_timestamp_seconds)',
+    ['green', 60, 'yellow', 300, 'red'],
+  ),
+  stat(
+    'WAL held back',
+    'Share of max_slot_wal_keep_size. 0 where that setting is -1.',
+    'percentunit',
+    'max(outrider_slot_retained_wal_bytes / (outrider_slot_retained_wal_bytes + outrider_slot_safe_wal_bytes))',
+    ['green', 0.25, 'yellow', 0.5, 'red'],
+  ),
+  states('Roles', 'Role of each pod.', 12, {
+    metric: 'outrider_role',
+    label: 'role',
+    by: ' by (pod, instance) ',
+    legend: '{{pod}} {{instance}}',
+    colors: { starting: 'orange', standby: 'blue', active: 'green', halted: 'red', stopping: 'purple' },
+  }),
+  states('States', 'State of each pod. The healthy state is streaming.', 12, {
+    metric: 'outrider_state',
+    label: 'state',
+    by: ' by (pod, instance) ',
+    legend: '{{pod}} {{instance}}',
+    colors: {
+      starting: 'orange',
+      reconnecting: 'orange',
+      waiting: 'blue',
+      streaming: 'green',
+      blocked: 'red',
+      halted: 'dark-red',
+      draining: 'purple',
+    },
+  }),
+  graph(
+    'Incidents by kind',
+    'gap and foreign stop the relay. rejected concerns single rows.',
+    'short',
+    { '{{kind}}': 'max by (kind) (outrider_open_incidents)' },
+    { width: 12 },
+  ),
+  table('Versions', 'Version of Outrider and Node in each pod.', 'count by (version, node, pod) (outrider_build_info)'),
+  row('WAL and the slot'),
+  graph(
+    'WAL held back',
+    'retained: what Postgres cannot remove. lag: written since the last confirmed position.',
+    'bytes',
+    { retained: 'max(outrider_slot_retained_wal_bytes)', lag: 'max(outrider_slot_lag_bytes)' },
+  ),
+  graph('WAL until the slot is lost', 'Empty where max_slot_wal_keep_size is -1: the disk is the limit.', 'bytes', {
+    safe: 'min(outrider_slot_safe_wal_bytes < Inf)',
+  }),
+  states('WAL status of the slot', 'wal_status in pg_replication_slots.', 8, {
+    metric: 'outrider_slot_wal_status',
+    label: 'status',
+    legend: 'wal_status',
+    colors: { reserved: 'green', extended: 'yellow', unreserved: 'orange', lost: 'red' },
+  }),
+  row('Throughput and events in flight'),
+  graph(
+    'Events',
+    'received: from Postgres. appended: to Redis. recognised: replayed events that were in Redis already.',
+    'ops',
+    {
+      received: 'sum(rate(outrider_events_received_total[rate]))',
+      appended: 'sum(rate(outrider_events_appended_total[rate]))',
+      recognised: 'sum(rate(outrider_events_skipped_total[rate]))',
+    },
+  ),
+  graph(
+    'Appended by stream',
+    'Partitions of a stream are counted together.',
+    'ops',
+    { '{{stream}}': 'sum by (stream) (rate(outrider_events_appended_total[rate]))' },
+    { stacked: true },
+  ),
+  graph(
+    'Commit to Redis',
+    'Time from the commit to the append, by the clocks of Postgres and of the relay.',
+    's',
+    quantiles('outrider_commit_to_append_seconds'),
+  ),
+  graph('In flight, events', 'Received and not yet appended.', 'short', { events: 'sum(outrider_inflight_events)' }),
+  graph('In flight, bytes', 'At limits.inflightBytes the relay stops reading.', 'bytes', {
+    bytes: 'sum(outrider_inflight_bytes)',
+  }),
+  graph('Oldest in flight', 'Time since its commit.', 's', { age: 'max(outrider_inflight_oldest_seconds)' }),
+  row('Blocked and rejected'),
+  graph(
+    'Blocked, by reason',
+    'Share of time in which the relay was blocked. docs/operations.md and /readyz explain the reasons.',
+    'percentunit',
+    { '{{reason}}': 'max by (reason) (rate(outrider_blocked_seconds_total[rate]))' },
+    { width: 16, stacked: true },
+  ),
+  graph('Rejected rows, by reason', 'Each rejected row is an incident.', 'short', {
+    '{{reason}}': 'sum by (reason) (increase(outrider_events_rejected_total[rate]))',
+  }),
+  row('Redis and durability'),
+  states('Durability level', 'Level at which positions are confirmed. auto uses the strongest level that works.', 24, {
+    metric: 'outrider_durability_level',
+    label: 'level',
+    legend: 'level',
+    colors: { memory: 'orange', fsync: 'yellow', replicated: 'green', 'fsync+replicated': 'dark-green' },
+  }),
+  graph(
+    'Waiting for durability',
+    'Duration of the durability barrier, which runs at most once a second for all streams.',
+    's',
+    quantiles('outrider_durability_wait_seconds'),
+  ),
+  graph(
+    'Time of an append',
+    'Duration of one call of the script, with the network.',
+    's',
+    quantiles('outrider_append_duration_seconds'),
+  ),
+  graph('Events in an append', 'Mean size of a batch, at most limits.batchEvents.', 'short', {
+    mean: 'sum(rate(outrider_append_batch_events_sum[rate])) / sum(rate(outrider_append_batch_events_count[rate]))',
+  }),
+  row('Errors, sessions, process'),
+  graph('Errors', 'By server and code.', 'short', {
+    '{{target}} {{code}}': 'sum by (target, code) (increase(outrider_errors_total[rate]))',
+  }),
+  graph(
+    'Connections',
+    'sessions: started as the active relay. epochs: connections to Redis after one was lost.',
+    'short',
+    {
+      sessions: 'sum(increase(outrider_sessions_total[rate]))',
+      epochs: 'sum(increase(outrider_epochs_total[rate]))',
+    },
+  ),
+  graph('CPU', 'Share of one core.', 'percentunit', { '{{pod}}': 'rate(process_cpu_seconds_total[rate])' }),
+  graph('Memory', '', 'bytes', { '{{pod}}': 'process_resident_memory_bytes' }),
+  graph('Event loop delay', '99th percentile. Above 0.1 s the relay lacks CPU.', 's', {
+    '{{pod}}': 'nodejs_eventloop_lag_p99_seconds',
+  }),
+  row('Consumers'),
+  graph('Processed, by result', 'Events that a group has processed.', 'ops', {
+    '{{group}} {{result}}': 'sum by (group, result) (rate(outrider_consumer_processed_total[rate]))',
+  }),
+  graph('Lag', 'Entries not delivered yet. Also 0 where the lag is unknown: see the next panel.', 'short', {
+    '{{group}} {{stream}}': 'max by (namespace, group, stream) (outrider_consumer_lag)',
+  }),
+  timeline('Lag known', 'Whether Redis reports the lag of the group.', 8, {
+    legend: '{{group}} {{stream}}',
+    expr: 'max by (namespace, group, stream) (outrider_consumer_lag_known)',
+    colors: { unknown: 'orange', known: 'green' },
+    first: 0,
+  }),
+  graph('Pending', 'Entries delivered and not acknowledged.', 'short', {
+    '{{group}} {{stream}}': 'max by (namespace, group, stream) (outrider_consumer_pending)',
+  }),
+  graph('Oldest pending', 'Age of the oldest pending entry.', 's', {
+    '{{group}} {{stream}}': 'max by (namespace, group, stream) (outrider_consumer_oldest_pending_seconds)',
+  }),
+  graph(
+    'Age when processed',
+    'Time from the event to the commit of its effects.',
+    's',
+    quantiles('outrider_consumer_event_age_seconds', ['group']),
+  ),
+  graph(
+    'Handlers',
+    'Duration of the transaction, or of work and commit.',
+    's',
+    quantiles('outrider_consumer_handler_duration_seconds', ['group', 'type']),
+  ),
+  graph('Failed attempts', 'Attempts that failed and will be retried, by reason.', 'short', {
+    '{{group}} {{type}} {{reason}}': 'sum by (group, type, reason) (increase(outrider_consumer_retries_total[rate]))',
+  }),
+  graph(
+    'Dead letters and losses',
+    'trimmed: pending entries that were removed from the stream. The group lost them.',
+    'short',
+    {
+      '{{group}} {{reason}}': 'sum by (group, reason) (increase(outrider_consumer_dead_letters_total[rate]))',
+      '{{group}} trimmed': 'sum by (group) (increase(outrider_consumer_trimmed_total[rate]))',
+    },
+  ),
+  graph('Duplicates', 'Deliveries of events that the group had processed before.', 'short', {
+    '{{group}} {{stream}}': 'sum by (group, stream) (increase(outrider_consumer_duplicates_total[rate]))',
+  }),
+  graph(
+    'Events in the workers',
+    'running: in a handler. waiting: for the next attempt. held: all entries of the workers.',
+    'short',
+    {
+      '{{group}} running': 'sum by (group) (outrider_consumer_running)',
+      '{{group}} waiting': 'sum by (group) (outrider_consumer_waiting)',
+      '{{group}} held': 'sum by (group) (outrider_consumer_held)',
+    },
+  ),
+  graph('Since a worker last received an entry', 'Rises where a stream is empty or a worker does not read.', 's', {
+    '{{group}} {{pod}} {{instance}}': 'outrider_consumer_idle_seconds',
+  }),
+]
