@@ -1,0 +1,128 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { FALLBACKS, variableOf } from '../src/config/variables.js'
+import { configSchema, type Schema } from './config-schema.js'
+
+/** Writes the tables of docs/configuration.md. Defaults, values and variables come from src/config. */
+export const CONFIG_PAGE = new URL('../docs/configuration.md', import.meta.url)
+
+const START = '<!-- settings: written by scripts/config-docs.ts -->\n'
+const END = '<!-- /settings -->\n'
+
+/** The tables, with the beginnings of the paths of their settings. Each setting is in the first that has it. */
+const TABLES: Record<string, string[]> = {
+  Postgres: ['postgres.'],
+  Redis: ['redis.'],
+  Publishing: ['slot', 'publication', 'source', 'durability', 'maxEventBytes', 'limits.', 'onGap', 'retention'],
+  'The process': ['http.', 'logLevel', 'drainTimeout'],
+  'One stream': ['streams.'],
+  'An outbox table of your own': ['outbox.'],
+}
+
+/** What value, limit and default do not say. */
+const NOTES: Record<string, string> = {
+  'postgres.url':
+    'a direct connection, not through a pooler. `sslmode=require` verifies the certificate, as `verify-full` does',
+  'postgres.password': 'instead of the one in the URL',
+  'postgres.tls.ca': 'the certificate of the server is always verified',
+  'redis.url':
+    '`redis://`, `rediss://`, `redis+sentinel://host:26379/name?node=host2:26379`, `redis+cluster://host:6379?node=…`',
+  'redis.password': 'instead of the one in the URL',
+  'redis.sentinelUsername': 'for the sentinels, where they need credentials of their own',
+  'redis.tls.ca': 'the certificate of the server is always verified',
+  slot: 'names of slots are shared by all databases of the server',
+  source: '`source` of CloudEvents, stored by `outrider setup`',
+  durability: '`auto`: the strongest level that works',
+  maxEventBytes:
+    'a larger row becomes an incident; a row of any size does, in memory of about twice its size. `outrider setup` gives `data` of `outrider.outbox` the same limit, so that the insert fails; run it again after a change',
+  'limits.batchEvents': 'events of one call of the script',
+  'limits.batchBytes': 'bytes of one call of the script',
+  'limits.inflightBytes': 'bytes of events in memory; at this limit the relay stops reading',
+  onGap: '`repair` has no effect yet: both values halt the relay at a gap',
+  retention: 'no effect yet: rows stay in the outbox',
+  'http.port': '0 turns it off',
+  drainTimeout: 'how long SIGTERM waits for the events in flight',
+  'streams.*.partitions': '`orders:0` … `orders:15`, by the subject; fixed for the life of the name',
+  'streams.*.retention': 'no effect yet',
+  'streams.*.groups': 'no effect yet',
+  'outbox.table': 'without `outbox` the table is `outrider.outbox`; see [below](#an-outbox-table-that-exists-already)',
+  'outbox.columns.time': 'without it, the time of the commit is published',
+}
+
+/** Defaults that depend on the database. */
+const COMPUTED: Record<string, string> = { slot: 'outrider_<database>', source: '/<database>' }
+
+interface Setting {
+  path: string
+  value: string
+  default: string
+}
+
+/** The page, with its tables as src/config has the settings. */
+export function configPage(): string {
+  const text = readFileSync(CONFIG_PAGE, 'utf8')
+  const start = text.indexOf(START)
+  const end = text.indexOf(END)
+  if (start < 0 || end < start) throw new Error(`Expected ${START.trim()} and ${END.trim()} in docs/configuration.md`)
+  return text.slice(0, start) + START + tables() + text.slice(end)
+}
+
+function tables(): string {
+  const settings = settingsOf(configSchema())
+  const unknown = Object.keys(NOTES).filter((path) => !settings.some((setting) => setting.path === path))
+  if (unknown.length > 0) throw new Error(`Expected notes on settings that exist, found ${unknown.join(', ')}`)
+  const left = new Set(settings)
+  const text = Object.entries(TABLES).map(([title, prefixes]) => {
+    const own = settings.filter(({ path }) => prefixes.some((prefix) => path.startsWith(prefix)))
+    for (const setting of own) left.delete(setting)
+    return [
+      `\n### ${title}\n`,
+      '| in the file | variable | value | default | |',
+      '|---|---|---|---|---|',
+      ...own.map(row),
+      '',
+    ].join('\n')
+  })
+  if (left.size > 0)
+    throw new Error(`Expected a table for each setting, found none for ${[...left].map(({ path }) => path)}`)
+  return `${text.join('')}\n`
+}
+
+const code = (text: string): string => `\`${text}\``
+
+function row({ path, value, default: preset }: Setting): string {
+  const fallback = Object.keys(FALLBACKS).find((name) => FALLBACKS[name] === path)
+  const variable = variableOf(path)
+  const variables = [variable, fallback].filter((name) => name !== undefined).map(code)
+  const shown = path.replace('*', '<name>')
+  const cells = [code(shown), variables.join(' or '), value, preset, NOTES[path] ?? '']
+  return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`
+}
+
+/** The settings below a schema: leaves, with `*` for a name that is free. */
+function settingsOf(schema: Schema, path = '', required = false): Setting[] {
+  const inner = Object.entries(schema.properties ?? {})
+  if (typeof schema.additionalProperties === 'object') inner.push(['*', schema.additionalProperties])
+  if (inner.length > 0) {
+    return inner.flatMap(([key, value]) =>
+      settingsOf(value, path === '' ? key : `${path}.${key}`, schema.required?.includes(key)),
+    )
+  }
+  return [{ path, value: valueText(schema), default: required ? 'required' : defaultOf(path, schema) }]
+}
+
+function valueText({ description = '', enum: choices }: Schema): string {
+  if (choices) return choices.map(code).join(', ')
+  return description
+    .replace(/^a (duration|size) such as .* and at most/, '$1, at most')
+    .replace(/^an? /, '')
+    .replace(/^the path of a file/, 'path of a file')
+    .replace(/^the name/, 'name')
+}
+
+function defaultOf(path: string, schema: Schema): string {
+  if (Object.values(FALLBACKS).includes(path)) return 'required, or `urlFile`'
+  const preset = COMPUTED[path] ?? schema.default
+  return preset === undefined ? '' : code(String(preset))
+}
+
+if (process.argv[1] === new URL(import.meta.url).pathname) writeFileSync(CONFIG_PAGE, configPage())
