@@ -28,7 +28,7 @@ beforeEach((context) => needsProcess(context))
 
 beforeAll(async () => {
   if (process.env.OUTRIDER_TEST_POSTGRES_URL || process.env.OUTRIDER_TEST_REDIS_URL) return
-  postgres = await startPostgres({ settings: SETTINGS })
+  postgres = await startPostgres({ syncs: false, settings: SETTINGS })
   redis = await startRedis({ settings: { maxmemory: '256mb', appendonly: 'yes' } })
   await postgres.query('create role relay login replication')
 })
@@ -124,7 +124,10 @@ test('what stands in the way in Redis is a blocker, and what does not is printed
 })
 
 test('slots and senders that are all taken stop a first install, and no upgrade while the relays run', async () => {
-  const small = await startPostgres({ settings: { ...SETTINGS, max_replication_slots: '1', max_wal_senders: '2' } })
+  const small = await startPostgres({
+    syncs: false,
+    settings: { ...SETTINGS, max_replication_slots: '1', max_wal_senders: '2' },
+  })
   const relays: RelayProcess[] = []
   try {
     const [own, other] = [await small.createDatabase('own'), await small.createDatabase('other')]

@@ -26,7 +26,7 @@ beforeEach((context) => needsProcess(context))
 
 beforeAll(async () => {
   if (process.env.OUTRIDER_TEST_POSTGRES_URL || process.env.OUTRIDER_TEST_REDIS_URL) return
-  postgres = await startPostgres({ auth: 'scram-sha-256', settings: { max_slot_wal_keep_size: '1GB' } })
+  postgres = await startPostgres({ syncs: false, auth: 'scram-sha-256', settings: { max_slot_wal_keep_size: '1GB' } })
   database = await postgres.createDatabase('shop')
   await runCommand(setup, database.url)
   await database.query(`create role relay login replication password '${PASSWORD}' in role outrider_relay`)

@@ -24,7 +24,7 @@ beforeEach((context) => needsProcess(context))
 
 beforeAll(async () => {
   if (process.env.OUTRIDER_TEST_POSTGRES_URL || process.env.OUTRIDER_TEST_REDIS_URL) return
-  postgres = await startPostgres({ settings: { max_slot_wal_keep_size: '1GB' } })
+  postgres = await startPostgres({ syncs: false, settings: { max_slot_wal_keep_size: '1GB' } })
   redis = await startRedis({ settings: { maxmemory: '256mb', appendonly: 'yes' } })
 })
 

@@ -38,7 +38,7 @@ beforeEach((context) => needsProcess(context))
 
 beforeAll(async () => {
   if (process.env.OUTRIDER_TEST_POSTGRES_URL || process.env.OUTRIDER_TEST_REDIS_URL) return
-  postgres = await startPostgres({ settings: SETTINGS })
+  postgres = await startPostgres({ syncs: false, settings: SETTINGS })
   redis = await startRedis({ settings: { maxmemory: '256mb', appendonly: 'yes' } })
 })
 
@@ -254,6 +254,7 @@ test('a database without the schema, and one whose schema is older', async () =>
 
 test('limits of the cluster: wal_level, slots and senders, each mended by its statement and a restart', async () => {
   const small = await startPostgres({
+    syncs: false,
     settings: { ...SETTINGS, ...WAL_LEVEL, max_replication_slots: '1', max_wal_senders: '1' },
   })
   const held: pg.Client[] = []

@@ -14,7 +14,7 @@ beforeEach((context) => needsProcess(context, ['postgres']))
 
 beforeAll(async () => {
   if (process.env.OUTRIDER_TEST_POSTGRES_URL) return
-  postgres = await startPostgres({ settings: { max_slot_wal_keep_size: '1GB' } })
+  postgres = await startPostgres({ syncs: false, settings: { max_slot_wal_keep_size: '1GB' } })
   const [{ num } = { num: 0 }] = await postgres.query<{ num: number }>(
     "select current_setting('server_version_num')::integer as num",
   )

@@ -15,7 +15,7 @@ beforeEach((context) => needsProcess(context, ['postgres']))
 
 beforeAll(async () => {
   if (process.env.OUTRIDER_TEST_POSTGRES_URL) return
-  postgres = await startPostgres()
+  postgres = await startPostgres({ syncs: false })
 })
 
 afterAll(async () => {

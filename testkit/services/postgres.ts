@@ -27,6 +27,8 @@ export interface PostgresOptions {
   ownIdentifier?: boolean
   /** Starts as a physical standby of this one, on its data; `promote()` ends that. */
   standbyOf?: Postgres
+  /** False where nothing is meant to outlive the server: it does not wait for disks, and copies new databases as files. */
+  syncs?: boolean
   port?: number
 }
 
@@ -80,7 +82,7 @@ export class Postgres extends Service {
   constructor(host: Host, port: number, options: PostgresOptions) {
     super('postgres', host, port)
     this.#options = options
-    this.#settings = { ...defaults, ...options.settings }
+    this.#settings = { ...defaults, ...(options.syncs === false && { fsync: 'off' }), ...options.settings }
     const password = options.auth === 'scram-sha-256' ? `:${superuser.password}` : ''
     this.#server = new PostgresServer(`postgres://${superuser.user}${password}@127.0.0.1:${port}/postgres`)
   }
@@ -113,7 +115,8 @@ export class Postgres extends Service {
   }
 
   createDatabase(name?: string, options?: DatabaseOptions): Promise<Database> {
-    return this.#server.createDatabase(name, options)
+    const unsynced: DatabaseOptions = this.#options.syncs === false ? { strategy: 'file_copy' } : {}
+    return this.#server.createDatabase(name, { ...unsynced, ...options })
   }
 
   /** What only a restart changes: these settings hold from now on and through later restarts. */

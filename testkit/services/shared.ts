@@ -78,7 +78,7 @@ async function findPostgres(): Promise<PostgresServer> {
 
 function ownPostgres(): Promise<Postgres> {
   // Nobody stops it, so it need not sync: a test that kills its server starts one, with the defaults of Postgres.
-  own ??= startPostgres({ settings: { fsync: 'off', ...SHARED_BY_MANY } })
+  own ??= startPostgres({ syncs: false, settings: SHARED_BY_MANY })
   return own
 }
 
