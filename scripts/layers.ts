@@ -14,6 +14,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['config', 'outbox'],
   ['postgres', 'redis', 'telemetry'],
   ['relay', 'consumer', 'check'],
+  ['status'],
   ['cli', 'index.ts'],
 ]
 

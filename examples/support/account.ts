@@ -1,4 +1,5 @@
-import { paint, table } from '../../src/cli/output.js'
+import { paint } from '../../src/cli/output.js'
+import { table } from '../../src/cli/table.js'
 
 /** What a person reads: what happens, and at the end of each step what was to hold and whether it did. */
 export class Account {

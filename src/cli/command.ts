@@ -26,7 +26,7 @@ export interface Context {
   /** What stood behind the name without being an option. */
   args: string[]
   /** The command's own options. */
-  flags: Record<string, string | boolean | undefined>
+  flags: Record<string, string | boolean | string[] | undefined>
   /** Print data as JSON instead of tables. */
   json: boolean
   /** Every question is answered with yes. */

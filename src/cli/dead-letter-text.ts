@@ -1,6 +1,7 @@
 import { Failure } from '../failure.js'
 import { DEAD_FIELDS, type DeadLetter, fieldOf, type Outcome, type Selection } from '../redis/dead-letters.js'
-import { printable, table } from './output.js'
+import { printable } from './output.js'
+import { table } from './table.js'
 
 /** How dead letters are shown. Nothing in them is trusted: not its length, and not that it is only text. */
 

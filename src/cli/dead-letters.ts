@@ -29,8 +29,9 @@ import {
   waitingFactsOf,
   waitingRowOf,
 } from './dead-letter-text.js'
-import { printable, progress, table } from './output.js'
+import { printable, progress } from './output.js'
 import { withRedis } from './redis.js'
+import { table } from './table.js'
 
 export const deadLetters: Command = {
   summary: 'list | show | replay | discard: what consumer groups gave up',

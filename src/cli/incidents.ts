@@ -6,7 +6,7 @@ import { describeRemedy, type Remedy, remedyOf } from '../postgres/remedy.js'
 import { serverVersion } from '../postgres/server.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
-import { table } from './output.js'
+import { table } from './table.js'
 
 export const incidents: Command = {
   summary: 'list | show | close: gaps, foreign servers, rejected rows',

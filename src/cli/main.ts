@@ -19,6 +19,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   relay: async () => (await import('./relay.js')).relay,
   check: async () => (await import('./check.js')).check,
   ping: async () => (await import('./ping.js')).ping,
+  status: async () => (await import('./status.js')).status,
   incidents: async () => (await import('./incidents.js')).incidents,
   'dead-letters': async () => (await import('./dead-letters.js')).deadLetters,
 }
@@ -83,7 +84,7 @@ async function runCommand(command: Command, values: Values, args: string[]): Pro
   })
 }
 
-type Values = Record<string, string | boolean | undefined>
+type Values = Record<string, string | boolean | string[] | undefined>
 
 function parse(name: string, command: Command, args: string[]): { values: Values; positionals: string[] } {
   const options = { ...command.options, ...COMMON }
@@ -135,7 +136,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a dependency unr
 
 const helpFor = (command: Command): string => `${command.summary}\n\n${command.usage}\n\n${COMMON_HELP}`
 
-function readTimeout(value: string | boolean | undefined): number | undefined {
+function readTimeout(value: Values[string]): number | undefined {
   if (value === undefined) return undefined
   const timeout = parseDuration(value)
   if (timeout !== undefined && timeout > 0) return timeout

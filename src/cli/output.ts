@@ -11,20 +11,6 @@ export function paint(style: Style, text: string, output: NodeJS.WriteStream = p
   return (output as Output).isTTY && !process.env.NO_COLOR ? styleText(style, text, { validateStream: false }) : text
 }
 
-/** Columns as wide as their widest cell, two spaces apart. The first row is the head. */
-export function table(rows: readonly (readonly string[])[]): string {
-  const widths: number[] = []
-  for (const row of rows) {
-    for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length)
-  }
-  return rows
-    .map((row, at) => {
-      const line = row.map((cell, i) => (i === row.length - 1 ? cell : cell.padEnd(widths[i] ?? 0))).join('  ')
-      return at === 0 ? paint('bold', line) : line
-    })
-    .join('\n')
-}
-
 /**
  * Text that somebody else wrote, for a terminal: what would move its cursor, change its colours or the direction of its
  * writing is shown as \u and four digits. Made so that JSON stays the same JSON.

@@ -6,7 +6,7 @@ import type { ExitCode } from '../../src/failure.js'
 export interface CommandRun {
   config?: Partial<Config>
   args?: string[]
-  flags?: Record<string, string | boolean>
+  flags?: Record<string, string | boolean | string[]>
   json?: boolean
   /** The answer to every question; without one, a question is an error. */
   answer?: boolean

@@ -1,0 +1,175 @@
+import { parseRedisUrl } from '../config/redis-url.js'
+import type { Config } from '../config/schema.js'
+import { answerOf } from '../status/asked.js'
+import type { StatusFinding } from '../status/finding.js'
+import { ago, count, duration, plural, sizeOf } from '../status/format.js'
+import type { GroupTotal } from '../status/groups.js'
+import type { LineageStatus } from '../status/postgres.js'
+import type { RedisStatus } from '../status/redis.js'
+import type { Status } from '../status/status.js'
+import { paint, printable } from './output.js'
+import { outputWidth, table, wrap } from './table.js'
+
+/** One screen: how everything stands, then a verdict for each problem. */
+export function statusText(status: Status, findings: readonly StatusFinding[], config: Config): string {
+  return [
+    ...lineageLines(status, config),
+    line('redis', 'failure' in status.redis ? 'not reached' : redisText(status.redis.value, config)),
+    ...streamTable(status),
+    ...groupTable(status),
+    '',
+    ...verdicts(findings),
+  ].join('\n')
+}
+
+const NAME = 11
+
+const line = (name: string, text: string): string =>
+  `${name.padEnd(NAME)}${wrap(printable(text), outputWidth() - NAME).replaceAll('\n', `\n${' '.repeat(NAME)}`)}`
+
+function lineageLines(status: Status, config: Config): string[] {
+  if ('failure' in status.postgres) return [line('postgres', 'not reached')]
+  const { lineage, standby } = status.postgres.value
+  if (!lineage) return [line('postgres', standby ? 'a standby' : `no lineage of slot ${config.slot}`)]
+  return [
+    line('relay', relayText(lineage, status)),
+    line('slot', slotText(lineage, config)),
+    line('outbox', outboxText(lineage, status)),
+    line('published', publishedText(lineage, status, config)),
+    line('incidents', incidentText(lineage)),
+  ]
+}
+
+function relayText({ leader, session, standbys, incidents }: LineageStatus, { at, relay }: Status): string {
+  const others = standbys > 0 ? `; ${plural(standbys, 'standby', 'standbys')}` : ''
+  if (!leader) {
+    const halted = incidents.newest.some(({ kind }) => kind === 'gap' || kind === 'foreign')
+    const last = session
+      ? `; the last began ${ago(at.getTime() - session.startedAt.getTime())} on ${session.hostname}`
+      : ''
+    return `${halted ? 'halted by an incident, or not running' : 'none leads'}${last}${others}`
+  }
+  const where = session
+    ? `${session.hostname}, pid ${session.pid}, version ${session.version}`
+    : `Postgres pid ${leader.pid}`
+  const since = session ? `, for ${duration(at.getTime() - session.startedAt.getTime())}` : ''
+  return `${relay ? `${relay.role}, ${relay.state}${relay.reason ? ` (${relay.reason})` : ''}` : 'active'} on ${where}${since}${others}`
+}
+
+function slotText({ slot, silentStandbys }: LineageStatus, config: Config): string {
+  if (!slot) return `${config.slot}, missing`
+  const left = slot.safeBytes === undefined ? 'no limit' : `${sizeOf(Math.max(0, slot.safeBytes))} before it is lost`
+  const doing = slot.active ? walsenderText(slot, silentStandbys.length) : 'not read'
+  return `${config.slot}: ${doing}; ${sizeOf(slot.lagBytes)} behind, keeps ${sizeOf(slot.retainedBytes)} of WAL, ${left}`
+}
+
+function walsenderText({ activity }: NonNullable<LineageStatus['slot']>, silent: number): string {
+  const { waitEventType, waitEvent } = activity ?? {}
+  if (waitEvent === 'WaitForStandbyConfirmation') return silent > 0 ? 'waits for standbys' : 'read'
+  if (waitEvent === 'WalSenderWriteData' || waitEvent === 'ClientWrite') return 'waits for the relay'
+  if (!activity || waitEventType === 'Activity' || waitEventType === 'Client') return 'read'
+  return 'decoding'
+}
+
+function outboxText({ outbox, outboxTable }: LineageStatus, { at }: Status): string {
+  if (!outbox) return `${outboxTable}, whose rows are not counted`
+  const { backlog, bytes, estimatedRows } = outbox
+  const size = `${sizeOf(bytes)}${estimatedRows > 0 ? `, about ${plural(estimatedRows, 'row')}` : ''}`
+  if (!backlog) return `${size}; rows that are not published: too many to count in time`
+  if (backlog.rows === 0) return `every row is published; ${size}`
+  const oldest = backlog.oldest ? `, the oldest for ${duration(at.getTime() - backlog.oldest.getTime())}` : ''
+  return `${plural(backlog.rows, 'row')} not yet confirmed${oldest}; ${size}`
+}
+
+function publishedText({ streams, checkpoint }: LineageStatus, { at, relay }: Status, config: Config): string {
+  const since = (time: Date | undefined) => (time ? ago(at.getTime() - time.getTime()) : 'never')
+  const level = relay?.durability ? `durability ${relay.durability}` : `durability ${config.durability} configured`
+  return `last confirmed ${since(streams.confirmedAt)}; ${level}; checkpoint ${since(checkpoint)}`
+}
+
+function incidentText({ incidents: { counts } }: LineageStatus): string {
+  const open = Object.entries(counts).map(([kind, number]) => `${count(number)} ${kind}`)
+  return open.length === 0 ? 'none open' : `open: ${open.join(', ')}`
+}
+
+function redisText({ product, nodes }: RedisStatus, config: Config): string {
+  const { nodes: addresses } = parseRedisUrl(config.redis.url)
+  const memory = nodes.map(({ info }) => {
+    const [used, most] = [Number(info.used_memory), Number(info.maxmemory)]
+    if (Number.isNaN(used)) return 'memory unknown'
+    return `${sizeOf(used)} of ${most > 0 ? sizeOf(most) : 'no limit'}`
+  })
+  const { info = {} } = nodes[0] ?? {}
+  const kept = [info.aof_enabled === '1' ? 'AOF' : 'no AOF', info.maxmemory_policy].filter((text) => text !== undefined)
+  const replicas = info.connected_slaves === undefined ? [] : [plural(Number(info.connected_slaves), 'replica')]
+  const { host, port } = addresses[0]
+  return [`${product} at ${host}:${port}: ${memory.join(' + ')}`, ...(info.role ? kept : []), ...replicas].join(', ')
+}
+
+/** One screen. */
+const MAX_ROWS = 10
+
+function streamTable({ streams, rates, redis }: Status): string[] {
+  const { now = 0 } = answerOf(redis) ?? {}
+  if (streams.length === 0) return 'value' in redis ? [line('streams', 'none yet')] : []
+  const rows = streams.slice(0, MAX_ROWS).map(({ stream, partitions, length, bytes, oldest, newest, floor }) => {
+    const rate = rates.get(stream)
+    return [
+      printable(partitions.length > 1 ? `${stream} ×${partitions.length}` : stream),
+      count(length),
+      bytes === undefined ? '?' : sizeOf(bytes),
+      rate === undefined ? '' : `${rate < 10 ? rate.toFixed(1) : count(rate)}/s`,
+      oldest === undefined ? '' : duration(now - oldest),
+      newest === undefined ? '' : duration(now - newest),
+      floor === undefined ? '' : printable(`${floor.group} (${floor.because})`),
+    ]
+  })
+  const head = ['stream', 'entries', 'memory', 'rate', 'oldest', 'newest', 'needed by']
+  return ['', table([head, ...rows], { shrink: [0, 6], right: [1, 2, 3, 4, 5] }), ...more(streams.length, 'stream')]
+}
+
+const more = (total: number, what: string): string[] =>
+  total > MAX_ROWS ? [`… and ${plural(total - MAX_ROWS, `more ${what}`)}; --${what} shows one`] : []
+
+/** Those in trouble first, as far as they can be told by numbers. */
+const weightOf = ({ dead, lostUnread, failing, waiting, lag }: GroupTotal): number =>
+  (dead + lostUnread + failing + waiting > 0 ? 1e15 : 0) + (lag ?? 0)
+
+function groupTable({ groups, redis }: Status): string[] {
+  const { now = 0 } = answerOf(redis) ?? {}
+  if (groups.length === 0) return []
+  const rows = [...groups]
+    .sort((one, other) => weightOf(other) - weightOf(one))
+    .slice(0, MAX_ROWS)
+    .map(({ group, stream, lag, pending, oldestPending, failing, waiting, dead, workers, nextAttempt }) => {
+      const entry = oldestPending?.oldestPending?.entry
+      const next = nextAttempt === undefined ? '' : ` (${nextAttempt > now ? duration(nextAttempt - now) : 'now'})`
+      return [
+        printable(group),
+        printable(stream),
+        lag === undefined ? '?' : count(lag),
+        count(pending) + (entry === undefined ? '' : ` (${duration(now - Number.parseInt(entry, 10))})`),
+        count(failing) + (failing > 0 ? next : ''),
+        count(waiting) + (failing === 0 && waiting > 0 ? next : ''),
+        count(dead),
+        count(workers),
+      ]
+    })
+  const head = ['group', 'stream', 'lag', 'pending', 'failing', 'waiting', 'dead', 'workers']
+  return ['', table([head, ...rows], { shrink: [1, 0], right: [2, 3, 4, 5, 6, 7] }), ...more(groups.length, 'group')]
+}
+
+/** Verdicts of one screen. */
+const MAX_VERDICTS = 12
+
+function verdicts(findings: readonly StatusFinding[]): string[] {
+  if (findings.length === 0) return [`${paint('green', '✓')} No problem found.`]
+  const shown = findings
+    .slice(0, MAX_VERDICTS)
+    .flatMap(({ is, next }) => [
+      `${paint('red', '✗')} ${wrap(printable(is), outputWidth() - 2, '  ')}`,
+      ...next.map((step) => `    ${paint('cyan', printable(step))}`),
+    ])
+  const left = findings.length - MAX_VERDICTS
+  return left > 0 ? [...shown, `… and ${plural(left, 'more problem')}; --json has all of them`] : shown
+}

@@ -1,0 +1,205 @@
+import { judgeNode } from '../check/redis-node.js'
+import { parseRedisUrl } from '../config/redis-url.js'
+import type { Config } from '../config/schema.js'
+import { remedyOf } from '../postgres/remedy.js'
+import { answerOf } from './asked.js'
+import { compareIds } from './attempts.js'
+import { finding, type StatusFinding } from './finding.js'
+import { duration, plural, sizeOf } from './format.js'
+import { groupFindings } from './group-findings.js'
+import { baseOf } from './groups.js'
+import type { LineageStatus, PostgresStatus } from './postgres.js'
+import type { RedisStatus } from './redis.js'
+import type { Status } from './status.js'
+
+/** The problems of a status, the most serious first. Pure. */
+export function findingsOf(status: Status, config: Config): StatusFinding[] {
+  const postgres = answerOf(status.postgres)
+  const redis = answerOf(status.redis)
+  return [
+    ...unreachable(status),
+    ...(postgres ? postgresFindings(postgres, status, config) : []),
+    ...(redis ? redisFindings(redis, config) : []),
+    ...(redis && postgres?.lineage ? streamFindings(redis, postgres.lineage) : []),
+    ...groupFindings(status),
+    ...status.inboxes.flatMap((inbox) =>
+      'problem' in inbox && inbox.unreachable
+        ? [finding('inbox-unreachable', `The inbox at ${inbox.place} was not asked: ${inbox.problem}`, CHECK_INBOX)]
+        : [],
+    ),
+  ]
+}
+
+const CHECK_INBOX = 'Check the URL given to --inbox.'
+
+const unreachable = ({ postgres, redis }: Status): StatusFinding[] => [
+  ...('failure' in postgres ? [finding('postgres-unreachable', postgres.failure.message, 'outrider check')] : []),
+  ...('failure' in redis ? [finding('redis-unreachable', redis.failure.message, 'outrider check')] : []),
+]
+
+function postgresFindings(postgres: PostgresStatus, status: Status, config: Config): StatusFinding[] {
+  const { lineage } = postgres
+  if (postgres.standby) {
+    return [finding('postgres-standby', 'This Postgres is a standby.', 'Give the URL of the primary.')]
+  }
+  if (!lineage) {
+    const is = `No lineage of slot ${config.slot} in this database: it is not set up, or OUTRIDER_SLOT is another.`
+    return [finding('not-set-up', is, 'outrider setup')]
+  }
+  return [
+    ...incidentFindings(lineage, postgres.version),
+    ...relayFindings(lineage, status, config),
+    ...slotFindings(lineage, config),
+    ...backlogFindings(lineage, status),
+  ]
+}
+
+const isHalting = ({ kind }: { kind: string }): boolean => kind === 'gap' || kind === 'foreign'
+
+function incidentFindings({ incidents }: LineageStatus, version: number): StatusFinding[] {
+  const halting = incidents.newest.filter(isHalting).map((incident) => {
+    const { id, kind, reason, stream, openedAt } = incident
+    const { sql, commands } = remedyOf(incident, version)
+    const is = `Incident ${id} halts the relay: ${kind} ${reason}${stream ? ` in ${stream}` : ''}, since ${openedAt.toISOString()}.`
+    return finding('incident-halting', is, `outrider incidents show ${id}`, ...sql, ...commands)
+  })
+  const { rejected = 0, operator = 0 } = incidents.counts
+  return [
+    ...halting,
+    ...(rejected > 0
+      ? [
+          finding(
+            'rows-rejected',
+            `Rejected: ${plural(rejected, 'row')} could not be published.`,
+            'outrider incidents list',
+          ),
+        ]
+      : []),
+    ...(operator > 0
+      ? [
+          finding(
+            'incident-operator',
+            `For an operator to look at: ${plural(operator, 'incident')}.`,
+            'outrider incidents list',
+          ),
+        ]
+      : []),
+  ]
+}
+
+function relayFindings(lineage: LineageStatus, { redis, relay }: Status, config: Config): StatusFinding[] {
+  const { leader, session, sessions, incidents, silentStandbys } = lineage
+  const findings: StatusFinding[] = []
+  const alive = answerOf(redis)?.aliveSession
+  if (!leader && !incidents.newest.some(isHalting)) {
+    const said = relay ? ` The one on this machine says ${sayOf(relay)}.` : ''
+    const last = session ? ` The last one ran on ${session.hostname}, since ${session.startedAt.toISOString()}.` : ''
+    findings.push(finding('relay-missing', `No relay reads slot ${config.slot}.${last}${said}`, 'outrider relay'))
+  }
+  if (leader && relay && relay.reason !== undefined) {
+    const reasons = `docs/operations.md#reasons has ${relay.reason}.`
+    findings.push(finding('relay-blocked', `The relay says ${sayOf(relay)}.`, 'outrider check', reasons))
+  } else if (leader && !relay && alive === null) {
+    const is = 'A relay reads the slot, and has not been heard in Redis for 15 s.'
+    findings.push(finding('relay-silent', is, "Look at the relay's /readyz, and at its Redis URL and ACL."))
+  }
+  if (typeof alive === 'string' && !sessions.includes(alive)) {
+    const is = `In Redis another relay leads this lineage: session ${alive}, which is none of this database.`
+    findings.push(
+      finding('relay-foreign', is, 'Stop the relay of the copy of this database, or run outrider adopt there.'),
+    )
+  }
+  if (silentStandbys.length > 0) {
+    const slots = silentStandbys.map(({ name, problem }) => `${name} is ${problem}`).join(', ')
+    const is = `Postgres waits for the standbys in synchronized_standby_slots: ${slots}.`
+    findings.push(finding('standby-not-confirming', is, 'outrider check'))
+  }
+  return findings
+}
+
+const sayOf = ({ role, state, reason, message }: NonNullable<Status['relay']>): string =>
+  `${role}, ${state}${reason ? `: ${reason}` : ''}${message ? ` (${message.replace(/\.$/, '')})` : ''}`
+
+function slotFindings({ slot, incidents }: LineageStatus, config: Config): StatusFinding[] {
+  if (incidents.newest.some(({ reason }) => reason.startsWith('slot_'))) return []
+  if (!slot) return [finding('slot-missing', `Slot ${config.slot} is missing.`, 'outrider check', 'outrider adopt')]
+  if (slot.walStatus === 'lost') {
+    return [finding('slot-lost', `Slot ${config.slot} has lost WAL that it needed.`, 'outrider adopt')]
+  }
+  const near = slot.safeBytes !== undefined && slot.retainedBytes > slot.safeBytes
+  if (slot.walStatus !== 'unreserved' && !near) return []
+  const left = slot.safeBytes === undefined ? '' : `, ${sizeOf(Math.max(0, slot.safeBytes))} before it is lost`
+  return [
+    finding('slot-wal', `Slot ${config.slot} keeps ${sizeOf(slot.retainedBytes)} of WAL${left}.`, 'outrider check'),
+  ]
+}
+
+/** Confirming comes within seconds. */
+const LATE_MS = 30_000
+
+function backlogFindings({ outbox, leader }: LineageStatus, { at }: Status): StatusFinding[] {
+  const { rows = 0, oldest } = outbox?.backlog ?? {}
+  const age = oldest ? at.getTime() - oldest.getTime() : 0
+  if (rows === 0 || age < LATE_MS) return []
+  const next = leader ? ['outrider check', 'outrider ping'] : ['outrider relay']
+  return [finding('rows-late', `Not published yet: ${plural(rows, 'row')}, the oldest for ${duration(age)}.`, ...next)]
+}
+
+/** What outrider check says beside these is no trouble yet. */
+const NOW = new Set([
+  'redis-version',
+  'redis-cluster',
+  'redis-replica',
+  'eviction-policy',
+  'memory-low',
+  'persistence-failing',
+])
+
+function redisFindings({ nodes, refused }: RedisStatus, config: Config): StatusFinding[] {
+  const { mode } = parseRedisUrl(config.redis.url)
+  const judged = nodes.flatMap((node) => judgeNode(node, { durability: config.durability, mode }))
+  const [first] = refused
+  return [
+    ...judged
+      .filter(({ id, level }) => NOW.has(id) && (level === 'blocker' || id !== 'eviction-policy'))
+      .map(({ id, is, why, fix }) =>
+        finding(id, `Redis: ${is}; ${why}.`, ...(fix[0]?.text.split('\n') ?? []), 'outrider check'),
+      ),
+    ...(first
+      ? [
+          finding(
+            'redis-refused',
+            `Redis refused to tell of ${first.key}${refused.length > 1 ? ` and ${refused.length - 1} more` : ''}: ${first.error}`,
+            'docs/redis-acl.md has the ACL line for a person who looks.',
+          ),
+        ]
+      : []),
+  ]
+}
+
+/** A relay that runs records a gap for these; without one nobody has noticed. */
+function streamFindings(
+  { missing, streams }: RedisStatus,
+  { streams: saved, incidents }: LineageStatus,
+): StatusFinding[] {
+  const recorded = new Set(incidents.newest.map(({ stream }) => stream))
+  const heads = new Map(saved.heads.map(({ key, entry }) => [key, entry]))
+  const gone = missing.filter((key) => heads.has(key) && !recorded.has(key))
+  const behind = streams.filter(({ key, last }) => !recorded.has(key) && compareIds(last, heads.get(key) ?? '0-0') < 0)
+  const lost = [...gone, ...behind.map(({ key }) => key)]
+  if (lost.length === 0) return []
+  const is = `Redis has lost events of ${namesOf(lost)}: ${gone.length > 0 ? 'deleted, evicted, or' : ''} put back to an earlier state.`
+  return [
+    finding(
+      'stream-lost',
+      is.replace(':  ', ': '),
+      'outrider incidents list',
+      'The relay records a gap when it looks.',
+    ),
+  ]
+}
+
+export const namesOf = (keys: readonly string[]): string => {
+  const names = [...new Set(keys.map(baseOf))]
+  return names.length > 3 ? `${names.slice(0, 3).join(', ')} and ${names.length - 3} more streams` : names.join(', ')
+}
