@@ -1,10 +1,11 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { anyText } from '../../test/support/any-text.js'
-import { COLUMN_COUNT, Column, Envelope, eventTime, type RowValues } from './envelope.js'
+import { COLUMN_COUNT, Column, Envelope, eventTime } from './envelope.js'
 import { ATTRIBUTES } from './names.js'
 import { positionOf, positionPrefix } from './position.js'
 import { countValues, fieldsOf } from './shape.js'
+import type { EventSink, RowColumns } from './sink.js'
 
 const POSITION = positionOf(positionPrefix(1, 0x16b374d848n), 2)
 const envelope = new Envelope('/shop')
@@ -12,18 +13,36 @@ const COMMITTED_AT = Date.UTC(2026, 10, 23, 20, 0, 0, 12)
 
 type Values = Partial<Record<keyof typeof Column, string | null>>
 
-function row(values: Values): RowValues {
-  const all: RowValues = new Array(COLUMN_COUNT).fill(null)
+/** The row as it lies in a message: columns one after the other, with other bytes around each. */
+function row(values: Values): RowColumns {
+  const starts = new Int32Array(COLUMN_COUNT).fill(-1)
+  const ends = new Int32Array(COLUMN_COUNT)
+  let data = Buffer.from('before')
   for (const [name, value] of Object.entries({ id: 'e1', type: 'order.placed', ...values })) {
-    all[Column[name as keyof typeof Column]] = value
+    if (value == null) continue
+    const column = Column[name as keyof typeof Column]
+    starts[column] = data.length
+    data = Buffer.concat([data, Buffer.from(value)])
+    ends[column] = data.length
+    data = Buffer.concat([data, Buffer.from('{}')])
   }
-  return all
+  return { data, starts, ends }
 }
+
+const sinkTo = (args: string[]): EventSink => ({
+  text: (value) => args.push(value),
+  bytes: (data, start, end) => args.push(data.toString('utf8', start, end)),
+  shape: (shape) => args.push(shape),
+})
+
+/** What comes of a row: why it cannot be published, or what is pushed behind `args`. */
+const push = (args: string[], values: Values, dataIsJson = true) =>
+  envelope.push(sinkTo(args), row(values), Buffer.from(POSITION), COMMITTED_AT, dataIsJson)
 
 /** The fields of a row that can be published, in their order. */
 function entries(values: Values): [string, string][] {
   const args: string[] = []
-  expect(envelope.push(args, row(values), POSITION, COMMITTED_AT, true)).toBeUndefined()
+  expect(push(args, values)).toBeUndefined()
   const [position, id, shape, ...rest] = args as [string, string, string, ...string[]]
   expect([position, id]).toEqual([POSITION, values.id ?? 'e1'])
   expect(rest.length).toBe(countValues(shape))
@@ -33,7 +52,7 @@ function entries(values: Values): [string, string][] {
 }
 
 const fields = (values: Values) => Object.fromEntries(entries(values))
-const refusal = (values: Values) => envelope.push([], row(values), POSITION, COMMITTED_AT, true)
+const refusal = (values: Values) => push([], values)
 
 describe('the fields of an entry', () => {
   it('are the attributes of CloudEvents 1.0, flat, with the data as it was stored', () => {
@@ -115,16 +134,16 @@ describe('the fields of an entry', () => {
 
   it('are pushed behind what is there, and not at all for a row that cannot be published', () => {
     const args = ['before']
-    envelope.push(args, row({ subject: 's', headers: '{"a":1}' }), POSITION, COMMITTED_AT, true)
+    push(args, { subject: 's', headers: '{"a":1}' })
     expect(args).toEqual(['before'])
-    envelope.push(args, row({}), POSITION, COMMITTED_AT, true)
+    push(args, {})
     expect(args.slice(0, 3)).toEqual(['before', POSITION, 'e1'])
   })
 
   it('share one shape among rows that have the same columns', () => {
     const shapeOf = (values: Values) => {
       const args: string[] = []
-      envelope.push(args, row(values), POSITION, COMMITTED_AT, true)
+      push(args, values)
       return args[2]
     }
     expect(shapeOf({ subject: 'a', data: '1' })).toBe(shapeOf({ id: 'e2', subject: 'b', data: '2' }))
@@ -160,14 +179,13 @@ describe('a row that cannot be published', () => {
 })
 
 describe('data of a column that is not of a JSON type', () => {
-  const push = (args: string[], data: string | null) =>
-    envelope.push(args, row({ data }), POSITION, COMMITTED_AT, false)
+  const pushData = (args: string[], data: string | null) => push(args, { data }, false)
 
   it.each(['{"n": 1}', '[]', '"text"', '42', 'null', ' {} ', null])(
     'that is JSON is published as it is: %s',
     (data) => {
       const args: string[] = []
-      expect(push(args, data)).toBeUndefined()
+      expect(pushData(args, data)).toBeUndefined()
       expect(args.includes(data ?? '')).toBe(data !== null)
     },
   )
@@ -176,7 +194,7 @@ describe('data of a column that is not of a JSON type', () => {
     'that is not is refused, and nothing is pushed: %s',
     (data) => {
       const args = ['before']
-      expect(push(args, data)).toBe('expected data as JSON, found text that is not JSON')
+      expect(pushData(args, data)).toBe('expected data as JSON, found text that is not JSON')
       expect(args).toEqual(['before'])
     },
   )
@@ -194,6 +212,7 @@ describe('the time of an event', () => {
     ['9999-12-31 23:59:59.999999+00', '9999-12-31T23:59:59.999999Z'],
   ])('%s is %s', (text, time) => {
     expect(eventTime(text)).toBe(time)
+    expect(fields({ time: text }).time).toBe(time)
   })
 
   it.each([
@@ -212,6 +231,7 @@ describe('the time of an event', () => {
     '',
   ])('%j cannot be said in RFC 3339 and UTC', (text) => {
     expect(eventTime(text)).toBeUndefined()
+    expect(refusal({ time: text })).toBe(`expected a time with a year of four digits, found ${text}`)
   })
 
   it('is the same instant, to the microsecond, however many digits Postgres writes', () => {
@@ -221,7 +241,8 @@ describe('the time of an event', () => {
         const iso = new Date(second * 1000).toISOString().slice(0, 19)
         const fraction = String(micros).padStart(6, '0')
         const shortened = `.${fraction}`.replace(/\.?0+$/, '')
-        expect(eventTime(`${iso.replace('T', ' ')}${shortened}+00`)).toBe(`${iso}.${fraction}Z`)
+        const text = `${iso.replace('T', ' ')}${shortened}+00`
+        expect([eventTime(text), fields({ time: text }).time]).toEqual([`${iso}.${fraction}Z`, `${iso}.${fraction}Z`])
       }),
     )
   })

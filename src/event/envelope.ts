@@ -1,10 +1,12 @@
 import { ATTRIBUTES, HEADER_NAME } from './names.js'
-import type { Position } from './position.js'
+import { POSITION_BYTES } from './position.js'
 import type { Shape } from './shape.js'
+import { type EventSink, type RowColumns, textOf } from './sink.js'
 
 /**
  * A row of the outbox as the fields of a stream entry: CloudEvents 1.0 attributes, flat, null ones left out.
- * Pure, and on the hot path: strings are pushed onto an array that is sent as it is.
+ * On the hot path: values go as bytes from the row to the event. Texts are made only of what decides: of headers, of a
+ * time in an unusual form, of data that the server has not checked.
  */
 
 /** Where each column of the mapping stands among a row's values. Columns of the stream's template follow behind. */
@@ -22,99 +24,114 @@ export const Column = {
 
 export const COLUMN_COUNT = 9
 
-/** The values of one row by `Column`, in Postgres' text form. A column that the table lacks is null. */
-export type RowValues = (string | null)[]
-
 /** Writes the rows of one source. */
 export class Envelope {
   /** By which of the optional columns are there; without headers. */
   readonly #shapes: Shape[]
   readonly #source: string
+  readonly #time = Buffer.from(RFC_TIME)
 
   constructor(source: string) {
     this.#source = source
-    this.#shapes = Array.from({ length: Optional.all + 1 }, (_, present) => this.#shape(present, []))
+    this.#shapes = Array.from({ length: 1 << OPTIONAL.length }, (_, present) => this.#shape(present, []))
   }
 
   /**
-   * Pushes an event as publish.lua wants it: position, id, shape, values. Says why where the row cannot be published,
-   * and pushes nothing then. `commitTime`, in milliseconds, stands in where the table has no time of its own.
+   * Gives an event to `sink` as publish.lua wants it: position, id, shape, values. Says why where the row cannot be
+   * published, and gives nothing then. `commitTime`, in milliseconds, stands in where the table has no time of its own.
    * `dataIsJson`: the server has checked it; other data is parsed, since consumers are told that it is JSON.
    */
   push(
-    args: string[],
-    values: RowValues,
-    position: Position,
+    sink: EventSink,
+    row: RowColumns,
+    position: Buffer,
     commitTime: number,
     dataIsJson: boolean,
   ): string | undefined {
-    const id = values[Column.id]
-    const type = values[Column.type]
-    if (!id) return 'expected an id, found none'
-    if (!type) return 'expected a type, found none'
-    const created = values[Column.time]
-    const time = created == null ? new Date(commitTime).toISOString().replace('Z', '000Z') : eventTime(created)
-    if (time === undefined) return `expected a time with a year of four digits, found ${created}`
+    const { data, starts, ends } = row
+    if (isEmpty(row, Column.id)) return 'expected an id, found none'
+    if (isEmpty(row, Column.type)) return 'expected a type, found none'
+    // Undefined: it is in `#time`.
+    const time = this.#readTime(row, commitTime)
+    if (time === null) return `expected a time with a year of four digits, found ${textOf(row, Column.time)}`
+    if (!dataIsJson && (starts[Column.data] as number) >= 0 && !isJson(textOf(row, Column.data) as string))
+      return 'expected data as JSON, found text that is not JSON'
+    const headers = hasHeaders(row) ? readHeaders(textOf(row, Column.headers) as string) : undefined
+    if (typeof headers === 'string') return headers
 
-    const data = values[Column.data]
-    if (data != null && !dataIsJson && !isJson(data)) return 'expected data as JSON, found text that is not JSON'
-
-    const shapeAt = args.push(position, id, '') - 1
-    args.push(type, time)
     let present = 0
-    const subject = values[Column.subject]
-    if (subject != null) {
-      args.push(subject)
-      present |= Optional.subject
+    for (let i = 0; i < OPTIONAL.length; i++) if ((starts[OPTIONAL[i] as number] as number) >= 0) present |= 1 << i
+    sink.bytes(position, 0, POSITION_BYTES)
+    sink.bytes(data, starts[Column.id] as number, ends[Column.id] as number)
+    sink.shape(headers ? this.#shape(present, Object.keys(headers)) : (this.#shapes[present] as Shape))
+    sink.bytes(data, starts[Column.type] as number, ends[Column.type] as number)
+    if (time === undefined) sink.bytes(this.#time, 0, TIME_BYTES)
+    else sink.text(time)
+    for (let i = 0; i < OPTIONAL.length; i++) {
+      const column = OPTIONAL[i] as number
+      if (column === Column.data && headers) for (const value of Object.values(headers)) sink.text(value)
+      if ((present & (1 << i)) !== 0) sink.bytes(data, starts[column] as number, ends[column] as number)
     }
-    const schemaVersion = values[Column.schemaVersion]
-    if (schemaVersion != null) {
-      args.push(schemaVersion)
-      present |= Optional.schemaVersion
-    }
-    const correlationId = values[Column.correlationId]
-    if (correlationId != null) {
-      args.push(correlationId)
-      present |= Optional.correlationId
-    }
-    const causationId = values[Column.causationId]
-    if (causationId != null) {
-      args.push(causationId)
-      present |= Optional.causationId
-    }
-    let names: string[] | undefined
-    const headers = values[Column.headers]
-    if (headers != null && headers !== '{}') {
-      const found = readHeaders(headers)
-      if (typeof found === 'string') {
-        args.length = shapeAt - 2
-        return found
-      }
-      names = Object.keys(found)
-      args.push(...Object.values(found))
-    }
-    if (data != null) {
-      args.push(data)
-      present |= Optional.data
-    }
-    args[shapeAt] = names ? this.#shape(present, names) : (this.#shapes[present] as Shape)
     return undefined
+  }
+
+  /** The time of an event as text; undefined where it was read into `#time`, null where it cannot be said. */
+  #readTime(row: RowColumns, commitTime: number): string | undefined | null {
+    const start = row.starts[Column.time] as number
+    if (start < 0) return new Date(commitTime).toISOString().replace('Z', '000Z')
+    if (readUsualTime(row.data, start, row.ends[Column.time] as number, this.#time)) return undefined
+    return eventTime(textOf(row, Column.time) as string) ?? null
   }
 
   #shape(present: number, headers: string[]): Shape {
     const lines = ['specversion=1.0', 'id<id', `source=${this.#source}`, 'type', 'time']
-    if (present & Optional.subject) lines.push('subject')
-    if (present & Optional.schemaVersion) lines.push('schemaversion')
-    if (present & Optional.correlationId) lines.push('correlationid')
-    if (present & Optional.causationId) lines.push('causationid')
+    if (present & (1 << 0)) lines.push('subject')
+    if (present & (1 << 1)) lines.push('schemaversion')
+    if (present & (1 << 2)) lines.push('correlationid')
+    if (present & (1 << 3)) lines.push('causationid')
     lines.push(...headers, 'sequence<position')
-    if (present & Optional.data) lines.push('datacontenttype=application/json', 'data')
+    if (present & (1 << 4)) lines.push('datacontenttype=application/json', 'data')
     return lines.join('\n')
   }
 }
 
-/** The columns that may be null, as bits. */
-const Optional = { subject: 1, schemaVersion: 2, correlationId: 4, causationId: 8, data: 16, all: 31 } as const
+/** The columns that may be null, in the order of their values: a bit each. Headers stand before data. */
+const OPTIONAL: readonly number[] = [
+  Column.subject,
+  Column.schemaVersion,
+  Column.correlationId,
+  Column.causationId,
+  Column.data,
+]
+
+const isEmpty = ({ starts, ends }: RowColumns, column: number): boolean =>
+  (starts[column] as number) < 0 || starts[column] === ends[column]
+
+/** Anything but null and the usual `{}`. */
+function hasHeaders({ data, starts, ends }: RowColumns): boolean {
+  const start = starts[Column.headers] as number
+  if (start < 0) return false
+  return (ends[Column.headers] as number) - start !== 2 || data[start] !== 0x7b || data[start + 1] !== 0x7d
+}
+
+/** `2026-11-23T20:00:00.123456Z` */
+const TIME_BYTES = 27
+/** The usual form of a time in Postgres, and the same as RFC 3339; 0 stands for a digit. */
+const USUAL_TIME = Buffer.from('0000-00-00 00:00:00.000000+00')
+const RFC_TIME = Buffer.from('0000-00-00T00:00:00.000000Z')
+
+/** Writes a time of the usual form into `time`; false for any other. Pure, as `eventTime` has it, without a text. */
+function readUsualTime(data: Buffer, start: number, end: number, time: Buffer): boolean {
+  if (end - start !== USUAL_TIME.length) return false
+  for (let i = 0; i < TIME_BYTES - 1; i++) {
+    const byte = data[start + i] as number
+    if (USUAL_TIME[i] !== 0x30) {
+      if (byte !== USUAL_TIME[i]) return false
+    } else if (byte < 0x30 || byte > 0x39) return false
+    else time[i] = byte
+  }
+  return data[end - 3] === 0x2b && data[end - 2] === 0x30 && data[end - 1] === 0x30
+}
 
 /**
  * RFC 3339 in UTC with microseconds, from Postgres' ISO form under TimeZone UTC: `2026-11-23 20:00:00.1234+00`.

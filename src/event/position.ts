@@ -11,6 +11,9 @@ export type Position = string
 /** Below every position: the start of a chain that has no head yet. */
 export const ZERO_POSITION: Position = '00000000-0000000000000000-00000000'
 
+/** Its length as text, in bytes. */
+export const POSITION_BYTES = ZERO_POSITION.length
+
 export const POSITION = /^[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]{8}$/
 
 /** The part that all rows of one transaction share. */

@@ -1,8 +1,14 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { anyText } from '../../test/support/any-text.js'
-import { beginMessage, commitMessage, insertMessage, relationMessage } from '../../test/support/pgoutput-messages.js'
-import { beginLsn, beginTime, commitEndLsn, insertOid, MessageType, readInsert, readRelation } from './pgoutput.js'
+import {
+  beginMessage,
+  commitMessage,
+  insertMessage,
+  readInsert,
+  relationMessage,
+} from '../../test/support/pgoutput-messages.js'
+import { beginLsn, beginTime, commitEndLsn, insertOid, MessageType, readRelation } from './pgoutput.js'
 
 const uint64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n })
 const oid = fc.nat({ max: 0xffffffff })

@@ -2,8 +2,10 @@
  * The messages of the output plugin pgoutput, protocol version 1, as far as an outbox needs them.
  * https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
  *
- * Pure: bytes in, values out. A tuple is read straight into an array of the columns that somebody wants; the others
- * are stepped over. No object is made for a column or a row.
+ * Pure: bytes in, values out. A tuple is walked once, for where the columns lie that somebody wants; the others are
+ * stepped over. No object is made for a column or a row.
+ *
+ * What is read of a message is found in `data` from `start` on: it may lie among others, as a socket brought them.
  */
 
 /** The first byte of a message. Types that are not listed (Origin, Type, Update, Delete, Truncate …) are passed over. */
@@ -29,16 +31,20 @@ const COLUMN_TEXT = 0x74
 const POSTGRES_EPOCH_MS = 946_684_800_000
 
 /** LSN of the commit record: the first field of Begin, and where the transaction stands in the order of commits. */
-export const beginLsn = (message: Buffer): bigint => message.readBigUInt64BE(1)
+export const beginLsn = (data: Buffer, start = 0): bigint => data.readBigUInt64BE(start + BEGIN_LSN_AT)
+
+/** Where it stands in Begin. */
+export const BEGIN_LSN_AT = 1
 
 /** Time of the commit in milliseconds since 1970, from Begin. */
-export const beginTime = (message: Buffer): number => Number(message.readBigInt64BE(9)) / 1000 + POSTGRES_EPOCH_MS
+export const beginTime = (data: Buffer, start = 0): number =>
+  Number(data.readBigInt64BE(start + 9)) / 1000 + POSTGRES_EPOCH_MS
 
 /** End of the commit record, from Commit: what is confirmed, exactly, when every row before it is safe. */
-export const commitEndLsn = (message: Buffer): bigint => message.readBigUInt64BE(10)
+export const commitEndLsn = (data: Buffer, start = 0): bigint => data.readBigUInt64BE(start + 10)
 
 /** The table a row belongs to, from Insert. */
-export const insertOid = (message: Buffer): number => message.readUInt32BE(1)
+export const insertOid = (data: Buffer, start = 0): number => data.readUInt32BE(start + 1)
 
 export function readRelation(message: Buffer): Relation {
   let at = 5
@@ -68,39 +74,45 @@ export function readRelation(message: Buffer): Relation {
   return { oid, schema, table, columns, types }
 }
 
+/** In `starts`: the column is null. */
+export const NULL_AT = -1
+
 /**
- * Reads the new tuple of an Insert into `into`. `slots[i]` says where column i goes, -1 that it is not read.
- * Slots that no column fills are left as they were. A column of more than `maxBytes` does not become a string, which may
- * be longer than any string can be: its slot becomes null, and `omitted` is told its size.
+ * Walks the new tuple of an Insert, whose message is the bytes of `data` from `start` to `end`, and says where the columns
+ * lie. `slots[i]` says where column i goes, -1 that nobody wants it. Slots that no column fills are left as they were.
  */
-export function readInsert(
-  message: Buffer,
+export function locateInsert(
+  data: Buffer,
+  start: number,
+  end: number,
   slots: Int8Array,
-  into: (string | null)[],
-  maxBytes = Number.POSITIVE_INFINITY,
-  omitted: (slot: number, bytes: number) => void = () => {},
+  starts: Int32Array,
+  ends: Int32Array,
 ): void {
   // 'I', oid, 'N', count of columns, columns.
-  const count = message.readUInt16BE(6)
+  if (start + 8 > end) throw new RangeError('Expected an Insert message with a count of columns, found it cut off.')
+  const count = data.readUInt16BE(start + 6)
   if (count !== slots.length) {
     throw new RangeError(`Expected a row of ${slots.length} columns as its Relation message said, found ${count}.`)
   }
-  let at = 8
+  let at = start + 8
   for (let i = 0; i < count; i++) {
     const slot = slots[i] as number
-    const kind = message[at]
+    const kind = at < end ? data[at] : undefined
     at += 1
     if (kind === COLUMN_TEXT) {
-      const end = at + 4 + message.readUInt32BE(at)
-      if (end > message.length) throw new RangeError(`Expected column ${i} to end within its row, found it cut off.`)
-      const bytes = end - at - 4
-      if (slot >= 0 && bytes > maxBytes) {
-        into[slot] = null
-        omitted(slot, bytes)
-      } else if (slot >= 0) into[slot] = message.toString('utf8', at + 4, end)
-      at = end
+      const from = at + 4
+      const to = from > end ? from : from + data.readUInt32BE(at)
+      if (from > end || to > end) {
+        throw new RangeError(`Expected column ${i} to end within its row, found it cut off.`)
+      }
+      if (slot >= 0) {
+        starts[slot] = from
+        ends[slot] = to
+      }
+      at = to
     } else if (kind === COLUMN_NULL) {
-      if (slot >= 0) into[slot] = null
+      if (slot >= 0) starts[slot] = NULL_AT
     } else {
       throw new RangeError(`Expected column ${i} of an inserted row as text or null, found kind ${kind}.`)
     }

@@ -1,8 +1,9 @@
 import type { Head } from '../event/head.js'
 import { headKey } from '../event/names.js'
 import type { Position } from '../event/position.js'
+import { type AppendArguments, AppendTarget } from './append-arguments.js'
 import type { RedisClient } from './connect.js'
-import { Script } from './script.js'
+import { Script, sendEncoded } from './script.js'
 
 /** See publish.lua for what each one means. */
 export type AppendStatus = 'OK' | 'OTHER' | 'BEHIND' | 'DIVERGED' | 'ERROR' | 'INVALID'
@@ -26,10 +27,7 @@ const removal = new Script('remove-head.lua')
 /** Arguments of a call before its events. The chain's `previous` is filled in when the batch is sent. */
 const PREVIOUS = 6
 
-/** Where the events begin in the arguments of a batch. */
-export const EVENTS_AT = PREVIOUS + 1
-
-/** The arguments of a batch without events yet; events are pushed behind. With an empty session: of a look, which writes nothing. */
+/** The arguments of a call without events; they would be pushed behind. With an empty session: of a look, which writes nothing. */
 export const batchArguments = (key: string, lineage: string, session: string, expected = ''): string[] => [
   script.sha,
   '2',
@@ -59,9 +57,22 @@ export async function removeHead(
  */
 export async function append(client: RedisClient, args: string[], previous: Position): Promise<AppendReply> {
   args[PREVIOUS] = previous
+  return readReply(script.run(client, args))
+}
+
+/** Of all batches of one stream. */
+export const appendTarget = (key: string, lineage: string, session: string): AppendTarget =>
+  new AppendTarget(script.sha, key, lineage, session)
+
+/** The same for a batch that was encoded as it came. */
+export function appendBatch(client: RedisClient, batch: AppendArguments, previous: Position): Promise<AppendReply> {
+  return readReply(sendEncoded(client, 'evalsha', batch.routing, batch.encode(previous)))
+}
+
+async function readReply(replied: Promise<unknown>): Promise<AppendReply> {
   let reply: string[]
   try {
-    reply = (await script.run(client, args)) as string[]
+    reply = (await replied) as string[]
   } catch (error) {
     if ((error as Error).name !== 'ReplyError') throw error
     reply = ['ERROR', '', '', '0-0', '', '0', '0', (error as Error).message]

@@ -12,6 +12,34 @@ export function send(client: RedisClient, name: string, args: string[]): Promise
   return command.promise
 }
 
+/** A command that was encoded before: ioredis keeps its place among the others, its reply and its node. */
+class EncodedCommand extends Command {
+  readonly #encoded: Buffer
+
+  /** `args`: as far as the client looks at them, to find the node. */
+  constructor(name: string, args: readonly string[], encoded: Buffer) {
+    super(name, [], { replyEncoding: 'utf8' })
+    this.args = args as string[]
+    this.#encoded = encoded
+  }
+
+  override toWritable(): Buffer {
+    return this.#encoded
+  }
+}
+
+/** Sends a command as it is. The buffer must not change before the reply. */
+export function sendEncoded(
+  client: RedisClient,
+  name: string,
+  args: readonly string[],
+  encoded: Buffer,
+): Promise<unknown> {
+  const command = new EncodedCommand(name, args, encoded)
+  client.sendCommand(command)
+  return command.promise
+}
+
 const read = (name: string): string => readFileSync(new URL(name, import.meta.url), 'utf8')
 
 /** A Lua script of this folder, with the files that it builds on before it. Runs by its hash. */

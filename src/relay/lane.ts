@@ -1,17 +1,15 @@
 import type { Head } from '../event/head.js'
 import { type Position, ZERO_POSITION } from '../event/position.js'
-import { countValues, fieldsOf, type Shape } from '../event/shape.js'
-import { batchArguments, EVENTS_AT } from '../redis/append.js'
+import { fieldsOf } from '../event/shape.js'
+import { appendTarget } from '../redis/append.js'
+import { AppendArguments, type AppendTarget } from '../redis/append-arguments.js'
 import type { RejectedRow } from './rejection.js'
 
 /** Events of one stream that go to Redis in one call. */
 export interface Batch {
-  /** The call's arguments, events last. */
-  args: string[]
+  readonly args: AppendArguments
   events: number
   bytes: number
-  /** The position of its last event. */
-  last: Position
   /** Which transactions its events belong to, in order, and how many events of each. */
   transactions: number[]
   counts: number[]
@@ -63,6 +61,7 @@ export class Lane {
   readonly batches: Batch[] = []
   /** How many of `batches`, from the first, are in flight. */
   inFlight = 0
+  #target: AppendTarget | undefined
 
   constructor(
     readonly key: string,
@@ -86,11 +85,11 @@ export class Lane {
     if (last && this.batches.length > this.inFlight && last.events < maxEvents && last.bytes + bytes <= maxBytes) {
       return last
     }
+    this.#target ??= appendTarget(this.key, this.lineage, this.session)
     const batch: Batch = {
-      args: batchArguments(this.key, this.lineage, this.session),
+      args: new AppendArguments(this.#target),
       events: 0,
       bytes: 0,
-      last: ZERO_POSITION,
       transactions: [],
       counts: [],
       committedAt: 0,
@@ -121,17 +120,11 @@ export class Lane {
 }
 
 /** Counts an event whose arguments were pushed to the batch. */
-export function countEvent(
-  batch: Batch,
-  transaction: number,
-  position: Position,
-  bytes: number,
-  committedAt: number,
-): void {
+export function countEvent(batch: Batch, transaction: number, bytes: number, committedAt: number): void {
+  batch.args.endEvent()
   if (batch.events === 0) batch.committedAt = committedAt
   batch.events += 1
   batch.bytes += bytes
-  batch.last = position
   const runs = batch.transactions.length
   if (runs > 0 && batch.transactions[runs - 1] === transaction) batch.counts[runs - 1]! += 1
   else {
@@ -140,19 +133,9 @@ export function countEvent(
   }
 }
 
-/**
- * Takes event `index` out of a batch. The batch keeps its bytes' count: it only ever errs towards too much.
- * Arguments of an event: position, id, shape, values.
- */
+/** Takes event `index` out of a batch. The batch keeps its bytes' count: it only ever errs towards too much. */
 export function takeEvent(batch: Batch, index: number): TakenEvent {
-  let at = EVENTS_AT
-  let before: Position = ZERO_POSITION
-  for (let i = 0; i < index; i++) {
-    before = batch.args[at] as Position
-    at += 3 + countValues(batch.args[at + 2] as Shape)
-  }
-  const count = countValues(batch.args[at + 2] as Shape)
-  const [position, id, shape, ...values] = batch.args.splice(at, 3 + count) as [string, string, Shape, ...string[]]
+  const [position, id, shape, ...values] = batch.args.take(index)
   const fields = fieldsOf(shape, id, position, values)
 
   let run = 0
@@ -164,6 +147,5 @@ export function takeEvent(batch: Batch, index: number): TakenEvent {
     batch.transactions.splice(run, 1)
   }
   batch.events -= 1
-  if (index === batch.events) batch.last = before
   return { transaction, position, id, fields }
 }

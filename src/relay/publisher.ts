@@ -2,7 +2,7 @@ import { backoff, pause } from '../backoff.js'
 import type { Head } from '../event/head.js'
 import { type Position, ZERO_POSITION } from '../event/position.js'
 import { inBatches } from '../in-batches.js'
-import { type AppendReply, append, batchArguments, loadAppend, removeHead } from '../redis/append.js'
+import { type AppendReply, append, appendBatch, batchArguments, loadAppend, removeHead } from '../redis/append.js'
 import { closeRedis, type RedisClient } from '../redis/connect.js'
 import { classifyRedis, classifyRedisError } from '../redis/errors.js'
 import { type Batch, countEvent, Lane, takeEvent } from './lane.js'
@@ -52,6 +52,12 @@ export interface PublisherObserver {
   blocked(reason: string | undefined, message: string): void
 }
 
+/** The row that was read last. It is looked at only where it may matter: the next row may be in its place. */
+export interface ReadRow {
+  readonly position: Position
+  readonly eventId: string | null
+}
+
 /** Batches of one lane on their way at once: enough to keep Redis busy while replies travel. */
 const WINDOW = 3
 /** No reply for so long, in milliseconds: the connection is as good as lost. */
@@ -91,8 +97,7 @@ export class Publisher {
   /** Nothing is appended before: rows wait. */
   #released = false
   #rejecting: Promise<void> = Promise.resolve()
-  /** The position of the row that was read last. */
-  #read: Position = ZERO_POSITION
+  #read: ReadRow = { position: ZERO_POSITION, eventId: null }
   /** Until the heads are known: the ids of all rows that were read and may be a head's own, by position. */
   readonly #early = new Map<Position, string>()
   /** Streams whose head lies above the start of their chain, by the head's position: its row is still to come again. */
@@ -144,11 +149,13 @@ export class Publisher {
 
   /** No event came of it after all. An empty batch must not be sent: it has no position to build on. */
   unused(lane: Lane, batch: Batch): void {
-    if (batch.events === 0) lane.batches.splice(lane.batches.indexOf(batch), 1)
+    if (batch.events > 0) return
+    lane.batches.splice(lane.batches.indexOf(batch), 1)
+    batch.args.release()
   }
 
-  added(lane: Lane, batch: Batch, transaction: number, position: Position, bytes: number, committedAt: number): void {
-    countEvent(batch, transaction, position, bytes, committedAt)
+  added(lane: Lane, batch: Batch, transaction: number, bytes: number, committedAt: number): void {
+    countEvent(batch, transaction, bytes, committedAt)
     this.bytes += bytes
     this.events += 1
     this.#schedule(lane)
@@ -158,8 +165,10 @@ export class Publisher {
    * A row was read, wherever it is going now. At the position of a head and with its event's id, it proves that the head
    * is this database's own, also where the row itself will not reach that stream again.
    */
-  meet(position: Position, eventId: string | null | undefined): void {
-    this.#read = position
+  meet(row: ReadRow): void {
+    this.#read = row
+    if (this.#released && this.#unmet.size === 0) return
+    const { position, eventId } = row
     if (!this.#released && this.#mayBeHead(position)) {
       this.#early.set(position, eventId ?? '')
       this.#hold(0, EARLY_BYTES)
@@ -215,7 +224,7 @@ export class Publisher {
     lane.rewind()
     lane.state = 'open'
     if (this.#early.get(head.position) === head.event) lane.meet()
-    else if (chain < head.position && head.position > this.#read) {
+    else if (chain < head.position && head.position > this.#read.position) {
       this.#unmet.set(head.position, [...(this.#unmet.get(head.position) ?? []), lane])
     }
     for (const row of lane.undecided.splice(0)) this.#decide(lane, row)
@@ -279,8 +288,9 @@ export class Publisher {
     batch.sentAt = performance.now()
     const previous = lane.sent
     // It only rises: a replay may lie below the head that the chain began at.
-    if (batch.last > lane.sent) lane.sent = batch.last
-    append(client, batch.args, previous)
+    const { last } = batch.args
+    if (last > lane.sent) lane.sent = last
+    appendBatch(client, batch.args, previous)
       .then(
         (reply) => this.#replied(client, lane, batch, reply),
         (error: Error) => this.broken(client, error.message),
@@ -299,7 +309,9 @@ export class Publisher {
       lane.batches.shift()
       lane.inFlight -= 1
       lane.head = reply.head
-      if (batch.last > lane.acknowledged) lane.acknowledged = batch.last
+      const { last } = batch.args
+      if (last > lane.acknowledged) lane.acknowledged = last
+      batch.args.release()
       lane.moved = true
       lane.usedAt = performance.now()
       this.#options.observe.appended(lane, batch, reply, performance.now() - batch.sentAt)

@@ -1,11 +1,19 @@
 import { Column, type Envelope } from '../event/envelope.js'
-import { type Position, positionOf, positionPrefix } from '../event/position.js'
-import { beginLsn, beginTime, commitEndLsn, insertOid, MessageType, readRelation } from '../postgres/pgoutput.js'
+import { PositionBytes } from '../event/position-bytes.js'
+import {
+  BEGIN_LSN_AT,
+  beginLsn,
+  beginTime,
+  commitEndLsn,
+  insertOid,
+  MessageType,
+  readRelation,
+} from '../postgres/pgoutput.js'
 import { type TimelineHistory, timelineOf } from '../postgres/timeline.js'
 import { MAX_SMALL_COLUMN_BYTES, MAX_WHOLE_ROW_BYTES } from './kept-row.js'
 import type { Lane } from './lane.js'
 import type { Progress } from './progress.js'
-import type { Publisher } from './publisher.js'
+import type { Publisher, ReadRow } from './publisher.js'
 import type { Router } from './route.js'
 
 /** From the messages of the replication stream to the lanes of the publisher: the hot path, one call an event. */
@@ -19,8 +27,8 @@ export interface ReceiverOptions {
   maxEventBytes: number
   /** Bytes of a row's message beyond which Redis may not take it; it changes when Redis is asked again. */
   redisLimit: Readonly<{ bytes: number }>
-  /** After each row. */
-  received(): void
+  /** So many rows came with one read of the socket. */
+  received(rows: number): void
 }
 
 /** Bytes that an event takes in memory beside its text: strings, arguments, its part of the reply. Measured, rounded up. */
@@ -32,81 +40,108 @@ export class Receiver {
   #largest = 0
   // Of the transaction that is being received.
   #transaction = 0
-  #prefix = ''
+  #timeline = 0
+  readonly #lsn = Buffer.alloc(8)
   #index = 0
   #committedAt = 0
+  readonly #position = new PositionBytes()
+  readonly #row: ReadRow
+  #unreported = 0
 
   constructor(options: ReceiverOptions) {
     this.#options = options
+    const position = this.#position
+    const { router } = options
+    this.#row = {
+      get position() {
+        return position.toString()
+      },
+      get eventId() {
+        return router.text(Column.id)
+      },
+    }
   }
 
   get largest(): number {
     return this.#largest
   }
 
-  /** Takes one pgoutput message. */
-  message(data: Buffer): void {
+  /** Takes one pgoutput message: the bytes of `data` from `start` to `end`. */
+  message(data: Buffer, start: number, end: number): void {
     const { progress, router, history } = this.#options
-    switch (data[0]) {
+    switch (data[start]) {
       case MessageType.insert:
-        this.#insert(data)
+        this.#insert(data, start, end)
         break
-      case MessageType.begin: {
-        const lsn = beginLsn(data)
+      case MessageType.begin:
         this.#transaction = progress.begin()
-        this.#prefix = positionPrefix(timelineOf(history, lsn), lsn)
+        this.#timeline = timelineOf(history, beginLsn(data, start))
+        data.copy(this.#lsn, 0, start + BEGIN_LSN_AT, start + BEGIN_LSN_AT + 8)
         this.#index = 0
-        this.#committedAt = beginTime(data)
+        this.#committedAt = beginTime(data, start)
         break
-      }
       case MessageType.commit:
-        progress.commit(commitEndLsn(data))
+        progress.commit(commitEndLsn(data, start))
         break
       case MessageType.relation:
-        router.relation(readRelation(data))
+        router.relation(readRelation(data.subarray(start, end)))
         break
     }
   }
 
-  #insert(data: Buffer): void {
+  /** Everything that one read of the socket brought was taken. */
+  read(): void {
+    this.#options.router.forget()
+    const rows = this.#unreported
+    if (rows === 0) return
+    this.#unreported = 0
+    this.#options.received(rows)
+  }
+
+  #insert(data: Buffer, start: number, end: number): void {
     const { router, envelope, publisher, progress, maxEventBytes, redisLimit } = this.#options
+    const size = end - start
     const most = Math.min(maxEventBytes, redisLimit.bytes)
     // Looked at before the row becomes strings: one row of a few hundred megabytes has no room as a string.
-    const large = data.length > most
-    const unread = large && data.length > MAX_WHOLE_ROW_BYTES
-    if (!router.read(data, insertOid(data), unread ? MAX_SMALL_COLUMN_BYTES : undefined)) return
-    const position = positionOf(this.#prefix, this.#index++)
-    const bytes = data.length + OVERHEAD
+    const large = size > most
+    const unread = large && size > MAX_WHOLE_ROW_BYTES
+    const oid = insertOid(data, start)
+    if (!router.read(data, oid, unread ? MAX_SMALL_COLUMN_BYTES : undefined, start, end)) return
+    // Until the next row the position stays, also when the next transaction has begun.
+    if (this.#index === 0) this.#position.begin(this.#timeline, this.#lsn, 0)
+    this.#position.row(this.#index++)
+    const bytes = size + OVERHEAD
     progress.row()
-    this.#options.received()
-    publisher.meet(position, router.values[Column.id])
+    this.#unreported += 1
+    publisher.meet(this.#row)
 
     const key = router.key()
     if (key === undefined) {
       const wrong = `expected the name of a stream, found ${JSON.stringify(router.stream() ?? null)}`
-      this.#reject(undefined, 'bad_stream', wrong, position, bytes)
+      this.#reject(undefined, 'bad_stream', wrong, bytes)
       return
     }
     const lane = publisher.lane(key)
     if (large) {
-      const reason = data.length > maxEventBytes ? 'too_large' : 'too_large_for_redis'
-      this.#reject(lane, reason, `expected at most ${most} bytes, found ${data.length}`, position, bytes)
+      const reason = size > maxEventBytes ? 'too_large' : 'too_large_for_redis'
+      this.#reject(lane, reason, `expected at most ${most} bytes, found ${size}`, bytes)
       return
     }
     const batch = publisher.batch(lane, bytes)
-    const wrong = envelope.push(batch.args, router.values, position, this.#committedAt, router.dataIsJson)
+    const wrong = envelope.push(batch.args, router, this.#position.bytes, this.#committedAt, router.dataIsJson)
     if (wrong !== undefined) {
       publisher.unused(lane, batch)
-      this.#reject(lane, 'malformed', wrong, position, bytes)
+      this.#reject(lane, 'malformed', wrong, bytes)
       return
     }
-    if (data.length > this.#largest) this.#largest = data.length
-    publisher.added(lane, batch, this.#transaction, position, bytes, this.#committedAt)
+    if (size > this.#largest) this.#largest = size
+    publisher.added(lane, batch, this.#transaction, bytes, this.#committedAt)
   }
 
-  #reject(lane: Lane | undefined, reason: string, message: string, position: Position, bytes: number): void {
+  #reject(lane: Lane | undefined, reason: string, message: string, bytes: number): void {
     const { router, publisher } = this.#options
-    const eventId = router.values[Column.id] ?? undefined
+    const eventId = router.text(Column.id) ?? undefined
+    const position = this.#position.toString()
     const stream = lane?.key ?? router.stream()
     publisher.reject(lane, {
       rejection: { reason, message, stream, eventId, position, ...router.content() },

@@ -1,11 +1,13 @@
 import type { OutboxMapping } from '../config/schema.js'
-import { COLUMN_COUNT, Column, type RowValues } from '../event/envelope.js'
-import { STREAM_NAME, streamKey } from '../event/names.js'
+import { COLUMN_COUNT, Column } from '../event/envelope.js'
 import { partitionOf } from '../event/partition.js'
-import { JSON_TYPES, type Relation, readInsert } from '../postgres/pgoutput.js'
+import { type RowColumns, textOf } from '../event/sink.js'
+import { JSON_TYPES, locateInsert, NULL_AT, type Relation } from '../postgres/pgoutput.js'
 import { ForeignRow } from './foreign-row.js'
 import { type KeptRow, keepRow } from './kept-row.js'
+import { type NamedStream, StreamNames } from './stream-names.js'
 
+const NOTHING = Buffer.alloc(0)
 const NONE_OMITTED: Record<string, number> = {}
 
 /** The table lacks a column that the mapping names. Nothing is skipped: the relay halts until it is mended. */
@@ -23,23 +25,27 @@ export interface KnownTables {
 
 /**
  * From a row to its stream. Holds what is known of the table and of the streams; pure otherwise.
- * One row at a time is read into `values`, which the next row overwrites.
+ * One row at a time is located, and the next one takes its place: its columns are read in the message where they lie.
  */
-export class Router {
-  readonly values: RowValues
+export class Router implements RowColumns {
+  data: Buffer = NOTHING
+  readonly starts: Int32Array
+  readonly ends: Int32Array
   readonly #columns: string[]
   readonly #copies: [from: number, to: number][] = []
   readonly #template: (string | number)[]
   readonly #table: string
-  readonly #partitions: ReadonlyMap<string, number>
+  readonly #names: StreamNames
+  /** The column that is the stream's name as it is; undefined where the name is put together. */
+  readonly #nameAt: number | undefined
   /** By the oid of each relation that the stream has named: where its columns go; for a table that is not ours, the relation. */
   readonly #slots = new Map<number, Int8Array | Relation>()
   readonly #tables: KnownTables
   /** The outbox' relations whose column for `data` has a type that is JSON. */
   readonly #jsonData = new Set<number>()
-  /** Whether the server has checked that the `data` in `values` is JSON. */
+  /** Whether the server has checked that the row's `data` is JSON. */
   dataIsJson = false
-  /** Sizes of the columns of the row in `values` that were too large to be read, by column. */
+  /** Sizes of the columns of the row that are too large to be read, by column. */
   #omitted: Record<string, number> = {}
 
   /** `partitions`: the count for each stream that has any. */
@@ -50,7 +56,7 @@ export class Router {
   ) {
     this.#table = mapping.table
     this.#tables = tables
-    this.#partitions = new Map(Object.entries(partitions))
+    this.#names = new StreamNames(new Map(Object.entries(partitions)))
     this.#columns = new Array<string>(COLUMN_COUNT).fill('')
     for (const [name, column] of Object.entries(mapping.columns)) {
       if (column !== undefined) this.#columns[Column[name as keyof typeof Column]] = column
@@ -65,7 +71,10 @@ export class Router {
       const at = this.#columns.indexOf(part)
       return at >= 0 ? at : this.#columns.push(part) - 1
     })
-    this.values = new Array(this.#columns.length).fill(null)
+    const [before, at, after] = this.#template
+    if (this.#template.length === 3 && before === '' && after === '') this.#nameAt = at as number
+    this.starts = new Int32Array(this.#columns.length).fill(NULL_AT)
+    this.ends = new Int32Array(this.#columns.length)
   }
 
   /** Takes a Relation message. Throws `ColumnMissing`. */
@@ -93,10 +102,10 @@ export class Router {
   }
 
   /**
-   * Reads an inserted row into `values`; false when its table is one to be skipped. With `maxColumnBytes`, larger columns
-   * are null in `values`, and `omitted` has their sizes. Throws `ForeignRow`.
+   * Locates an inserted row, whose message is the bytes of `data` from `start` to `end`; false when its table is one to be
+   * skipped. With `maxColumnBytes`, larger columns are null, and `content` has their sizes. Throws `ForeignRow`.
    */
-  read(message: Buffer, oid: number, maxColumnBytes?: number): boolean {
+  read(data: Buffer, oid: number, maxColumnBytes?: number, start = 0, end = data.length): boolean {
     const slots = this.#slots.get(oid)
     if (slots === undefined) throw new Error(`Expected a Relation message before the rows of table ${oid}, found none.`)
     if (!(slots instanceof Int8Array)) {
@@ -105,43 +114,76 @@ export class Router {
     }
     this.dataIsJson = this.#jsonData.has(oid)
     this.#omitted = NONE_OMITTED
-    if (maxColumnBytes === undefined) readInsert(message, slots, this.values)
-    else {
-      const omitted: Record<string, number> = {}
-      readInsert(message, slots, this.values, maxColumnBytes, (slot, bytes) => {
-        omitted[this.#columns[slot] as string] = bytes
-      })
-      this.#omitted = omitted
+    this.data = data
+    locateInsert(data, start, end, slots, this.starts, this.ends)
+    if (maxColumnBytes !== undefined) this.#omit(slots, maxColumnBytes)
+    for (const [from, to] of this.#copies) {
+      this.starts[to] = this.starts[from] as number
+      this.ends[to] = this.ends[from] as number
     }
-    for (const [from, to] of this.#copies) this.values[to] = this.values[from] ?? null
     return true
   }
 
-  /** The key of the stream for the row in `values`; undefined when its name is not one that a stream may bear. */
-  key(): string | undefined {
-    const stream = this.stream()
-    if (stream === undefined || !STREAM_NAME.test(stream)) return undefined
-    const count = this.#partitions.get(stream)
-    if (count === undefined) return stream
-    return streamKey(stream, partitionOf(this.values[Column.subject] ?? this.values[Column.id] ?? '', count))
+  #omit(slots: Int8Array, maxBytes: number): void {
+    const omitted: Record<string, number> = {}
+    for (const slot of slots) {
+      if (slot < 0 || (this.starts[slot] as number) < 0) continue
+      const bytes = (this.ends[slot] as number) - (this.starts[slot] as number)
+      if (bytes <= maxBytes) continue
+      omitted[this.#columns[slot] as string] = bytes
+      this.starts[slot] = NULL_AT
+    }
+    this.#omitted = omitted
   }
 
-  /** The stream that the row in `values` names; undefined when a column of the template is null. */
+  /** The message of the row is used again by somebody else: nothing of it is read any more. */
+  forget(): void {
+    this.data = NOTHING
+  }
+
+  /** A column of the row as text. */
+  text(column: number): string | null {
+    return textOf(this, column)
+  }
+
+  /** The key of the row's stream; undefined when its name is not one that a stream may bear. */
+  key(): string | undefined {
+    const named = this.#named()
+    if (named === undefined) return undefined
+    return named.partitions === 0 ? named.keys[0] : named.keys[partitionOf(this.#partitionBytes(), named.partitions)]
+  }
+
+  #named(): NamedStream | undefined {
+    if (this.#nameAt === undefined) {
+      const name = this.stream()
+      return name === undefined ? undefined : this.#names.named(name)
+    }
+    const start = this.starts[this.#nameAt] as number
+    return start < 0 ? undefined : this.#names.find(this.data, start, this.ends[this.#nameAt] as number)
+  }
+
+  #partitionBytes(): Buffer {
+    const column = (this.starts[Column.subject] as number) < 0 ? Column.id : Column.subject
+    const start = this.starts[column] as number
+    return this.data.subarray(Math.max(start, 0), start < 0 ? 0 : this.ends[column])
+  }
+
+  /** The stream that the row names; undefined when a column of the template is null. */
   stream(): string | undefined {
     let name = ''
     for (const part of this.#template) {
-      const text = typeof part === 'string' ? part : this.values[part]
+      const text = typeof part === 'string' ? part : this.text(part)
       if (text == null) return undefined
       name += text
     }
     return name
   }
 
-  /** The row in `values` by the table's column names, without the columns that were not read: for its incident. */
+  /** The row by the table's column names, without the columns that were not read: for its incident. */
   content(): KeptRow {
     const row: Record<string, string | null> = {}
     this.#columns.forEach((column, i) => {
-      if (column !== '' && !(column in this.#omitted)) row[column] ??= this.values[i] ?? null
+      if (column !== '' && !(column in this.#omitted)) row[column] ??= this.text(i)
     })
     return keepRow(row, this.#omitted)
   }

@@ -111,7 +111,8 @@ export class Session {
       this.#replication = new Replication(await postgresOptions(config.postgres, `outrider ${config.slot}`))
       const streaming = this.#replication.run(config.slot, config.publication, {
         prepare: (query) => this.#prepare(query),
-        message: (data, start, end) => this.#receiver?.message(data.subarray(start, end)),
+        message: (data, start, end) => this.#receiver?.message(data, start, end),
+        read: () => this.#receiver?.read(),
         keepalive: (walEnd, replyRequested) => this.#keepalive(walEnd, replyRequested),
       })
       await streaming
@@ -276,8 +277,8 @@ export class Session {
       envelope: new Envelope(lineage.source),
       maxEventBytes: config.maxEventBytes,
       redisLimit: this.#options.redisLimit,
-      received: () => {
-        metrics.received.inc()
+      received: (rows) => {
+        metrics.received.inc(rows)
         if ((this.#publisher as Publisher).bytes > config.limits.inflightBytes) this.#pause()
       },
     })

@@ -92,7 +92,7 @@ class PublisherEnv {
     for (const { position, id } of events(from, to)) {
       const batch = this.publisher.batch(lane, BYTES)
       batch.args.push(position, id, 'id<id')
-      this.publisher.added(lane, batch, Number.parseInt(id.slice(1), 10), position, BYTES, 0)
+      this.publisher.added(lane, batch, Number.parseInt(id.slice(1), 10), BYTES, 0)
     }
   }
 
@@ -170,7 +170,7 @@ it('the same with a phantom: a head of an older timeline, from beyond where it w
   const batch = env.publisher.batch(lane, BYTES)
   const position = positionOf(positionPrefix(2, 4n), 0)
   batch.args.push(position, 'e4', 'id<id')
-  env.publisher.added(lane, batch, 4, position, BYTES, 0)
+  env.publisher.added(lane, batch, 4, BYTES, 0)
   await env.settled()
   expect(await idsIn(admin, KEY)).toEqual(['e1', 'e2', 'e3', 'phantom', 'e4'])
   expect([...env.done]).toEqual([1, 2, 3, 4].map((n) => [n, 1]))
@@ -462,7 +462,7 @@ describe('an idle stream', () => {
 
 it('ids of rows that wait for no stream count as bytes until the heads are known', async () => {
   await env.publisher.start()
-  for (let n = 1; n <= 10; n++) env.publisher.meet(at(n), `e${n}`)
+  for (let n = 1; n <= 10; n++) env.publisher.meet({ position: at(n), eventId: `e${n}` })
   expect(env.publisher.bytes).toBeGreaterThan(0)
   env.publisher.release()
   expect(env.publisher.bytes).toBe(0)

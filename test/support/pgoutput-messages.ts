@@ -1,4 +1,4 @@
-import type { Relation } from '../../src/postgres/pgoutput.js'
+import { locateInsert, NULL_AT, type Relation } from '../../src/postgres/pgoutput.js'
 
 /**
  * What pgoutput writes, byte for byte, protocol version 1: to show a decoder messages that a server would send.
@@ -56,4 +56,15 @@ function uint32(value: number): Buffer {
   const bytes = Buffer.alloc(4)
   bytes.writeUInt32BE(value)
   return bytes
+}
+
+/** Reads the columns of an Insert as text into the slots that they are for; slots that no column fills are left as they were. */
+export function readInsert(message: Buffer, slots: Int8Array, into: (string | null)[]): void {
+  const starts = new Int32Array(slots.length).fill(NULL_AT - 1)
+  const ends = new Int32Array(slots.length)
+  locateInsert(message, 0, message.length, slots, starts, ends)
+  starts.forEach((start, slot) => {
+    if (start >= 0) into[slot] = message.toString('utf8', start, ends[slot])
+    else if (start === NULL_AT) into[slot] = null
+  })
 }
