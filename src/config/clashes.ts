@@ -55,10 +55,11 @@ function redisClashes({ redis }: Settings, refuse: Refuse): void {
   if (redis.username !== undefined && url.username !== undefined) {
     refuse('redis.username', 'the user name here or in the URL, not both', 'both')
   }
-  if (redis.tls && !url.tls) refuse('redis.tls', 'a URL with rediss:// beside TLS settings', 'a URL without TLS')
+  if (redis.tls && !url.tls)
+    refuse('redis.tls', 'a URL with rediss:// where there are TLS settings', 'a URL without TLS')
   if (url.mode === 'sentinel') return
   for (const key of ['sentinelUsername', 'sentinelPassword', 'sentinelPasswordFile'] as const) {
-    if (redis[key] !== undefined) refuse(`redis.${key}`, 'it only beside a URL with redis+sentinel://', 'another URL')
+    if (redis[key] !== undefined) refuse(`redis.${key}`, 'it only with a URL of redis+sentinel://', 'another URL')
   }
 }
 
@@ -76,9 +77,9 @@ function twoPasswords(
 
 function certAndKey(section: 'postgres' | 'redis', tls: Settings['postgres']['tls'], refuse: Refuse): void {
   if (tls?.cert !== undefined && tls.key === undefined)
-    refuse(`${section}.tls.key`, 'the key beside the certificate', 'no key')
+    refuse(`${section}.tls.key`, 'the key of the certificate', 'no key')
   if (tls?.key !== undefined && tls.cert === undefined)
-    refuse(`${section}.tls.cert`, 'the certificate beside the key', 'no certificate')
+    refuse(`${section}.tls.cert`, 'the certificate of the key', 'no certificate')
 }
 
 function limitClashes({ limits, maxEventBytes }: Settings, refuse: Refuse): void {

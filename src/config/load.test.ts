@@ -198,7 +198,7 @@ describe('settings that are wrong together are refused', () => {
       'a certificate without its key',
       { OUTRIDER_POSTGRES_TLS_CERT: file },
       'OUTRIDER_POSTGRES_TLS_KEY',
-      'the key beside',
+      'the key of the certificate',
     ],
     ['TLS settings and a URL without TLS', { OUTRIDER_REDIS_TLS_CA: file }, 'OUTRIDER_REDIS_TLS_CA', 'rediss://'],
     [

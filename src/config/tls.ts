@@ -38,7 +38,7 @@ export async function readTls(config: TlsConfig): Promise<tls.ConnectionOptions>
 }
 
 const UNTRUSTED =
-  'its certificate is signed by nobody that is trusted here. Give the CA that signed it, or check that this is the right server'
+  'its certificate is not signed by a CA that is trusted here. Give the CA that signed it, or check that this is the right server'
 
 const BY_CODE: Record<string, string> = {
   DEPTH_ZERO_SELF_SIGNED_CERT:
@@ -54,7 +54,7 @@ const BY_CODE: Record<string, string> = {
   ERR_TLS_CERT_ALTNAME_INVALID:
     'its certificate is made out to another name than the one that was dialled. Dial the name in the certificate, or set the server name in the TLS settings',
   ERR_SSL_WRONG_VERSION_NUMBER: 'it does not speak TLS on this port. Check the port, or leave TLS out of the URL',
-  ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED: 'it wants a client certificate. Set cert and key in the TLS settings',
+  ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED: 'it requires a client certificate. Set cert and key in the TLS settings',
   ERR_SSL_KEY_VALUES_MISMATCH:
     'the client certificate and its key do not belong together. Check the cert and key files',
   ERR_OSSL_X509_KEY_VALUES_MISMATCH:

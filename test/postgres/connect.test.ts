@@ -305,7 +305,7 @@ describe('TLS', () => {
       config(url('localhost', `?sslmode=${mode}`)),
       3,
       'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
-      'signed by nobody that is trusted',
+      'not signed by a CA that is trusted',
     )
   })
 
@@ -318,7 +318,7 @@ describe('TLS', () => {
       config(url('localhost'), { tls: { ca: other } }),
       3,
       'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
-      'signed by nobody that is trusted',
+      'not signed by a CA that is trusted',
     )
     await refused(
       config(url('127.0.0.1'), { tls: { ca } }),
