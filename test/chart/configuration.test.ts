@@ -142,7 +142,7 @@ test('owner and relay each get their own credentials, and the relay never those 
   expect(JSON.stringify(deployment)).not.toContain('shop-owner')
 })
 
-test('with a Cluster of CloudNativePG the relay has its own role, setup and ping that of the owner', async (context) => {
+test('with a Cluster of CloudNativePG relay and check have a role of their own, setup and ping that of the owner', async (context) => {
   const objects = await render(await helm(context), { files: [VALUES.get('cloudnativepg')!] })
   const mounted = ours(objects).map(({ pod, container }) => {
     const secrets = container.volumeMounts.flatMap(({ name, mountPath }: Fields) => {
@@ -152,11 +152,12 @@ test('with a Cluster of CloudNativePG the relay has its own role, setup and ping
     return [container.name, secrets]
   })
   const shared = ['/etc/outrider/postgres-ca shop-ca ca.crt', '/etc/outrider/redis shop-redis url']
+  const relay = ['/etc/outrider/postgres outrider-role password', ...shared]
   const owner = ['/etc/outrider/postgres shop-app uri', ...shared]
   expect(Object.fromEntries(mounted)).toEqual({
-    relay: ['/etc/outrider/postgres outrider-role password', ...shared],
+    relay,
+    check: relay,
     setup: owner,
-    check: owner,
     ping: owner,
   })
 })
