@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { anyText } from '../../test/support/any-text.js'
-import { bornAt, MalformedError, noEvent, readEvent, streamOf } from './event.js'
+import { bornAt, MalformedError, noEvent, payloadOf, readEvent, streamOf } from './event.js'
 
 const FIELDS = {
   specversion: '1.0',
@@ -12,7 +12,10 @@ const FIELDS = {
 }
 const fieldsOf = (fields: Record<string, string | undefined>): string[] =>
   Object.entries(fields).flatMap(([name, value]) => (value === undefined ? [] : [name, value]))
-const read = (more: Record<string, string | undefined> = {}) => readEvent('orders:3', fieldsOf({ ...FIELDS, ...more }))
+const read = (more: Record<string, string | undefined> = {}) => {
+  const fields = fieldsOf({ ...FIELDS, ...more })
+  return { ...readEvent('orders:3', fields), data: payloadOf(fields) }
+}
 
 describe('the fields of an entry', () => {
   it('are an event with everything it carries', () => {
@@ -86,6 +89,7 @@ describe('the fields of an entry', () => {
       fc.property(fields, (given) => {
         try {
           readEvent('orders', given)
+          payloadOf(given)
         } catch (error) {
           expect(error).toBeInstanceOf(MalformedError)
         }

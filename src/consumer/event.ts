@@ -51,7 +51,7 @@ export const noEvent = (stream: string): ConsumerEvent => ({
   data: undefined,
 })
 
-/** Reads the fields of an entry; the payload is parsed and not yet validated. Throws a MalformedError. */
+/** Reads the fields of an entry, except the payload: `payloadOf`. Throws a MalformedError. */
 export function readEvent(stream: string, fields: readonly string[]): ConsumerEvent {
   let id: string | undefined
   let source: string | undefined
@@ -62,7 +62,6 @@ export function readEvent(stream: string, fields: readonly string[]): ConsumerEv
   let correlationId: string | undefined
   let causationId: string | undefined
   let sequence: string | undefined
-  let data: string | undefined
   const headers: Record<string, string> = {}
   // By hand, because every event of every worker comes through here.
   for (let n = 0; n + 1 < fields.length; n += 2) {
@@ -77,7 +76,6 @@ export function readEvent(stream: string, fields: readonly string[]): ConsumerEv
     else if (name === 'correlationid') correlationId = value
     else if (name === 'causationid') causationId = value
     else if (name === 'sequence') sequence = value
-    else if (name === 'data') data = value
     else if (!ATTRIBUTES.has(name) && !name.startsWith('waiting-')) headers[name] = value
   }
   const version = Number(schemaVersion ?? 1)
@@ -100,7 +98,7 @@ export function readEvent(stream: string, fields: readonly string[]): ConsumerEv
     headers,
     sequence,
     stream,
-    data: payloadOf(data),
+    data: undefined,
   }
 }
 
@@ -109,13 +107,21 @@ function required(name: string, value: string | undefined): string {
   throw new MalformedError(`Expected a CloudEvent with the attribute ${name}, found none`)
 }
 
-function payloadOf(text: string | undefined): unknown {
+/** The payload in the fields of an entry, parsed and not validated. Throws a MalformedError. */
+export function payloadOf(fields: readonly string[]): unknown {
+  const text = fieldOf(fields, 'data')
   if (text === undefined) return undefined
   try {
     return JSON.parse(text)
   } catch {
     throw new MalformedError('Expected data as JSON, found text that is not JSON')
   }
+}
+
+/** The last one of this name, as a map would have it. */
+export function fieldOf(fields: readonly string[], name: string): string | undefined {
+  for (let n = fields.length - (fields.length % 2) - 2; n >= 0; n -= 2) if (fields[n] === name) return fields[n + 1]
+  return undefined
 }
 
 const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/i

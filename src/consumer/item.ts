@@ -1,5 +1,5 @@
 import type { Entry, Group } from '../redis/group.js'
-import { type ConsumerEvent, MalformedError, noEvent, readEvent } from './event.js'
+import { type ConsumerEvent, fieldOf, MalformedError, noEvent, readEvent } from './event.js'
 import { type Found, NOBODY, type Route, type Routes } from './routes.js'
 import type { Stop } from './stop.js'
 
@@ -19,11 +19,17 @@ export interface Item {
   readonly key: string
   /** The entry's id. */
   readonly id: string
-  readonly fields: readonly string[]
-  readonly event: ConsumerEvent
+  /** That it had in the stream of its event. */
+  readonly origin: string
+  /** With the payload; undefined while it is not held: see Payloads. */
+  fields: readonly string[] | undefined
+  /** Of its fields, in bytes. */
+  readonly size: number
+  /** Without the payload. While the fields are not held, it may lack headers. */
+  event: ConsumerEvent
   readonly route: Route
   readonly found: Found
-  /** The payload as the schema makes it, once it is validated. */
+  /** The payload as the schema makes it, while it runs. */
   data: unknown
   /** What runs one after another; undefined: in any order. */
   readonly lane: string | undefined
@@ -71,29 +77,37 @@ function rememberedOf(text: string, fields: readonly string[]) {
 }
 
 /** The fields of an entry in a waiting stream beside those of the event. */
-export const waitFields = ({ attempts, failingSince = 0, id, fields }: Item, due: number, error: string): string[] => [
+export const waitFields = ({ attempts, failingSince = 0, origin }: Item, due: number, error: string): string[] => [
   ...['waiting-attempts', String(attempts), 'waiting-since', String(failingSince), 'waiting-error', error],
-  ...['waiting-due', new Date(due).toISOString(), 'waiting-entry', originOf({ id, fields })],
+  ...['waiting-due', new Date(due).toISOString(), 'waiting-entry', origin],
 ]
 
 function waitOf(fields: readonly string[]): Partial<Remembered> {
   const value = (name: string) => fieldOf(fields, name)
   const attempts = value('waiting-attempts')
-  return attempts === undefined ? {} : { attempts: Number(attempts), failingSince: Number(value('waiting-since')) }
+  // Zero where it has never failed.
+  const failingSince = Number(value('waiting-since')) || undefined
+  return attempts === undefined ? {} : { attempts: Number(attempts), failingSince }
 }
 
-function fieldOf(fields: readonly string[], name: string): string | undefined {
-  for (let n = 0; n + 1 < fields.length; n += 2) if (fields[n] === name) return fields[n + 1]
-  return undefined
+/** Of what the text takes in memory: where it is not ASCII, two bytes for each of its units. */
+function sizeOf(fields: readonly string[]): number {
+  let size = 0
+  for (const text of fields) size += text.length
+  const data = fieldOf(fields, 'data')
+  return data === undefined || Buffer.byteLength(data) === data.length ? size : 2 * size
 }
 
-/** The id that the entry has in the stream of its event. */
-export const originOf = ({ id, fields }: Entry): string => fieldOf(fields, 'waiting-entry') ?? id
+/** It has its payload again. */
+export function complete(item: Item, fields: readonly string[]): void {
+  item.fields = fields
+  if (!('malformed' in item.found)) item.event = readEvent(item.group.stream, fields)
+}
 
 /** What becomes of an entry here; `before`: what is known of one that was another consumer's. Pure. */
 export function itemOf(
   group: Group,
-  { id, fields }: Entry,
+  { id, fields, size }: Entry,
   routes: Routes,
   ordered: boolean,
   before?: { deliveries: number; attempts: string },
@@ -105,7 +119,9 @@ export function itemOf(
     group,
     key,
     id,
-    fields,
+    origin: fieldOf(fields, 'waiting-entry') ?? id,
+    fields: size === undefined ? fields : undefined,
+    size: size ?? sizeOf(fields),
     event,
     found,
     route: 'route' in found ? found.route : NOBODY,

@@ -3,6 +3,7 @@ import { backoff, pause } from '../backoff.js'
 import type { RedisClient } from '../redis/connect.js'
 import { entryOf, type Group } from '../redis/group.js'
 import { isMissingGroup, type Link } from './link.js'
+import { ReadSize } from './read/read-size.js'
 import type { UnreadWatch } from './read/unread-watch.js'
 import type { Worker } from './worker.js'
 
@@ -15,6 +16,10 @@ const POLL = 100
 /** How many entries of one stream a read gets at least, when there is room at all. */
 const LEAST = 16
 
+/** Of one stream, on a new connection. */
+const MAX_OWN = 1_000
+const OWN_PAGE = 100
+
 export interface ReaderParts {
   worker: Worker
   /** A connection of its own: a read that waits would hold up everything behind it. */
@@ -22,6 +27,8 @@ export interface ReaderParts {
   groups(): readonly Group[]
   /** Room for so many entries; 0 until there is enough of it to be worth a read. */
   room(): number
+  /** For the payloads of these. */
+  roomBytes(): number
   /** Called when a group is missing; resolves once there is one again. */
   ensure(): Promise<void>
   onRead(): void
@@ -34,6 +41,7 @@ export async function read(parts: ReaderParts): Promise<void> {
   const { worker, link, signal, room } = parts
   let known: RedisClient | undefined
   let failures = 0
+  const size = new ReadSize()
   // What arrives while a read waits is delivered at once; only what arrives between two reads can be trimmed unread.
   let paused = false
   for (let turn = 0; !signal.aborted; turn++) {
@@ -46,7 +54,7 @@ export async function read(parts: ReaderParts): Promise<void> {
     try {
       if (client !== known) {
         // A reply that was lost with the connection is pending with this consumer, and nobody has seen it.
-        for (const group of parts.groups()) worker.adopt(group, await group.claim(client, 0, 1_000, true))
+        for (const group of parts.groups()) await adoptOwn(client, group, worker)
         await parts.unread.look(client, parts.groups())
         known = client
         continue
@@ -55,7 +63,7 @@ export async function read(parts: ReaderParts): Promise<void> {
       const apart = client instanceof Cluster || failures > 0
       if (paused) void parts.unread.look(client, parts.groups())
       paused = false
-      const found = await readOnce(client, rotated(parts.groups(), turn), room(), worker, apart)
+      const found = await readOnce(client, rotated(parts.groups(), turn), parts, size, apart)
       failures = 0
       if (found) parts.onRead()
       else if (apart) await pause(POLL, signal)
@@ -70,25 +78,42 @@ export async function read(parts: ReaderParts): Promise<void> {
   }
 }
 
+/**
+ * A reply that was lost with the connection is pending with this consumer, and nobody has seen it. It comes without payloads, and what
+ * is held is recognised. What is not taken now will be claimed like anybody's.
+ */
+async function adoptOwn(client: RedisClient, group: Group, worker: Worker): Promise<void> {
+  let after = ''
+  for (let most = MAX_OWN; most > 0; most -= OWN_PAGE) {
+    const own = await group.own(client, after, OWN_PAGE)
+    worker.adopt(group, own)
+    after = own.at(-1)?.id ?? ''
+    if (own.length < OWN_PAGE) return
+  }
+}
+
 /** Whether anything was found. */
 async function readOnce(
   client: RedisClient,
   groups: readonly Group[],
-  room: number,
-  worker: Worker,
+  parts: ReaderParts,
+  size: ReadSize,
   apart: boolean,
 ): Promise<boolean> {
   const [first] = groups
   if (!first) return false
+  const room = parts.room()
+  // Redis counts for each stream alone.
+  const wanted = Math.max(Math.ceil(room / groups.length), Math.min(room, LEAST))
+  const count = size.next(wanted, groups.length, parts.roomBytes())
   const receive = (reply: Reply): boolean => {
     for (const [key, entries] of reply) {
-      worker.receive(groups.find((group) => group.key === key) as Group, entries.map(entryOf))
+      const sizes = parts.worker.receive(groups.find((group) => group.key === key) as Group, entries.map(entryOf))
+      size.note(sizes, count)
     }
     return reply.length > 0
   }
-  // Redis counts for each stream alone.
-  const count = String(Math.max(Math.ceil(room / groups.length), Math.min(room, LEAST)))
-  const args = ['GROUP', first.group, first.consumer, 'COUNT', count]
+  const args = ['GROUP', first.group, first.consumer, 'COUNT', String(count)]
   if (apart) {
     const each = groups.map(async ({ key }) => receive(await readGroup(client, [...args, 'STREAMS', key, '>'])))
     const outcomes = await Promise.allSettled(each)

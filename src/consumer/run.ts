@@ -137,7 +137,14 @@ export class Run {
     const [signal, ending] = [this.#stop.signal, this.#ending.signal]
     const groups = () => this.#streams.groups
     const unread = new UnreadWatch(this.#metrics, log)
-    const shared = { worker: this.#worker, ensure: this.#ensure, onRead: this.#onRead, unread, signal }
+    const shared = {
+      worker: this.#worker,
+      ensure: this.#ensure,
+      onRead: this.#onRead,
+      unread,
+      signal,
+      roomBytes: () => this.#worker.payloadRoom,
+    }
     const upkeep = {
       ...{ settings, database: setting.database, link: this.#asking, log, groups, ensure: this.#ensure, unread },
       waiting: () => this.#waiting.groups,

@@ -1,4 +1,5 @@
 import type { Item, State } from './item.js'
+import { MAX_RUNNING_BYTES } from './limits.js'
 import type { Route } from './routes.js'
 
 /** What may have killed its worker more than once runs with no other such beside it. */
@@ -8,6 +9,18 @@ const isSuspect = (item: Item): boolean => item.deliveries >= 2
 const isLeft = ({ taken, lane }: Item): boolean => taken && lane === undefined
 
 const isActive = (state: State): boolean => state !== 'waiting' && state !== 'gone'
+
+const bytesOf = (items: readonly Item[]): number => items.reduce((sum, { size }) => sum + size, 0)
+
+/** The first of them, and those behind it that these bytes hold with it. */
+function fitting(items: readonly Item[], maxBytes: number): Item[] {
+  let bytes = 0
+  const end = items.findIndex(({ size }, place) => {
+    bytes += size
+    return place > 0 && bytes > maxBytes
+  })
+  return end < 0 ? [...items] : items.slice(0, end)
+}
 
 /** More than any worker ever receives. */
 const LEFT_FIRST = 2 ** 50
@@ -33,6 +46,8 @@ export class Schedule {
   readonly #calls = new Map<Route, number>()
   readonly #counts: Record<State, number> = { queued: 0, behind: 0, running: 0, waiting: 0, gone: 0 }
   #running = 0
+  /** Of the payloads of all calls that run. */
+  #bytes = 0
   /** The call in which one runs. */
   #suspect: readonly Item[] | undefined
   #arrivals = 0
@@ -100,23 +115,30 @@ export class Schedule {
   /** The next call: one item, or the items of a batch; they run from here on. Undefined: nothing may begin. */
   next(): Item[] | undefined {
     if (this.#running >= this.#concurrency) return undefined
+    const next = this.#first()
+    // None goes ahead of a large one meanwhile, or that might wait for ever.
+    if (!next || (this.#running > 0 && this.#bytes + next.size > MAX_RUNNING_BYTES)) return undefined
+    if (!isSuspect(next)) return this.#begin(this.#callOf(next))
+    const call = this.#begin([next])
+    this.#suspect = call
+    return call
+  }
+
+  #first(): Item | undefined {
     const suspect = this.#suspect ? undefined : this.#suspects.find(({ route }) => this.#isFree(route))
-    if (suspect) {
-      const call = this.#begin([suspect])
-      this.#suspect = call
-      return call
-    }
+    if (suspect) return suspect
     let oldest: Item | undefined
     for (const [route, [first]] of this.#queues) {
       if (first && this.#isFree(route) && (!oldest || first.place < oldest.place)) oldest = first
     }
-    return oldest && this.#begin(this.#callOf(oldest))
+    return oldest
   }
 
   /** The call is over, and its place free. What becomes of each of its items is said besides. */
   end(items: readonly Item[]): void {
     const { route } = items[0] as Item
     this.#running -= 1
+    this.#bytes -= bytesOf(items)
     this.#calls.set(route, (this.#calls.get(route) ?? 1) - 1)
     if (this.#suspect === items) this.#suspect = undefined
   }
@@ -164,12 +186,13 @@ export class Schedule {
         batch.push(next)
       }
     }
-    return batch
+    return fitting(batch, MAX_RUNNING_BYTES - this.#bytes)
   }
 
   #begin(items: Item[]): Item[] {
     const { route } = items[0] as Item
     this.#running += 1
+    this.#bytes += bytesOf(items)
     this.#calls.set(route, (this.#calls.get(route) ?? 0) + 1)
     for (const item of items) this.#become(item, 'running')
     return items

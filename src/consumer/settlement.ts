@@ -1,7 +1,7 @@
 import type { RedisClient } from '../redis/connect.js'
-import type { Group } from '../redis/group.js'
+import type { Group, Moved } from '../redis/group.js'
 import { Acks } from './acks.js'
-import { type Item, originOf, type Remembered, waitFields } from './item.js'
+import { type Item, type Remembered, waitFields } from './item.js'
 import { isMissingGroup, type Link, StoppedError } from './link.js'
 import type { ConsumerMetrics } from './metrics.js'
 import type { ConsumerLogger } from './options.js'
@@ -10,7 +10,7 @@ import { LAST_WORDS, within } from './within.js'
 
 /** How a line of the log names an item. */
 export const told = (item: Item) => ({
-  ...{ stream: item.group.stream, entry: originOf(item), event: item.event.id, type: item.event.type },
+  ...{ stream: item.group.stream, entry: item.origin, event: item.event.id, type: item.event.type },
 })
 
 const MOST_REASON = 200
@@ -56,13 +56,13 @@ export class Settlement {
   }
 
   /** Moves it to the dead letters; false where it is not pending with this consumer any more. */
-  async bury(item: Item, reason: string, text: string): Promise<boolean> {
+  async bury(item: Item, reason: string, text: string): Promise<Moved> {
     const short = reason.slice(0, MOST_REASON)
     const error = cutText(text)
     const said = ['deadreason', short, 'deaderror', error, 'deadattempts', String(item.attempts)]
-    said.push('deadtime', new Date().toISOString(), 'deadentry', originOf(item))
+    said.push('deadtime', new Date().toISOString(), 'deadentry', item.origin)
     const buried = await this.#link.ask((client) => item.group.bury(client, item, said)).catch(unlessOver)
-    if (!buried) return false
+    if (buried !== true) return buried ?? false
     this.#metrics.buried(item.group.stream, item.event, short)
     this.#log.error({ ...told(item), reason: short, attempts: item.attempts, error }, 'an event is dead-lettered')
     return true
@@ -74,7 +74,7 @@ export class Settlement {
    */
   async setAside(item: Item, due: number, error: string): Promise<boolean> {
     const said = waitFields(item, due, error)
-    return this.#link.once((client) => item.group.wait(client, item, due, said)).catch(() => false)
+    return (await this.#link.once((client) => item.group.wait(client, item, due, said)).catch(() => false)) === true
   }
 
   /** Counts the delivery of an item that was another consumer's before; false where it is no longer this one's. */

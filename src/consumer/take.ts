@@ -3,6 +3,7 @@ import { backoff, pause } from '../backoff.js'
 import type { RedisClient } from '../redis/connect.js'
 import type { Group } from '../redis/group.js'
 import type { Lease, Leases } from './leases.js'
+import { MAX_REPLY_BYTES } from './limits.js'
 import { isMissingGroup, type Link } from './link.js'
 import type { UnreadWatch } from './read/unread-watch.js'
 import { BLOCK } from './reader.js'
@@ -21,6 +22,8 @@ export interface TakeParts {
   group(key: string): Group | undefined
   /** Room for so many entries of this stream. */
   room(key: string): number
+  /** For the payloads of new entries. */
+  roomBytes(): number
   ensure(): Promise<void>
   onRead(): void
   unread: UnreadWatch
@@ -78,7 +81,8 @@ async function takeOnce(parts: TakeParts, client: RedisClient, lease: Lease): Pr
   const most = Math.min(parts.room(lease.key), MOST)
   if (most <= 0) return 0
   void parts.unread.look(client, [group])
-  const reply = await group.take(client, lease.epoch, most, lease.from)
+  const maxBytes = Math.max(0, Math.min(parts.roomBytes(), MAX_REPLY_BYTES / leases.all().length))
+  const reply = await group.take(client, lease.epoch, most, lease.from, Math.floor(maxBytes))
   if ('fenced' in reply) {
     await leases.raise(lease.key, reply.fenced)
     return 0

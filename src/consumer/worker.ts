@@ -3,8 +3,9 @@ import { describeIssues } from '../event/error.js'
 import { type Entry, type Group, NACKED, type Taken } from '../redis/group.js'
 import { Changes } from './changes.js'
 import { TransactionFailure } from './database.js'
+import { Payloads } from './delivery/payloads.js'
 import { errorOf } from './delivery/thrown.js'
-import { bornAt } from './event.js'
+import { bornAt, MalformedError, payloadOf } from './event.js'
 import { type Fault, faultOf, type Stage } from './fault.js'
 import { Gate } from './gate.js'
 import { isCommitted } from './inbox/outcome.js'
@@ -63,6 +64,7 @@ export class Worker {
   readonly schedule: Schedule
   readonly #parts: WorkerParts
   readonly #settlement: Settlement
+  readonly #payloads: Payloads
   readonly #timers = new Timers<Item>()
   readonly #gate: Gate
   /** When each call began that runs, the oldest first. */
@@ -80,12 +82,18 @@ export class Worker {
     this.#parts = parts
     this.schedule = new Schedule(parts.settings.concurrency, parts.settings.ordered)
     this.#settlement = new Settlement(parts.link, parts.metrics, parts.log, () => this.wake())
+    this.#payloads = new Payloads(parts.link, (group, id) => this.#trimmed(group, id))
     this.#gate = new Gate(parts.log, () => this.wake())
   }
 
   /** How many entries are done, and Redis does not know it yet. */
   get unacknowledged(): number {
     return this.#settlement.unacknowledged
+  }
+
+  /** Bytes that more payloads may have. */
+  get payloadRoom(): number {
+    return this.#payloads.room
   }
 
   get paused(): boolean {
@@ -124,33 +132,39 @@ export class Worker {
     this.#changes.tell()
   }
 
-  /** Entries that were delivered to this consumer for the first time. */
-  receive(group: Group, entries: readonly Entry[]): void {
+  /** Entries that were delivered to this consumer for the first time; the bytes of each. */
+  receive(group: Group, entries: readonly Entry[]): number[] {
     const { routes, settings } = this.#parts
+    const sizes: number[] = []
     for (const entry of entries) {
       // Redis was put back to an earlier state: what it delivers again may still be here.
       if (this.#has(group, entry.id)) continue
-      this.schedule.add(itemOf(group, entry, routes, settings.ordered))
+      const item = itemOf(group, entry, routes, settings.ordered)
+      sizes.push(item.size)
+      this.#payloads.add(item)
+      this.schedule.add(item)
     }
     this.wake()
+    return sizes
   }
 
   /** Entries that were pending, with another consumer or with this one. */
   adopt(group: Group, entries: readonly Taken[]): void {
-    const { routes, settings, metrics, log } = this.#parts
-    for (const { id, fields, deliveries, attempts } of entries) {
+    const { routes, settings } = this.#parts
+    for (const { id, fields, size, deliveries, attempts } of entries) {
       if (this.#has(group, id)) continue
       if (fields) {
-        this.schedule.add(itemOf(group, { id, fields }, routes, settings.ordered, { deliveries, attempts }))
+        this.schedule.add(itemOf(group, { id, fields, size }, routes, settings.ordered, { deliveries, attempts }))
       } else {
-        metrics.trimmed(group.stream)
-        log.error(
-          { stream: group.stream, entry: id },
-          'an entry was trimmed while it was pending: it is lost to this group',
-        )
+        this.#trimmed(group, id)
       }
     }
     this.wake()
+  }
+
+  #trimmed({ stream }: Group, entry: string): void {
+    this.#parts.metrics.trimmed(stream)
+    this.#parts.log.error({ stream, entry }, 'an entry was trimmed while it was pending: it is lost to this group')
   }
 
   /** Held, or done while Redis does not know it yet. */
@@ -188,6 +202,7 @@ export class Worker {
 
   #drop(item: Item): void {
     this.#timers.clear(item)
+    this.#payloads.drop(item)
     this.schedule.remove(item)
   }
 
@@ -269,16 +284,22 @@ export class Worker {
   }
 
   async #call(items: readonly Item[]): Promise<void> {
-    const prepared: Item[] = []
     // What waits after all keeps back what came along behind it in its lane.
     const waiting = new Set<string>()
-    for (const item of items) {
-      if (item.lane !== undefined && waiting.has(item.lane)) this.schedule.requeue(item)
-      else if (await this.#prepare(item)) prepared.push(item)
-      else if (item.lane !== undefined && isHeld(item)) waiting.add(item.lane)
+    const pass = async (all: readonly Item[], step: (item: Item) => Promise<boolean>): Promise<Item[]> => {
+      const passed: Item[] = []
+      for (const item of all) {
+        if (item.lane !== undefined && waiting.has(item.lane)) this.schedule.requeue(item)
+        else if (await step(item)) passed.push(item)
+        else if (item.lane !== undefined && isHeld(item)) waiting.add(item.lane)
+      }
+      // Some may have been lost while others were made ready.
+      return passed.filter(isHeld)
     }
-    // Some may have been lost while others were made ready.
-    const ready = prepared.filter(isHeld)
+    const begun = await pass(items, (item) => this.#begin(item))
+    // Not before this delivery is counted: a payload may be what kills its workers.
+    for (const item of await this.#payloads.load(begun)) this.#drop(item)
+    const ready = await pass(begun.filter(isHeld), (item) => this.#read(item))
     if (ready.length === 0) return
     const failure = await this.#attempt(ready)
     if (!failure) return
@@ -300,9 +321,8 @@ export class Worker {
     }
   }
 
-  /** Whether it may be run; else it was dealt with. */
-  async #prepare(item: Item): Promise<boolean> {
-    const { inboxWindow, ordered } = this.#parts.settings
+  /** Whether it may be read and run; else it was dealt with. */
+  async #begin(item: Item): Promise<boolean> {
     if (!isHeld(item)) return false
     // The pause that another worker has begun is waited for to its end.
     const early = item.due - Date.now()
@@ -317,10 +337,25 @@ export class Worker {
     if (item.taken && !item.begun) {
       const ours = await this.#settlement.begin(item)
       // An ordered worker has what its lease says, even where the group was lost: what comes behind must not come before.
-      if (!ours && !ordered) this.#drop(item)
+      if (!ours && !this.#parts.settings.ordered) this.#drop(item)
       if (!isHeld(item)) return false
       item.deliveries += 1
       item.begun = true
+    }
+    return true
+  }
+
+  /** Parses and validates the payload. Whether it may be run; else it was dealt with. */
+  async #read(item: Item): Promise<boolean> {
+    const { inboxWindow } = this.#parts.settings
+    const { definition } = item.found as Extract<Found, { route: unknown }>
+    let data: unknown
+    try {
+      data = payloadOf(item.fields as readonly string[])
+    } catch (error) {
+      if (!(error instanceof MalformedError)) throw error
+      await this.#bury(item, 'malformed', error.message)
+      return false
     }
     const age = Date.now() - bornAt(item.event, item.id)
     if (age > inboxWindow) {
@@ -328,9 +363,8 @@ export class Worker {
       await this.#bury(item, 'expired', error)
       return false
     }
-    const { definition } = item.found as Extract<Found, { route: unknown }>
     // Anew with each attempt: a schema may look at something outside.
-    const valid = await validate(definition.data, item.event.data).catch((error) => {
+    const valid = await validate(definition.data, data).catch((error) => {
       this.#failed(item, new TransactionFailure(error, 'handler', 'open'))
     })
     if (!valid) return false
@@ -401,6 +435,8 @@ export class Worker {
     const { metrics, onFenced } = this.#parts
     const fault = faultOf(failure)
     const cause = errorOf(failure.cause)
+    // For what does not run, one copy of a payload is enough.
+    item.data = undefined
     if (!isHeld(item)) return
     // Made to fail by the stop: no attempt.
     if (this.#aborted) this.schedule.wait(item)
@@ -477,24 +513,27 @@ export class Worker {
 
   #finish(item: Item, result: 'done' | 'duplicate' | 'skipped'): void {
     this.#settlement.done(item, result)
-    this.schedule.remove(item)
+    this.#drop(item)
   }
 
   async #bury(item: Item, reason: string, error: string): Promise<void> {
     const buried = await this.#settlement.bury(item, reason, error)
+    if (buried === 'trimmed') await this.#payloads.load([item])
     // Not pending here any more: the group was lost, and is delivered anew. In order, the others wait for that.
     if (!buried && isHeld(item) && this.#parts.settings.ordered && item.conflicts < MOST_BURIALS) {
       this.#wait(item, conflictPause(++item.conflicts), () => void this.#bury(item, reason, error))
       return
     }
-    this.schedule.remove(item)
+    this.#drop(item)
     this.wake()
   }
 
   /** Waits; then it is queued again, unless something else is to be done. */
   #wait(item: Item, milliseconds: number, then: () => void = () => this.schedule.requeue(item)): void {
     this.schedule.wait(item)
+    this.#payloads.spare(item)
     this.#timers.set(item, milliseconds, () => {
+      this.#payloads.claim(item)
       then()
       this.wake()
     })

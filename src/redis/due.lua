@@ -2,7 +2,7 @@
 -- heartbeat, and claimed by another consumer when that ends.
 -- ARGV  … the time in milliseconds, how many at most
 -- KEYS  … the index of due times
--- Reply {{id, 0, '', fields} …, how many wait or are pending, since when the first of the stream fails, in milliseconds};
+-- Reply {{id, 0, '', fields without the payload, bytes} …, how many wait or are pending, since when the first of the stream fails, in milliseconds};
 --       nothing where nothing has ever waited
 
 local summary = redis.pcall('XPENDING', stream, group)
@@ -22,7 +22,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[3], 'LIMIT
   local entry = redis.call('XRANGE', stream, id, id)[1]
   if entry then
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
-    taken[#taken + 1] = {id, 0, '', entry[2]}
+    local envelope, size = envelopeOf(entry[2])
+    taken[#taken + 1] = {id, 0, '', envelope, size}
   end
   redis.call('ZREM', KEYS[3], id)
 end

@@ -13,6 +13,7 @@ const scripts = {
   wait: new Script('wait.lua', 'pending.lua', 'move.lua'),
   due: script('due.lua'),
   finish: new Script('finish.lua', 'pending.lua', 'move.lua'),
+  load: script('load.lua'),
   release: script('release.lua'),
   leave: script('leave.lua'),
   create: new Script('create.lua', 'pending.lua', 'stream-info.lua'),
@@ -29,18 +30,31 @@ export const NACKED = 2 ** 30
 export interface Entry {
   readonly id: string
   readonly fields: readonly string[]
+  /** In bytes, where the payload was left out, which `load` reads; undefined where the fields are complete. */
+  readonly size?: number | undefined
 }
 
 /** An entry that was pending with another consumer, or with this one in an earlier life. */
 export interface Taken {
   id: string
-  /** Undefined when it was trimmed while it was pending: it is acknowledged, and lost to the group. */
+  /** Without the payload. Undefined when it was trimmed while it was pending: it is acknowledged, and lost to the group. */
   fields: string[] | undefined
+  /** Of all its fields, in bytes. */
+  size: number
   /** How often it was delivered since its last outcome. */
   deliveries: number
   /** What `fail` remembered of it; empty when it never failed. */
   attempts: string
 }
+
+/**
+ * What became of an entry that `load` was asked for: its fields; or it was trimmed while it was pending with this consumer, is
+ * acknowledged, and lost to the group; or it is gone, and another consumer has dealt with it.
+ */
+export type Loaded = { id: string; fields: string[] } | { id: string; missing: 'trimmed' | 'gone' }
+
+/** Whether it is moved; `trimmed`: there was nothing to move, and the entry is pending as before. */
+export type Moved = boolean | 'trimmed'
 
 /** How a group stands in a stream. */
 export interface GroupState {
@@ -166,19 +180,38 @@ export class Group {
     return (groups as unknown[][]).find((info) => info[info.indexOf('name') + 1] === this.group)
   }
 
-  /** Entries that have been idle for so long, in milliseconds: with anybody, or what is pending with this consumer alone. */
-  async claim(client: RedisClient, idle: number, most: number, own = false): Promise<Taken[]> {
-    const whose = own ? [this.consumer] : []
-    return takenOf(await this.#call(client, scripts.claim, String(idle), String(most), ...whose))
+  /** Entries that have been idle for so long, in milliseconds, with anybody. */
+  async claim(client: RedisClient, idle: number, most: number): Promise<Taken[]> {
+    return takenOf(await this.#call(client, scripts.claim, String(idle), String(most), '-'))
+  }
+
+  /** What is pending with this consumer after that entry. */
+  async own(client: RedisClient, after: string, most: number): Promise<Taken[]> {
+    const from = after === '' ? '-' : `(${after}`
+    return takenOf(await this.#call(client, scripts.claim, '0', String(most), from, this.consumer))
+  }
+
+  /** Entries with their payload: as many as these bytes hold, but one at least, in this order. */
+  async load(client: RedisClient, ids: readonly string[], maxBytes: number): Promise<Loaded[]> {
+    const reply = (await this.#call(client, scripts.load, String(maxBytes), ...ids)) as [string, string[] | number][]
+    return reply.map(([id, found]) =>
+      typeof found === 'number' ? { id, missing: found === 1 ? 'trimmed' : 'gone' } : { id, fields: found },
+    )
   }
 
   /**
    * The next entries of an ordered group. A new holder gives '-' as `from`, then `(id` of the last that it got, until it is
-   * told that it has all; then nothing.
+   * told that it has all; then nothing. New entries beyond `maxBytes` come without their payload.
    */
-  async take(client: RedisClient, epoch: string, most: number, from: string): Promise<TakeReply> {
+  async take(
+    client: RedisClient,
+    epoch: string,
+    most: number,
+    from: string,
+    maxBytes: number = Number.MAX_SAFE_INTEGER,
+  ): Promise<TakeReply> {
     const keys = [...this.#keys, fenceKey(this.key, this.group)]
-    const args = [this.group, this.consumer, epoch, String(most), from]
+    const args = [this.group, this.consumer, epoch, String(most), from, String(maxBytes)]
     const reply = (await scripts.take.call(client, keys, args)) as [unknown, unknown, EntryReply[], string?]
     const [status, taken, fresh, last] = reply
     if (status === 'FENCED') return { fenced: Number(taken) }
@@ -214,18 +247,31 @@ export class Group {
     return (await this.#call(client, scripts.fail, id, attempts)) === 1
   }
 
-  /** Moves an entry to the dead letters with what is to be said of it, and acknowledges it; `fields`: as they were read. */
-  async bury(client: RedisClient, entry: Entry, said: readonly string[]): Promise<boolean> {
-    const keys = [...this.#keys, deadKey(this.stream, this.group)]
-    const args = [this.group, this.consumer, entry.id, ...moved(entry, said)]
-    return (await scripts.bury.call(client, keys, args)) === 1
+  /** Moves an entry to the dead letters with what is to be said of it, and acknowledges it. */
+  async bury(client: RedisClient, entry: MovedEntry, said: readonly string[]): Promise<Moved> {
+    return this.#move(client, scripts.bury, [deadKey(this.stream, this.group)], [], entry, said)
   }
 
   /** Moves an entry to the waiting stream until that time, in milliseconds since 1970, and acknowledges it. */
-  async wait(client: RedisClient, entry: Entry, due: number, said: readonly string[]): Promise<boolean> {
-    const keys = [...this.#keys, waitingKey(this.stream, this.group), waitingDueKey(this.stream, this.group)]
-    const args = [this.group, this.consumer, entry.id, String(due), ...moved(entry, said)]
-    return (await scripts.wait.call(client, keys, args)) === 1
+  async wait(client: RedisClient, entry: MovedEntry, due: number, said: readonly string[]): Promise<Moved> {
+    const keys = [waitingKey(this.stream, this.group), waitingDueKey(this.stream, this.group)]
+    return this.#move(client, scripts.wait, keys, [String(due)], entry, said)
+  }
+
+  /** The fields as they were read are sent only where Redis has the entry no more. */
+  async #move(
+    client: RedisClient,
+    which: Script,
+    keys: string[],
+    own: string[],
+    { id, fields }: MovedEntry,
+    said: readonly string[],
+  ): Promise<Moved> {
+    const args = [this.group, this.consumer, id, ...own, String(said.length), ...said]
+    const all = [...this.#keys, ...keys]
+    let reply = await which.call(client, all, args)
+    if (reply === 2 && fields) reply = await which.call(client, all, [...args, ...fields.slice(0, MOST_VALUES)])
+    return reply === 2 ? 'trimmed' : reply === 1
   }
 
   /** Takes from this waiting stream what is due by then; undefined where nothing has ever waited. */
@@ -262,22 +308,20 @@ export class Group {
   }
 }
 
-/** What a script is told of an entry that it moves: what is said of it, and its fields, should it have been trimmed. */
-const moved = ({ fields }: Entry, said: readonly string[]): string[] => [
-  String(said.length),
-  ...said,
-  ...fields.slice(0, MOST_VALUES),
-]
+/** An entry to be moved; `fields`: as they were read, should it have been trimmed; undefined where they are not held. */
+type MovedEntry = Pick<Entry, 'id'> & { fields: readonly string[] | undefined }
 
-type EntryReply = [id: string, fields: string[] | null]
+type EntryReply = [id: string, fields: string[] | null, size?: number]
 
 /** A reply of XREADGROUP. Entries without fields were deleted; they are only found by reading what is pending. */
-export const entryOf = ([id, fields]: EntryReply): Entry => ({ id, fields: fields ?? [] })
+export const entryOf = ([id, fields, size]: EntryReply): Entry =>
+  size === undefined ? { id, fields: fields ?? [] } : { id, fields: fields ?? [], size }
 
 const takenOf = (reply: unknown): Taken[] =>
-  (reply as [string, number, string?, string[]?][]).map(([id, deliveries, attempts, fields]) => ({
+  (reply as [string, number, string?, string[]?, number?][]).map(([id, deliveries, attempts, fields, size]) => ({
     id,
     deliveries,
     attempts: attempts ?? '',
     fields,
+    size: size ?? 0,
   }))

@@ -4,10 +4,12 @@
 local isWaiting = string.sub(stream, 1, 9) == 'outrider:'
 
 -- The fields of an entry without those of its wait, and how many names and values. `at`: where in ARGV stands how many are the
--- script's own; behind these are the fields as they were read.
+-- script's own; behind these are the fields as they were read. Nothing where the entry was trimmed and these are not given.
 local function fieldsOf(id, at)
   local entry = redis.call('XRANGE', stream, id, id)[1]
-  local found = entry and entry[2] or {unpack(ARGV, at + 1 + tonumber(ARGV[at]))}
+  local read = at + 1 + tonumber(ARGV[at])
+  if not entry and #ARGV < read then return end
+  local found = entry and entry[2] or {unpack(ARGV, read)}
   local fields, count = {}, 0
   for n = 1, #found, 2 do
     -- As many as unpack takes; what Outrider publishes has fewer than a hundred.

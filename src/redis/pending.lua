@@ -39,13 +39,29 @@ local function hold(id, ...)
   end
 end
 
+-- An entry without what may be large in it, above all its payload: that is loaded when it is needed, see load.lua. Then the bytes
+-- that all its names and values have.
+local needed = {id = true, source = true, type = true, subject = true, time = true, schemaversion = true}
+local function envelopeOf(fields)
+  local envelope, size = {}, 0
+  for n = 1, #fields, 2 do
+    local name, value = fields[n], fields[n + 1]
+    size = size + #name + #value
+    if needed[name] or (name ~= 'data' and #value <= 1024) then
+      envelope[#envelope + 1], envelope[#envelope + 2] = name, value
+    end
+  end
+  return envelope, size
+end
+
 -- It is ours from here on, with what is known of it. An entry that was trimmed while it was pending is acknowledged:
 -- no consumer can ever do it; it comes without fields, to be counted.
 local function adopt(id, deliveries)
   local entry = redis.call('XRANGE', stream, id, id)[1]
   if entry then
     hold(id)
-    return {id, counted(deliveries), redis.call('HGET', retries, id) or '', entry[2]}
+    local envelope, size = envelopeOf(entry[2])
+    return {id, counted(deliveries), redis.call('HGET', retries, id) or '', envelope, size}
   end
   redis.call('XACK', stream, group, id)
   redis.call('HDEL', retries, id)

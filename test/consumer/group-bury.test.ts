@@ -101,7 +101,7 @@ buryTest('also when somebody has met it meanwhile, and has acknowledged it becau
   const id = await failed()
   await redis.xdel(KEY, id)
   expect(await two.claim(redis, 0, 10)).toEqual([
-    { id, deliveries: expect.any(Number), attempts: '', fields: undefined },
+    { id, deliveries: expect.any(Number), attempts: '', fields: undefined, size: 0 },
   ])
   expect(await one.begin(redis, id)).toBe(true)
   expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(true)

@@ -120,9 +120,9 @@ test('what was trimmed while it was pending is acknowledged and told of, in its 
   await redis.xdel(key, ids[1] as string)
   const { taken, fresh } = await take(redis, two, 2, 10, '-')
   expect(taken).toEqual([
-    { id: ids[0], fields: ['n', '0'], deliveries: 1, attempts: '' },
-    { id: ids[1], fields: undefined, deliveries: 1, attempts: '' },
-    { id: ids[2], fields: ['n', '2'], deliveries: 1, attempts: '{"attempts":2}' },
+    { id: ids[0], fields: ['n', '0'], size: 2, deliveries: 1, attempts: '' },
+    { id: ids[1], fields: undefined, size: 0, deliveries: 1, attempts: '' },
+    { id: ids[2], fields: ['n', '2'], size: 2, deliveries: 1, attempts: '{"attempts":2}' },
   ])
   expect(fresh.map(({ id }) => id)).toEqual([ids[3]])
   expect((await pending()).map(([id]) => id)).toEqual([ids[0], ids[2], ids[3]])

@@ -7,8 +7,8 @@ describe('claim', () => {
     const [a, b, c] = (await given(one, 3)) as [string, string, string]
     await idle(one, 60_000, a, c)
     expect(await two.claim(redis, 30_000, 10)).toEqual([
-      { id: a, fields: ['n', '0'], deliveries: 1, attempts: '' },
-      { id: c, fields: ['n', '2'], deliveries: 1, attempts: '' },
+      { id: a, fields: ['n', '0'], size: 2, deliveries: 1, attempts: '' },
+      { id: c, fields: ['n', '2'], size: 2, deliveries: 1, attempts: '' },
     ])
     expect(await pending()).toEqual([
       [a, 'two', 1],
@@ -30,7 +30,7 @@ describe('claim', () => {
     const { redis, one, two, given, pending } = env
     const [a] = await given(one, 1)
     const [b] = await given(two, 1)
-    expect((await two.claim(redis, 0, 10, true)).map(({ id }) => id)).toEqual([b])
+    expect((await two.own(redis, '', 10)).map(({ id }) => id)).toEqual([b])
     expect(await pending()).toEqual([
       [a, 'one', 1],
       [b, 'two', 1],
@@ -52,8 +52,8 @@ describe('claim', () => {
     await idle(one, 60_000, a, b)
     await redis.xdel(key, a)
     expect(await two.claim(redis, 30_000, 10)).toEqual([
-      { id: a, fields: undefined, deliveries: 1, attempts: '' },
-      { id: b, fields: ['n', '1'], deliveries: 1, attempts: '' },
+      { id: a, fields: undefined, size: 0, deliveries: 1, attempts: '' },
+      { id: b, fields: ['n', '1'], size: 2, deliveries: 1, attempts: '' },
     ])
     expect(await pending()).toEqual([[b, 'two', 1]])
     expect(await retries()).toEqual({})

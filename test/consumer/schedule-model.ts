@@ -17,7 +17,16 @@ const sizeOf = ({ work }: Route): number => (work.kind === 'batch' ? work.size :
 /** Only what the schedule looks at. */
 export const itemOf = (n: number, given: Partial<Item> = {}): Item =>
   ({
-    ...{ key: 'things', id: `${n}-0`, route: ROUTES[1], lane: undefined, deliveries: 0, attempts: 0, state: 'queued' },
+    ...{
+      key: 'things',
+      id: `${n}-0`,
+      route: ROUTES[1],
+      lane: undefined,
+      deliveries: 0,
+      attempts: 0,
+      state: 'queued',
+      size: 1,
+    },
     ...given,
   }) as Item
 

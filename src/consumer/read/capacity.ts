@@ -1,11 +1,10 @@
+import { MAX_HELD_ENTRIES } from '../limits.js'
 import type { Settings } from '../options.js'
 import type { Routes } from '../routes.js'
 import type { Worker } from '../worker.js'
 
 /** How far is read past what waits for a handler at its cap, to find work for the others. */
 const MAX_CROWDED = 1_000
-/** Entries that a worker holds, waiting ones included, so that memory stays bounded when all that is read fails. */
-const MAX_HELD = 10_000
 
 /** How much more a worker takes from Redis. */
 export class Capacity {
@@ -19,13 +18,15 @@ export class Capacity {
     this.#worker = worker
     this.#maxPending = maxPending
     // One batch that runs, and one that is collected meanwhile.
-    this.#maxHeld = Math.max(MAX_HELD, 2 * batch + concurrency)
+    this.#maxHeld = Math.max(MAX_HELD_ENTRIES, 2 * batch + concurrency)
     this.#prefetch = Math.min(prefetch ?? defaultPrefetch(concurrency, routes, batch), this.#maxHeld)
   }
 
   /** New entries, in all; 0 before a good part is free: a read costs as much for one entry as for many. */
   readonly room = (): number => {
-    const { schedule, unacknowledged } = this.#worker
+    const { schedule, unacknowledged, payloadRoom } = this.#worker
+    // Read all the same for other handlers, if those are crowded whose payloads take up the bytes.
+    if (payloadRoom <= 0 && schedule.crowded === 0) return 0
     const held = schedule.held + unacknowledged
     const idle = schedule.count('waiting') + Math.min(schedule.crowded, MAX_CROWDED)
     const room = Math.min(this.#prefetch - held + idle, this.#maxHeld - held)

@@ -1,0 +1,13 @@
+const MIB = 2 ** 20
+
+/** Of the payloads that a worker holds, in bytes of their text. What is parsed of those that run comes on top of it. */
+export const MAX_HELD_BYTES = 16 * MIB
+
+/** Of the payloads of all calls that run. One alone may have more. */
+export const MAX_RUNNING_BYTES = 8 * MIB
+
+/** Of one reply of Redis. */
+export const MAX_REPLY_BYTES = 4 * MIB
+
+/** Entries that a worker holds, with or without payload, those included that wait for their next attempt. */
+export const MAX_HELD_ENTRIES = 10_000
