@@ -20,6 +20,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   check: async () => (await import('./check.js')).check,
   ping: async () => (await import('./ping.js')).ping,
   status: async () => (await import('./status.js')).status,
+  find: async () => (await import('./find.js')).find,
   incidents: async () => (await import('./incidents.js')).incidents,
   'dead-letters': async () => (await import('./dead-letters.js')).deadLetters,
 }

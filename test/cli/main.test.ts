@@ -41,7 +41,18 @@ describe('help', () => {
   it('tells of every command and every option that all have', async () => {
     const { code, out, err } = await outrider(['--help'])
     expect([code, err]).toEqual([0, ''])
-    for (const name of ['setup', 'teardown', 'adopt', 'relay', 'check', 'ping', 'status', 'incidents', 'dead-letters'])
+    for (const name of [
+      'setup',
+      'teardown',
+      'adopt',
+      'relay',
+      'check',
+      'ping',
+      'status',
+      'find',
+      'incidents',
+      'dead-letters',
+    ])
       expect(out).toMatch(new RegExp(`^  ${name} +\\S`, 'm'))
     for (const option of ['--config', '--timeout', '--json', '--yes', '--help', '--version'])
       expect(out).toContain(option)

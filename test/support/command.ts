@@ -10,6 +10,8 @@ export interface CommandRun {
   json?: boolean
   /** The answer to every question; without one, a question is an error. */
   answer?: boolean
+  /** Where it prints to, for a command that fails after it has printed. */
+  out?: (text: string) => void
 }
 
 /** Runs a command in this process against the database of `url`, and returns its exit code and what it printed. */
@@ -27,7 +29,10 @@ export async function runCommand(
     yes: run.answer === true,
     timeout: 10_000,
     log: pino({ level: 'silent' }),
-    out: (text) => lines.push(text),
+    out: (text) => {
+      lines.push(text)
+      run.out?.(text)
+    },
     async ask(question) {
       if (run.answer === undefined) throw new Error(`Unexpected question: ${question}`)
       return run.answer
