@@ -22,7 +22,7 @@ const servers = (name: string, include: string[], exclude: string[] = [], more: 
     unstubEnvs: true,
     globalSetup: ['test/support/global.ts'],
     // Servers may have to be fetched first. Longer than the waits within, which say what they waited for.
-    testTimeout: 180_000,
+    testTimeout: 300_000,
     hookTimeout: 180_000,
     ...more,
   },

@@ -62,7 +62,7 @@ export class RelayProcess {
     { code: number; role: string; state: string; reason?: string; message?: string } | undefined
   > {
     try {
-      const response = await this.#get('/readyz', AbortSignal.timeout(2_000))
+      const response = await fetch(`http://127.0.0.1:${this.httpPort}/readyz`, { signal: AbortSignal.timeout(2_000) })
       return { code: response.status, ...((await response.json()) as { role: string; state: string }) }
     } catch {
       return undefined
@@ -70,7 +70,8 @@ export class RelayProcess {
   }
 
   async metric(name: string): Promise<number | undefined> {
-    const response = await this.#get('/metrics')
+    // A connection of its own: the relay closes one that was quiet for 5 s, which a request may meet half-way.
+    const response = await fetch(`http://127.0.0.1:${this.httpPort}/metrics`, { headers: { connection: 'close' } })
     const found = (await response.text())
       .split('\n')
       .filter((line) => line.startsWith(name) && /[ {]/.test(line[name.length] ?? ''))
@@ -122,10 +123,5 @@ export class RelayProcess {
   /** The last lines of its log, for a person who reads why a test failed. */
   tail(lines = 30): string {
     return [...this.logs.slice(-lines).map((line) => JSON.stringify(line)), this.#stderr].join('\n')
-  }
-
-  /** Over a connection of its own: a relay closes one that was quiet for 5 s, which a request may meet half-way. */
-  #get(path: string, signal: AbortSignal | null = null): Promise<Response> {
-    return fetch(`http://127.0.0.1:${this.httpPort}${path}`, { headers: { connection: 'close' }, signal })
   }
 }

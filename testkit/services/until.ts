@@ -39,6 +39,6 @@ export async function until<T>(condition: () => T | Promise<T>, options: UntilOp
       throw new Error(`Expected within ${timeout} ms: ${what}`, { cause })
     }
     // The longer it takes, the less a moment more matters, and asking costs the servers what others wait for.
-    await pause(Math.min(50, Math.max(10, (performance.now() - began) / 20)))
+    await pause(Math.min(100, Math.max(10, (performance.now() - began) / 20)))
   }
 }
