@@ -11,6 +11,10 @@ const WORKERS = 3
 const STREAMS = ['things', 'others']
 const FAILPOINTS: Failpoint[] = ['after inbox', 'before commit', 'after commit', 'before XACK']
 
+/** It moves a lot, and what else the machine does is no property of it. */
+const TIMEOUT_MS = 600_000
+const PATIENCE_MS = 240_000
+
 export interface ChaosSize {
   events: number
   /** Kills at each failpoint, and at random moments. */
@@ -22,10 +26,9 @@ export interface ChaosSize {
 export function chaosTest({ events, atEach, atRandom }: ChaosSize): void {
   const kills = FAILPOINTS.length * atEach + atRandom
 
-  test(`${events} events, ${WORKERS} workers, ${kills} kills at random and at each failpoint: every event has one effect`, async ({
-    env,
-    onTestFinished,
-  }) => {
+  test(`${events} events, ${WORKERS} workers, ${kills} kills at random and at each failpoint: every event has one effect`, {
+    timeout: TIMEOUT_MS,
+  }, async ({ env, onTestFinished }) => {
     const seed = Number(process.env.OUTRIDER_TEST_SEED ?? Date.now() % 1_000_000)
     console.log(`seed ${seed} (OUTRIDER_TEST_SEED repeats it)`)
     const random = seeded(seed)
@@ -66,7 +69,10 @@ export function chaosTest({ events, atEach, atRandom }: ChaosSize): void {
           const { at, draw } = fate
           const doomed = worker(at && { at, call: 1 + Math.floor(draw * 400) })
           if (at) {
-            await until(() => !doomed.isRunning, { message: () => `a death ${at}\n${doomed.tail()}` })
+            await until(() => !doomed.isRunning, {
+              timeout: PATIENCE_MS,
+              message: () => `a death ${at}\n${doomed.tail()}`,
+            })
             await doomed.ended()
           } else {
             await doomed.started()
@@ -86,6 +92,7 @@ export function chaosTest({ events, atEach, atRandom }: ChaosSize): void {
         return rest.left === 0
       },
       {
+        timeout: PATIENCE_MS,
         message: () =>
           `nothing to be left, found ${JSON.stringify(rest)}\n${living.map((one) => one.tail()).join('\n')}`,
       },

@@ -10,6 +10,10 @@ import { relayTest as test } from './relay-env.js'
 const WRITERS = 8
 const STREAMS = ['orders', 'payments', 'shipments', 'users']
 
+/** It moves a lot, and what else the machine does is no property of it. */
+const TIMEOUT_MS = 600_000
+const PATIENCE_MS = 240_000
+
 export interface ChaosSize {
   events: number
   /** Each eighth fault is a freeze, so there are (kills + freezes) / 8 of them. */
@@ -19,9 +23,9 @@ export interface ChaosSize {
 
 /** Declares the test at this size. */
 export function chaosTest({ events, kills, freezes }: ChaosSize): void {
-  test(`${events} events by ${WRITERS} writers, ${kills} kills of the relay, some freezes: nothing lost, doubled, invented, altered or out of order`, async ({
-    createEnv,
-  }) => {
+  test(`${events} events by ${WRITERS} writers, ${kills} kills of the relay, some freezes: nothing lost, doubled, invented, altered or out of order`, {
+    timeout: TIMEOUT_MS,
+  }, async ({ createEnv }) => {
     const seed = Number(process.env.OUTRIDER_TEST_SEED ?? Date.now() % 1_000_000)
     console.log(`seed ${seed} (OUTRIDER_TEST_SEED repeats it)`)
     const random = seeded(seed)
@@ -58,7 +62,10 @@ export function chaosTest({ events, kills, freezes }: ChaosSize): void {
           for (const relay of relays) if ((await relay.status())?.state === 'streaming') return relay
           return undefined
         },
-        { message: () => `an active relay\n${relays.map((relay) => relay.tail(10)).join('\n--\n')}` },
+        {
+          timeout: PATIENCE_MS,
+          message: () => `an active relay\n${relays.map((relay) => relay.tail(10)).join('\n--\n')}`,
+        },
       )
     let appendedByDead = 0
     const frozen: RelayProcess[] = []
@@ -71,6 +78,7 @@ export function chaosTest({ events, kills, freezes }: ChaosSize): void {
     }
     for (let fault = 1; fault <= kills + freezes; fault++) {
       await until(() => committed >= (fault * events) / (kills + freezes + 1), {
+        timeout: PATIENCE_MS,
         message: 'the writers to go on',
       })
       const victim = await active()
@@ -95,6 +103,7 @@ export function chaosTest({ events, kills, freezes }: ChaosSize): void {
         return lengths.reduce((sum, length) => sum + length, 0) >= truth.length
       },
       {
+        timeout: PATIENCE_MS,
         message: () => `everything to arrive\n${relays.map((relay) => relay.tail(10)).join('\n--\n')}`,
       },
     )
