@@ -52,6 +52,16 @@ test('every relative link of a page leads to a file or a folder, and its anchor 
   expect(count).toBeGreaterThan(50)
 })
 
+test('every page of docs/ is in the index, and every decision in its own', () => {
+  for (const index of ['docs/README.md', 'docs/adr/README.md']) {
+    const folder = dirname(index)
+    const own = pages.filter((page) => dirname(page) === folder && page !== index)
+    const missing = own.filter((page) => !textOf(index).includes(`](${basename(page)}`))
+    expect(missing, index).toEqual([])
+    expect(own.length).toBeGreaterThan(5)
+  }
+})
+
 test('every path of the repository that a page names in backticks is there', () => {
   const paths = /`((?:bench|charts|docs|examples|scripts|src|test|testkit)\/[^`\s]*|\.ci\/[^`\s]*)`/g
   const broken = [...mentions(paths)].filter(({ mention }) => !isThere(mention))
