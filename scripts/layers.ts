@@ -14,7 +14,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['config', 'outbox'],
   ['postgres', 'redis', 'telemetry'],
   ['relay', 'consumer', 'check'],
-  ['status'],
+  ['status', 'audit'],
   ['cli', 'index.ts'],
 ]
 

@@ -21,6 +21,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   ping: async () => (await import('./ping.js')).ping,
   status: async () => (await import('./status.js')).status,
   find: async () => (await import('./find.js')).find,
+  audit: async () => (await import('./audit.js')).auditStreams,
   incidents: async () => (await import('./incidents.js')).incidents,
   'dead-letters': async () => (await import('./dead-letters.js')).deadLetters,
 }

@@ -136,6 +136,23 @@ export class Router implements RowColumns {
     this.#omitted = omitted
   }
 
+  /** The column of each place, in order; empty where the mapping names none. */
+  get columns(): readonly string[] {
+    return this.#columns
+  }
+
+  /** Takes a row that was read by a query, as `read` takes one from a message: each column's text, in the order of `columns`. */
+  take(row: readonly (string | null)[]): void {
+    this.data = Buffer.from(row.join(''))
+    let at = 0
+    for (let i = 0; i < this.#columns.length; i++) {
+      const text = row[i] ?? null
+      this.starts[i] = text === null ? NULL_AT : at
+      if (text !== null) at += Buffer.byteLength(text)
+      this.ends[i] = at
+    }
+  }
+
   /** The message of the row is used again by somebody else: nothing of it is read any more. */
   forget(): void {
     this.data = NOTHING

@@ -1,0 +1,172 @@
+import pg from 'pg'
+import { audit } from '../audit/audit.js'
+import type { AuditProgress } from '../audit/options.js'
+import { type AuditReport, hasFindings } from '../audit/report.js'
+import { parseDuration } from '../base/units.js'
+import { STREAM_NAME } from '../event/names.js'
+import { ExitCode, Failure } from '../failure.js'
+import { NO_TRANSACTION_TIMEOUT } from '../postgres/connect.js'
+import { currentLineage, type Lineage } from '../postgres/lineage.js'
+import type { RedisClient } from '../redis/connect.js'
+import { requirePrimary } from '../redis/primary.js'
+import { requireConfiguredTable } from '../relay/table.js'
+import { describeProgress, describeReport } from './audit-text.js'
+import type { Command, Context } from './command.js'
+import { withDatabase } from './database.js'
+import { printable, progress } from './output.js'
+import { withRedis } from './redis.js'
+
+export const auditStreams: Command = {
+  summary: 'compare the table with the streams: missing, extra and altered events',
+  usage: `outrider audit [--since <time>] [--stream <name>] [--limit <number>] [--wait <duration>]
+
+Reads the outbox table and the streams page by page, and reports each event that is missing in its stream, that is in a
+stream without a row, or whose attributes or data differ from its row. Exit code 4 when there is one. What cannot be known
+(trimmed, not confirmed yet, from before setup) is counted and is no finding. Changes nothing.
+
+  --since <time>      only what was committed since then: a duration such as 24h, or a time such as 2026-11-29T08:00:00Z
+  --stream <name>     only this stream with its partitions, or <stream>:<number> for one of them
+  --limit <number>    how many events of each kind are listed (100); all are counted
+  --wait <duration>   how long to wait until rows without an entry are confirmed (30s)`,
+  options: {
+    since: { type: 'string' },
+    stream: { type: 'string' },
+    limit: { type: 'string' },
+    wait: { type: 'string' },
+  },
+  async run(context) {
+    const selection = selectionOf(context)
+    return withDatabase(context, 'outrider audit', async (postgres) => {
+      const lineage = await lineageOf(postgres, context)
+      const report = await compare(context, postgres, lineage, selection)
+      context.out(context.json ? printable(JSON.stringify(report)) : describeReport(report))
+      return hasFindings(report) ? ExitCode.findings : ExitCode.done
+    })
+  },
+}
+
+interface Selection {
+  since: number | undefined
+  stream: string | undefined
+  limit: number
+  wait: number
+}
+
+const usage = (message: string): Failure => new Failure(message, { exitCode: ExitCode.usage })
+
+const MAX_WAIT_MS = 3_600_000
+
+function selectionOf({ flags }: Context): Selection {
+  const { stream, limit = '100', wait = '30s' } = flags
+  if (stream !== undefined && !(typeof stream === 'string' && STREAM_NAME.test(stream.replace(/:\d+$/, '')))) {
+    throw usage(`--stream: expected the name of a stream, found "${printable(String(stream))}".`)
+  }
+  if (typeof limit !== 'string' || !/^\d{1,6}$/.test(limit)) {
+    throw usage(`--limit: expected a number of events, up to 999999, found "${limit}".`)
+  }
+  const patience = parseDuration(wait)
+  if (patience === undefined || patience > MAX_WAIT_MS) {
+    throw usage(`--wait: expected a duration such as 30s, up to 1h, found "${wait}".`)
+  }
+  return { since: sinceOf(flags.since), stream, limit: Number(limit), wait: patience }
+}
+
+function sinceOf(value: Context['flags'][string]): number | undefined {
+  if (value === undefined) return undefined
+  const ago = parseDuration(value)
+  const time = ago === undefined ? timeOf(String(value)) : Date.now() - ago
+  if (time !== undefined && time >= 0 && time <= Date.now()) return time
+  throw usage(
+    `--since: expected a duration such as 24h, or a time in the past such as 2026-11-29T08:00:00Z, found "${printable(String(value))}".`,
+  )
+}
+
+/** A time without a zone would be another one on another machine. */
+function timeOf(value: string): number | undefined {
+  const isTime = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)$/.test(value)
+  const time = isTime ? Date.parse(value) : Number.NaN
+  return Number.isNaN(time) ? undefined : time
+}
+
+async function lineageOf(postgres: pg.Client, { config }: Context): Promise<Lineage> {
+  const { rows } = await postgres.query('select pg_is_in_recovery() as standby')
+  if (rows[0].standby) {
+    throw new Failure('Expected a primary of Postgres, found a standby: it may lack rows. Connect to the primary.')
+  }
+  const lineage = await currentLineage(postgres, config.slot)
+  if (!lineage) {
+    throw new Failure(
+      `Expected a lineage of slot ${config.slot}, found none: nothing was set up to be published. Is OUTRIDER_SLOT the same as that of the relay?`,
+    )
+  }
+  requireConfiguredTable(config.outbox, lineage)
+  // Each statement is short; between two, the streams may take their time.
+  await postgres.query(
+    `set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0; set statement_timeout = '10min'; ${NO_TRANSACTION_TIMEOUT}`,
+  )
+  return lineage
+}
+
+async function compare(
+  context: Context,
+  postgres: pg.Client,
+  lineage: Lineage,
+  selection: Selection,
+): Promise<AuditReport> {
+  const { config, log } = context
+  const line = progress()
+  const sayNow = atMostEvery(LOG_EVERY_MS)
+  const show = (progress: AuditProgress) => {
+    line.show(() => describeProgress(progress))
+    if (sayNow()) log.info({ ...progress }, 'audit progress')
+  }
+  let lost = false
+  postgres.once('end', () => {
+    lost = true
+  })
+  // What Postgres says is thrown outside: `withRedis` would take it for a fault of Redis.
+  let outcome: { report: AuditReport } | { refused: unknown } | undefined
+  const work = async (redis: RedisClient): Promise<ExitCode> => {
+    await requireUsablePrimary(redis)
+    try {
+      const options = { postgres, redis, lineage, mapping: config.outbox, ...selection }
+      outcome = { report: await audit({ ...options, progress: show }) }
+    } catch (error) {
+      if (!lost && !(error instanceof pg.DatabaseError)) throw error
+      outcome = { refused: error }
+    }
+    return ExitCode.done
+  }
+  try {
+    await withRedis(context, 'outrider-audit', work, () => '')
+  } finally {
+    line.clear()
+  }
+  if (outcome === undefined || 'refused' in outcome) throw outcome?.refused
+  return outcome.report
+}
+
+/** A replica may lack entries. Where neither ROLE nor INFO is permitted, the URL is trusted. */
+async function requireUsablePrimary(redis: RedisClient): Promise<void> {
+  try {
+    await requirePrimary(redis)
+  } catch (error) {
+    const { name, message } = error as Error
+    if (name === 'ReplyError' && message.startsWith('NOPERM')) return
+    throw name === 'Error' && message.startsWith('Expected') ? new Failure(message, { cause: error }) : error
+  }
+}
+
+/** Without a terminal, progress is logged so often, in milliseconds. */
+const LOG_EVERY_MS = 10_000
+
+/** True once in each stretch of so many milliseconds, not in the first. */
+function atMostEvery(milliseconds: number): () => boolean {
+  let last = performance.now()
+  return () => {
+    const now = performance.now()
+    if (process.stderr.isTTY || now - last < milliseconds) return false
+    last = now
+    return true
+  }
+}
