@@ -111,6 +111,12 @@ function explain(code: string | undefined, message: string, url: PostgresUrl, ti
         `does not let ${user} connect: ${message}. Grant CONNECT on the database, or REPLICATION to the role.`,
       ]
     case '53300':
+      if (/max_wal_senders"? \(currently 0\)/.test(message)) {
+        return [
+          unreachable,
+          `allows no WAL sender (${message}), as wal_level = minimal requires. Set wal_level = logical (replica is enough from PostgreSQL 19 on) and max_wal_senders to 10 or more, then restart Postgres.`,
+        ]
+      }
       return [
         unreachable,
         `has no connection left (${message}). Raise max_connections or max_wal_senders, or close others.`,

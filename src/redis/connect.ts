@@ -259,6 +259,12 @@ function explain(code: string | undefined, message: string, url: RedisUrl, timeo
   if (/NOPERM/.test(message))
     return [failed, `does not permit what connecting needs (${message}). Check the ACL of the user.`]
   if (/^LOADING/.test(message)) return [unreachable, 'is loading its data (LOADING). Wait until it has started.']
+  if (/^MASTERDOWN/.test(message)) {
+    return [
+      unreachable,
+      'is a replica that has lost its primary (MASTERDOWN). Wait until the failover is over; if none is under way, correct the URL: it must lead to the primary.',
+    ]
+  }
   if (/DB index is out of range|SELECT is not allowed/i.test(message)) {
     return [failed, `has no database ${url.db}. Check the number at the end of the URL.`]
   }

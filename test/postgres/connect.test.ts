@@ -6,7 +6,7 @@ import pg from 'pg'
 import { afterAll, describe, expect, it, onTestFinished, vi } from 'vitest'
 import type { PostgresConfig } from '../../src/config/schema.js'
 import type { ExitCode, Failure } from '../../src/failure.js'
-import { connectPostgres, postgresOptions } from '../../src/postgres/connect.js'
+import { connectFailure, connectPostgres, postgresOptions } from '../../src/postgres/connect.js'
 import {
   createDatabase,
   freePort,
@@ -356,4 +356,15 @@ describe('TLS', () => {
     const database = await sharedPostgres()
     await refused(config(`${database.url()}?sslmode=require`), 3, undefined, 'does not offer TLS')
   })
+})
+
+it.each([
+  'number of requested standby connections exceeds max_wal_senders (currently 0)',
+  'number of requested standby connections exceeds "max_wal_senders" (currently 0)',
+])('a server that allows no WAL sender at all is told its wal_level: %s', (message) => {
+  const error = Object.assign(new Error(message), { code: '53300' })
+  const { message: said } = connectFailure(error, config('postgres://db:5432/shop'))
+  expect(said).toContain(message)
+  expect(said).toContain('Set wal_level = logical')
+  expect(said).not.toContain('close others')
 })

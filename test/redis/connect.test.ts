@@ -172,6 +172,14 @@ describe('refused, with one line that says what to do', () => {
     await reload
   })
 
+  it('a replica that has lost its primary', async (context) => {
+    needsProcess(context, ['redis'])
+    const redis = await startRedis({ settings: { 'replica-serve-stale-data': 'no', replicaof: '127.0.0.1 1' } })
+    onTestFinished(() => redis.remove())
+    const { message } = await refused(config(redis.url), 3, 'a replica that has lost its primary (MASTERDOWN)')
+    expect(message).not.toContain('TLS')
+  })
+
   it('a server that is no cluster, and sentinels that are none', async () => {
     const redis = await freshRedis()
     onTestFinished(() => redis.remove())

@@ -6,4 +6,4 @@ export const TOO_LOW: Record<string, string> & { wal_level: string } =
 
 /** What a relay says of such a server. */
 export const TOO_LOW_SAYS: [reason: string, message: RegExp] =
-  chosenVersion() >= 19 ? ['postgres_resources', /max_wal_senders/] : ['setup_interrupted', /outrider setup/]
+  chosenVersion() >= 19 ? ['postgres_resources', /Set wal_level = logical/] : ['setup_interrupted', /outrider setup/]
