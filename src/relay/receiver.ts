@@ -23,13 +23,19 @@ export interface ReceiverOptions {
   publisher: Publisher
   history: TimelineHistory
   envelope: Envelope
-  /** Bytes of a row's message beyond which it is rejected. */
+  /** Bytes of a row's `data` beyond which it is rejected; its other columns may have `MAX_OTHER_BYTES` in addition. */
   maxEventBytes: number
   /** Bytes of a row's message beyond which Redis may not take it; it changes when Redis is asked again. */
   redisLimit: Readonly<{ bytes: number }>
   /** So many rows came with one read of the socket. */
   received(rows: number): void
 }
+
+/**
+ * Bytes that a row's message may have beyond the largest `data`: more than all other columns of Outrider's own table can fill,
+ * so that what its constraint on `data` admits is published.
+ */
+const MAX_OTHER_BYTES = 16 * 1024
 
 /** Bytes that an event takes in memory beside its text: strings, arguments, its part of the reply. Measured, rounded up. */
 const OVERHEAD = 768
@@ -99,14 +105,13 @@ export class Receiver {
   }
 
   #insert(data: Buffer, start: number, end: number): void {
-    const { router, envelope, publisher, progress, maxEventBytes, redisLimit } = this.#options
+    const { router, envelope, publisher, progress } = this.#options
     const size = end - start
-    const most = Math.min(maxEventBytes, redisLimit.bytes)
-    // Looked at before the row becomes strings: one row of a few hundred megabytes has no room as a string.
-    const large = size > most
-    const unread = large && size > MAX_WHOLE_ROW_BYTES
     const oid = insertOid(data, start)
-    if (!router.read(data, oid, unread ? MAX_SMALL_COLUMN_BYTES : undefined, start, end)) return
+    if (!router.read(data, oid, undefined, start, end)) return
+    // Looked at before the row becomes strings: one row of a few hundred megabytes has no room as a string.
+    const excess = this.#findExcess(size)
+    if (excess && size > MAX_WHOLE_ROW_BYTES) router.read(data, oid, MAX_SMALL_COLUMN_BYTES, start, end)
     // Until the next row the position stays, also when the next transaction has begun.
     if (this.#index === 0) this.#position.begin(this.#timeline, this.#lsn, 0)
     this.#position.row(this.#index++)
@@ -122,9 +127,8 @@ export class Receiver {
       return
     }
     const lane = publisher.lane(key)
-    if (large) {
-      const reason = size > maxEventBytes ? 'too_large' : 'too_large_for_redis'
-      this.#reject(lane, reason, `expected at most ${most} bytes, found ${size}`, bytes)
+    if (excess) {
+      this.#reject(lane, excess.reason, excess.message, bytes)
       return
     }
     const batch = publisher.batch(lane, bytes)
@@ -136,6 +140,18 @@ export class Receiver {
     }
     if (size > this.#largest) this.#largest = size
     publisher.added(lane, batch, this.#transaction, bytes, this.#committedAt)
+  }
+
+  #findExcess(size: number): { reason: string; message: string } | undefined {
+    const { router, maxEventBytes, redisLimit } = this.#options
+    if (size > maxEventBytes) {
+      const bytes = router.dataBytes
+      if (bytes > maxEventBytes) return excessOf('too_large', 'of data', maxEventBytes, bytes)
+      const most = maxEventBytes + MAX_OTHER_BYTES
+      if (size > most) return excessOf('too_large', 'in all columns', most, size)
+    }
+    if (size <= redisLimit.bytes) return undefined
+    return excessOf('too_large_for_redis', 'in all columns', redisLimit.bytes, size)
   }
 
   #reject(lane: Lane | undefined, reason: string, message: string, bytes: number): void {
@@ -150,3 +166,8 @@ export class Receiver {
     })
   }
 }
+
+const excessOf = (reason: string, where: string, most: number, found: number) => ({
+  reason,
+  message: `expected at most ${most} bytes ${where}, found ${found}`,
+})

@@ -163,6 +163,12 @@ export class Router implements RowColumns {
     return textOf(this, column)
   }
 
+  /** The bytes of the row's column for `data`. */
+  get dataBytes(): number {
+    const start = this.starts[Column.data] as number
+    return start < 0 ? 0 : (this.ends[Column.data] as number) - start
+  }
+
   /** The key of the row's stream; undefined when its name is not one that a stream may bear. */
   key(): string | undefined {
     const named = this.#named()

@@ -112,6 +112,36 @@ test('a row over the size limit becomes an incident with its whole content, its 
   expect(await rejected(env)).toHaveLength(1)
 })
 
+test('the size limit is that of `data` alone, to the byte, however long the other columns are', async ({ env }) => {
+  await env.streamingRelay({ OUTRIDER_MAX_EVENT_BYTES: '10KiB' })
+  const insert = async (bytes: number, wide = false) => {
+    const { rows } = await env.postgres.query(
+      `insert into outrider.outbox (stream, type, data, subject, correlation_id, causation_id, headers)
+       values ($1, $2, $3, $4, $5, $5, $6) returning id`,
+      wide
+        ? ['s'.repeat(200), '🚀'.repeat(255), text(bytes), '🚀'.repeat(1024), '🚀'.repeat(255), header(8192)]
+        : ['orders', 't', text(bytes), null, null, '{}'],
+    )
+    return rows[0].id as string
+  }
+  const text = (bytes: number) => JSON.stringify('x'.repeat(bytes - 2))
+  const header = (bytes: number) => JSON.stringify({ a: 'x'.repeat(bytes - 8) })
+  const wide = await insert(10_240, true)
+  const ids = [await insert(10_239), await insert(10_240)]
+  const large = await insert(10_241)
+  ids.push(await insert(10))
+  expect(await upTo(env, 'orders', ids.at(-1)!)).toEqual(ids)
+  expect(await upTo(env, 's'.repeat(200), wide)).toEqual([wide])
+  const [incident, ...others] = await until(async () => {
+    const found = await rejected(env)
+    return found.length > 0 && found
+  })
+  expect(others).toEqual([])
+  expect(incident).toMatchObject({ reason: 'too_large', row: { id: large } })
+  const { rows } = await env.postgres.query('select detail from outrider.incident')
+  expect(rows).toMatchObject([{ detail: { message: 'expected at most 10240 bytes of data, found 10241' } }])
+})
+
 test('of a row over 8 MiB the incident keeps the small columns and the size of the others', async ({
   createEnv,
   configFile,
@@ -141,7 +171,7 @@ outbox:
       event_id: 'large',
       reason: 'too_large',
       detail: {
-        message: expect.stringMatching(/at most 1048576 bytes, found 90010\d\d/),
+        message: expect.stringMatching(/at most 1048576 bytes of data, found 9000013/),
         omitted: { payload: 9_000_013 },
       },
       row: { id: 'large', type: 'test.happened', subject: small },
