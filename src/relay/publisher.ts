@@ -71,6 +71,8 @@ const IDLE_AFTER_MS = 60_000
 const READMIT_AFTER_MS = 60_000
 /** What the id of a row takes in memory until the heads are known. */
 const EARLY_BYTES = 256
+/** So many ids of rows that may be a head's own are kept once the saved heads are known. */
+const MAX_EARLY = 1_000
 
 export class Publisher {
   /** The streams that are not idle. */
@@ -98,8 +100,12 @@ export class Publisher {
   #released = false
   #rejecting: Promise<void> = Promise.resolve()
   #read: ReadRow = { position: ZERO_POSITION, eventId: null }
-  /** Until the heads are known: the ids of all rows that were read and may be a head's own, by position. */
+  /** The ids of rows that were read and may be a head's own, by position: all until the saved heads are known, then the last. */
   readonly #early = new Map<Position, string>()
+  /** The position of the last row whose id was dropped from them. */
+  #forgotten: Position = ZERO_POSITION
+  /** Rows that come from here on were not published before this session. */
+  #readsAnew = false
   /** Streams whose head lies above the start of their chain, by the head's position: its row is still to come again. */
   readonly #unmet = new Map<Position, Lane[]>()
   readonly #dirty = new Set<Lane>()
@@ -122,7 +128,7 @@ export class Publisher {
   release(): void {
     this.#released = true
     this.#hold(0, -EARLY_BYTES * this.#early.size)
-    this.#early.clear()
+    this.#forgetEarly()
     for (const lane of this.lanes.values()) this.#pump(lane)
   }
 
@@ -167,17 +173,32 @@ export class Publisher {
    */
   meet(row: ReadRow): void {
     this.#read = row
-    if (this.#released && this.#unmet.size === 0) return
+    if (this.#readsAnew && this.#unmet.size === 0) return
     const { position, eventId } = row
-    if (!this.#released && this.#mayBeHead(position)) {
-      this.#early.set(position, eventId ?? '')
-      this.#hold(0, EARLY_BYTES)
-    }
+    if (!this.#readsAnew) this.#readAgain(position, eventId ?? '')
     if (this.#unmet.size === 0) return
     for (const lane of this.#unmet.get(position) ?? []) {
       if (lane.head.position === position && lane.head.event === eventId) lane.meet()
     }
     this.#unmet.delete(position)
+  }
+
+  #readAgain(position: Position, eventId: string): void {
+    if (!this.#mayBeHead(position)) {
+      this.#readsAnew = true
+      return
+    }
+    this.#early.set(position, eventId)
+    if (this.#released) this.#forgetEarly()
+    else this.#hold(0, EARLY_BYTES)
+  }
+
+  #forgetEarly(): void {
+    for (const position of this.#early.keys()) {
+      if (this.#early.size <= MAX_EARLY) return
+      this.#early.delete(position)
+      this.#forgotten = position
+    }
   }
 
   /** A row that cannot be published by today's limits and mapping; without a lane, no stream can be named for it. */
@@ -223,12 +244,21 @@ export class Publisher {
     lane.acknowledged = chain
     lane.rewind()
     lane.state = 'open'
-    if (this.#early.get(head.position) === head.event) lane.meet()
+    if (this.#early.get(head.position) === head.event || this.#isForgotten(lane, chain)) lane.meet()
     else if (chain < head.position && head.position > this.#read.position) {
       this.#unmet.set(head.position, [...(this.#unmet.get(head.position) ?? []), lane])
     }
     for (const row of lane.undecided.splice(0)) this.#decide(lane, row)
     this.#pump(lane)
+  }
+
+  /**
+   * The head's own row came again, and its id was dropped. It may have gone to another stream, as today's mapping has it: then
+   * only the head's session says that it is this database's own, as for a head that does not come again. Where it waits in
+   * this queue, Redis compares the two.
+   */
+  #isForgotten({ head }: Lane, chain: Position): boolean {
+    return chain < head.position && head.position <= this.#forgotten
   }
 
   /** Looks after deadlines, and after the streams where nothing flows: a loss is found there too. */

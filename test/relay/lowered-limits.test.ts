@@ -109,6 +109,29 @@ test('the mapping sends the row at the head of a stream elsewhere: the stream co
   expect(await listIncidents(env.postgres)).toMatchObject([{ kind: 'rejected', reason: 'bad_stream', eventId: 'e2' }])
 })
 
+test('the same where nothing has saved the head, and the stream is used only later', async ({
+  createEnv,
+  configFile,
+}) => {
+  const env = await createEnv({ outbox: OUTBOX })
+  const first = await env.relay({
+    OUTRIDER_CONFIG: await configFile(mapping('{stream}')),
+    OUTRIDER_DURABILITY: 'memory',
+  })
+  await insert(env, 'e1', { stream: 'a' })
+  await arrived(env, 'a', ['e1'])
+  await first.kill()
+
+  const next = await env.relay({ OUTRIDER_CONFIG: await configFile(mapping('{headers}')) })
+  await insert(env, 'e2', { headers: 'b' })
+  // The row at the head of `a` has no stream now.
+  await arrived(env, 'b', ['e2'])
+  await insert(env, 'e3', { headers: 'a' })
+  await arrived(env, 'a', ['e1', 'e3'])
+  expect(await next.metric('outrider_sessions_total')).toBe(1)
+  expect(await listIncidents(env.postgres)).toMatchObject([{ reason: 'bad_stream', eventId: 'e1' }])
+})
+
 test('the same where the row is read before Redis answers', async ({ createEnv, configFile, skip }) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis({ settings: { appendonly: 'yes' } })

@@ -460,6 +460,34 @@ describe('an idle stream', () => {
   })
 })
 
+describe('a stream whose head is first looked at after its own row came again and went elsewhere', () => {
+  beforeEach(async () => {
+    await env.start()
+    const row = { position: at(2), id: 'e2', fields: ['id', 'e2'] }
+    const head = { key: KEY, session: 'old', previous: ZERO_POSITION, events: [row] }
+    expect(await call(env.publisher.client as RedisClient, head)).toMatchObject({ status: 'OK' })
+  })
+
+  it.each([0, 2_000])('continues from the head, with %i rows in between', async (between) => {
+    for (let n = 2; n <= 2 + between; n++) env.publisher.meet({ position: at(n), eventId: `e${n}` })
+    const next = between + 3
+    env.publisher.meet({ position: at(next), eventId: `e${next}` })
+    env.add(next, next)
+    await env.settled()
+    expect(await idsIn(admin, KEY)).toEqual(['e2', `e${next}`])
+  })
+
+  it.each([
+    ['the row was another event', (n: number) => `other-${n}`],
+    ['no such row came', (n: number) => `e${n}`, 3],
+  ] as [string, (n: number) => string, number?][])('is that of a copy where %s', async (_, id, from = 2) => {
+    for (let n = from; n <= 4; n++) env.publisher.meet({ position: at(n), eventId: id(n) })
+    env.add(5, 5)
+    await until(() => env.lost.length > 0)
+    expect(env.lost).toMatchObject([{ status: 'DIVERGED', key: KEY }])
+  })
+})
+
 it('ids of rows that wait for no stream count as bytes until the heads are known', async () => {
   await env.publisher.start()
   for (let n = 1; n <= 10; n++) env.publisher.meet({ position: at(n), eventId: `e${n}` })
