@@ -33,7 +33,7 @@ const NOTES: Record<string, string> = {
   source: '`source` of CloudEvents, stored by `outrider setup`',
   durability: '`auto`: the strongest level that works',
   maxEventBytes:
-    'the largest `data` of a row, in bytes; its other columns may have 16 KiB beside it. A larger row becomes an incident; a row of any size does, in memory of about twice its size. `outrider setup` gives `data` of `outrider.outbox` the same limit, so that the insert fails; run it again after a change',
+    'the largest `data` of a row, in bytes; its other columns may have 16 KiB in addition. A larger row becomes an incident; a row of any size does, in memory of about twice its size. `outrider setup` gives `data` of `outrider.outbox` the same limit, so that the insert fails; run it again after a change',
   'limits.batchEvents': 'events of one call of the script',
   'limits.batchBytes': 'bytes of one call of the script',
   'limits.inflightBytes': 'bytes of events in memory; at this limit the relay stops reading',

@@ -10,7 +10,8 @@ const QUERY_CANCELED = '57014'
 /**
  * Adds to the open gaps of streams how many events are lost at most, as `events` in their detail: the rows of the stream
  * between the head that Redis still has and the saved one, by `seq`, which is nearly the order of commits. Left out where
- * it cannot be told: a partitioned stream, a mapped table, rows that the table no longer holds, a table too large.
+ * it cannot be told: a partitioned stream, a mapped table, rows that the table no longer holds, a table too large. A gap
+ * whose detail has `events` already is left as it is.
  */
 export async function countLost(client: pg.ClientBase, lineage: Lineage): Promise<void> {
   if (lineage.outboxTable !== OWN_OUTBOX.table) return
@@ -30,7 +31,7 @@ const COUNT = `
       from outrider.incident
       join outrider.outbox as expected on expected.id::text = detail #>> '{expected,event}'
       left join outrider.outbox as found on found.id::text = detail #>> '{found,event}' and detail ->> 'after' is not null
-     where lineage = $1 and kind = 'gap' and reason = 'stream_behind' and closed_at is null
+     where lineage = $1 and kind = 'gap' and reason = 'stream_behind' and closed_at is null and not detail ? 'events'
        and (found.id is not null or detail ->> 'after' is null)
   ), counted as (
     select gap.id, count(*) as events

@@ -44,18 +44,20 @@ export async function openIncident(client: pg.ClientBase, incident: NewIncident)
 export async function openIncidents(
   client: pg.ClientBase,
   lineage: string,
-  rejected: Omit<NewIncident, 'lineage' | 'kind'>[],
+  kind: IncidentKind,
+  incidents: Omit<NewIncident, 'lineage' | 'kind'>[],
 ): Promise<void> {
-  if (rejected.length === 0) return
-  const column = <T>(value: (incident: (typeof rejected)[number]) => T): T[] => rejected.map(value)
+  if (incidents.length === 0) return
+  const column = <T>(value: (incident: (typeof incidents)[number]) => T): T[] => incidents.map(value)
   await client.query(
     `insert into outrider.incident (lineage, kind, reason, stream, event_id, position, detail, row)
-     select $1, 'rejected', reason, stream, event_id, position, detail, "row"
-     from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::json[])
+     select $1, $2, reason, stream, event_id, position, detail, "row"
+     from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::json[])
        as incident (reason, stream, event_id, position, detail, "row")
      on conflict do nothing`,
     [
       lineage,
+      kind,
       column(({ reason }) => reason),
       column(({ stream }) => stream ?? null),
       column(({ eventId }) => eventId ?? null),

@@ -38,7 +38,7 @@ interface Taken extends Pending {
 export const MEMORY_DELAY = 5_000
 /** How long `auto` holds on to a level that is not met. */
 export const LOWER_AFTER = 30_000
-/** How often `auto` tries whether a stronger level works by now. */
+/** How often `auto` tries whether a stronger level works. */
 export const RAISE_EVERY = 300_000
 
 export class Confirmer {

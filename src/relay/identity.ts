@@ -9,6 +9,12 @@ import { readSlot, type Slot } from '../postgres/slot.js'
 import { Halt } from './halt.js'
 
 /**
+ * Does the session still hold the lock of its slot? One that has lost it sees what its successor does, and must not record
+ * that as an incident. Not asked where the lock was just taken.
+ */
+export type Leads = () => Promise<boolean>
+
+/**
  * Is this the database, the slot and the publication that the lineage was made with? A gap or a foreign server is
  * recorded before anything else happens, and halts the relay until somebody has decided.
  */
@@ -32,30 +38,25 @@ export async function verifyIdentity(
 }
 
 /** Can the slot still give everything after what is confirmed? */
-export async function verifySlot(client: pg.ClientBase, lineage: Lineage, slot: Slot): Promise<void> {
+export async function verifySlot(client: pg.ClientBase, lineage: Lineage, slot: Slot, leads?: Leads): Promise<void> {
   if (slot.walStatus === 'lost') {
-    throw await gap(client, lineage, 'slot_lost', { slot: lineage.slot, confirmed: lineage.confirmedLsn })
+    throw await gap(client, lineage, 'slot_lost', { slot: lineage.slot, confirmed: lineage.confirmedLsn }, leads)
   }
   if (slot.confirmedFlush !== undefined && slot.confirmedFlush > parseLsn(lineage.confirmedLsn)) {
-    throw await gap(client, lineage, 'slot_ahead', {
-      slot: lineage.slot,
-      confirmed: lineage.confirmedLsn,
-      found: formatLsn(slot.confirmedFlush),
-    })
+    const found = formatLsn(slot.confirmedFlush)
+    const detail = { slot: lineage.slot, confirmed: lineage.confirmedLsn, found }
+    throw await gap(client, lineage, 'slot_ahead', detail, leads)
   }
 }
 
 /** Every change to the publication may have let rows pass unseen, also one that was undone. */
-export async function verifyPublication(client: pg.ClientBase, lineage: Lineage): Promise<void> {
+export async function verifyPublication(client: pg.ClientBase, lineage: Lineage, leads?: Leads): Promise<void> {
   const { rows } = await client.query('select outrider.publication_state($1) as state', [lineage.publication])
   const state: string | null = rows[0].state
   if (state === lineage.publicationState) return
   const reason = state === null ? 'publication_missing' : 'publication_changed'
-  throw await gap(client, lineage, reason, {
-    publication: lineage.publication,
-    expected: lineage.publicationState,
-    found: state,
-  })
+  const detail = { publication: lineage.publication, expected: lineage.publicationState, found: state }
+  throw await gap(client, lineage, reason, detail, leads)
 }
 
 /** But for streams that Redis had lost: those are looked at again, see sink/found-again.ts. */
@@ -75,8 +76,8 @@ export async function haltFor(client: pg.ClientBase, incident: OpenIncident): Pr
 }
 
 /** Opens a gap, and gives what to throw. */
-export const gap = (client: pg.ClientBase, lineage: Lineage, reason: GapReason, detail: object, stream?: string) =>
-  open(client, lineage, { kind: 'gap', reason }, detail, stream)
+export const gap = (client: pg.ClientBase, lineage: Lineage, reason: GapReason, detail: object, leads?: Leads) =>
+  record(client, lineage, { kind: 'gap', reason }, { detail, leads })
 
 /** Opens an incident that says this database or this Redis is not the one that the lineage knows. */
 export const foreign = (
@@ -85,15 +86,20 @@ export const foreign = (
   reason: ForeignReason,
   detail: object,
   stream?: string,
-) => open(client, lineage, { kind: 'foreign', reason }, detail, stream)
+) => record(client, lineage, { kind: 'foreign', reason }, { detail, stream })
 
-async function open(
+/** Opens an incident, unless another session leads now, and gives what to throw. */
+export async function record(
   client: pg.ClientBase,
   { lineage }: Lineage,
   cause: IncidentCause,
-  detail: object,
-  stream: string | undefined,
-): Promise<Halt> {
+  { detail, stream, leads }: { detail: object; stream?: string | undefined; leads?: Leads | undefined },
+): Promise<Error> {
+  if (leads && !(await leads())) {
+    return new Error(
+      `Found ${cause.reason} without the lock of the slot: another session may lead, and nothing is recorded.`,
+    )
+  }
   const id = await openIncident(client, { ...cause, lineage, detail, ...(stream === undefined ? {} : { stream }) })
   return haltFor(client, { ...cause, id, detail, stream: stream ?? null })
 }

@@ -40,6 +40,7 @@ export class Ledger {
   readonly #session: string
   readonly #walsender: number
   readonly #owned = new Set<string>()
+  readonly #failures = new WeakSet<object>()
   #turn: Promise<unknown> = Promise.resolve()
   #checkpoint: Checkpoint | undefined
   #checkpointAt = Number.NEGATIVE_INFINITY
@@ -56,8 +57,15 @@ export class Ledger {
   /** Runs `work` when everything before it is through. */
   inTurn<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
     const turn = this.#turn.then(() => work(this.#client))
-    this.#turn = turn.catch(() => {})
+    this.#turn = turn.catch((error) => {
+      if (typeof error === 'object' && error !== null) this.#failures.add(error)
+    })
     return turn
+  }
+
+  /** Did a turn of this ledger fail with this error? Those of a broken connection bear no code that says so. */
+  hasFailedWith(error: object): boolean {
+    return this.#failures.has(error)
   }
 
   /**
@@ -73,9 +81,14 @@ export class Ledger {
    * Does this session still hold the lock? A relay that does not read may not hear that its connection was closed. While it
    * holds the lock it has held it since it began, so no other session of this database has published in between.
    */
-  async leads(): Promise<boolean> {
+  leads(): Promise<boolean> {
+    return this.inTurn((client) => this.holdsLock(client))
+  }
+
+  /** The same, for work whose turn it is. */
+  async holdsLock(client: pg.ClientBase): Promise<boolean> {
     const lock = "select from pg_locks where locktype = 'advisory' and granted and pid = $1"
-    const { rowCount } = await this.inTurn((client) => client.query(lock, [this.#walsender]))
+    const { rowCount } = await client.query(lock, [this.#walsender])
     return rowCount !== 0
   }
 
@@ -121,7 +134,7 @@ export class Ledger {
       ...(stream === undefined ? {} : { stream }),
       ...(eventId === undefined ? {} : { eventId }),
     }))
-    return this.inTurn((client) => openIncidents(client, this.#lineage.lineage, incidents))
+    return this.inTurn((client) => openIncidents(client, this.#lineage.lineage, 'rejected', incidents))
   }
 
   /** Called when something was confirmed: takes a checkpoint now and then, and keeps it once the slot is past it. */

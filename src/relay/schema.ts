@@ -5,7 +5,7 @@ import { sqlState } from '../postgres/transaction.js'
 import { Halt } from './halt.js'
 import type { Query } from './lock.js'
 
-/** As this process was started with; its folder may be another version's by now. */
+/** As this process was started with; its folder may hold another version's meanwhile. */
 const KNOWN = await readMigrations()
 
 /** `outrider setup` has not run, or not to its end: the relay waits for it, and nobody has to tell it. */

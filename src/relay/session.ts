@@ -531,7 +531,9 @@ export class Session {
     if (this.#watching) return
     this.#watching = true
     try {
-      await this.#ledger.inTurn((postgres) => watchCatalog(postgres, this.#lineage, this.#options.metrics))
+      await this.#ledger.inTurn((postgres) =>
+        watchCatalog(postgres, this.#lineage, this.#options.metrics, () => this.#ledger.holdsLock(postgres)),
+      )
     } catch (error) {
       this.#fail(error)
     } finally {

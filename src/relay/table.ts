@@ -5,7 +5,7 @@ import type { Lineage } from '../postgres/lineage.js'
 import { readPublishedTable } from '../postgres/published-table.js'
 import type { ForeignRow } from './foreign-row.js'
 import { Halt } from './halt.js'
-import { gap } from './identity.js'
+import { gap, type Leads } from './identity.js'
 
 /** Throws a Failure unless the configuration names the table that was set up: rows of another one are not decoded. */
 export function requireConfiguredTable({ table }: OutboxMapping, { outboxTable, slot }: Lineage): void {
@@ -27,28 +27,26 @@ export function requireConfiguredTable({ table }: OutboxMapping, { outboxTable, 
  *     with INHERITS children                           of those: not decoded       gap `outbox_inherited`
  *     with UNLOGGED or foreign partitions              of those: not decoded       gap `outbox_unlogged`
  */
-export async function verifyTable(client: pg.ClientBase, lineage: Lineage): Promise<void> {
+export async function verifyTable(client: pg.ClientBase, lineage: Lineage, leads?: Leads): Promise<void> {
   const { publication, outboxTable } = lineage
   const found = await readPublishedTable(client, publication, outboxTable)
   // Without a table in it the publication differs from what is stored, which is found elsewhere.
   if (!found) return
   if (found.children.length > 0) {
-    throw await gap(client, lineage, 'outbox_inherited', { table: found.table, children: found.children })
+    throw await gap(client, lineage, 'outbox_inherited', { table: found.table, children: found.children }, leads)
   }
   if (found.unlogged.length > 0) {
-    throw await gap(client, lineage, 'outbox_unlogged', { table: found.table, partitions: found.unlogged })
+    throw await gap(client, lineage, 'outbox_unlogged', { table: found.table, partitions: found.unlogged }, leads)
   }
   if (found.table === outboxTable) return
   const detail = { expected: outboxTable, published: found.table, oid: found.oid }
   if (found.namesake?.isTable) {
-    throw await gap(client, lineage, 'outbox_replaced', { ...detail, replaced_by: found.namesake.oid })
+    throw await gap(client, lineage, 'outbox_replaced', { ...detail, replaced_by: found.namesake.oid }, leads)
   }
   // A version that compared names only may have passed over rows since it was renamed.
   if (lineage.outboxOids.length === 0) {
-    throw await gap(client, lineage, 'outbox_renamed', {
-      ...detail,
-      ...(found.namesake && { view: found.namesake.oid }),
-    })
+    const view = found.namesake && { view: found.namesake.oid }
+    throw await gap(client, lineage, 'outbox_renamed', { ...detail, ...view }, leads)
   }
   throw new Halt(
     'outbox_renamed',
@@ -59,7 +57,7 @@ export async function verifyTable(client: pg.ClientBase, lineage: Lineage): Prom
 }
 
 /** Opens the gap for a foreign row, and gives what to throw. */
-export const foreignRow = (client: pg.ClientBase, lineage: Lineage, { relation }: ForeignRow): Promise<Halt> =>
+export const foreignRow = (client: pg.ClientBase, lineage: Lineage, { relation }: ForeignRow): Promise<Error> =>
   gap(client, lineage, 'outbox_foreign_rows', {
     expected: lineage.outboxTable,
     found: `${relation.schema}.${relation.table}`,

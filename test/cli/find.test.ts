@@ -169,7 +169,7 @@ describe('one event', () => {
   relayTest('whose row was rejected, whose entry was removed, whose row is gone', async ({ env }) => {
     const { lineage } = (await currentLineage(env.postgres, env.slot))!
     const rejected = await insert(env)
-    await openIncidents(env.postgres, lineage, [
+    await openIncidents(env.postgres, lineage, 'rejected', [
       { reason: 'too_large', position: 'p', eventId: rejected, stream: 'orders' },
     ])
     expect((await run(env, rejected)).text).toMatch(

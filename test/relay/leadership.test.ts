@@ -4,6 +4,7 @@ import { ZERO_POSITION } from '../../src/event/position.js'
 import { listIncidents } from '../../src/postgres/incidents.js'
 import { currentLineage } from '../../src/postgres/lineage.js'
 import { connectRedis } from '../../src/redis/connect.js'
+import { watchCatalog } from '../../src/relay/catalog.js'
 import { Halt } from '../../src/relay/halt.js'
 import { Ledger } from '../../src/relay/ledger.js'
 import { judgeLoss, Loss } from '../../src/relay/loss.js'
@@ -11,6 +12,7 @@ import { Publisher } from '../../src/relay/publisher.js'
 import type { HeadOwnership } from '../../src/relay/sink/head-ownership.js'
 import { HeadTakeover } from '../../src/relay/sink/head-takeover.js'
 import { chainStart, type ServerWal } from '../../src/relay/sink/server-wal.js'
+import { createMetrics } from '../../src/telemetry/metrics.js'
 import { until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
@@ -19,11 +21,14 @@ const WITHIN = '00000001-0000000000001000-00000000'
 const LATER = '00000001-0000000000002000-00000000'
 const server: ServerWal = { history: { current: 1, switches: [] }, lsn: 0x1000000n, confirmed: 0n }
 
+const gone = (env: RelayEnv, pid: number) =>
+  until(async () => (await env.postgres.query('select from pg_stat_activity where pid = $1', [pid])).rowCount === 0)
+
 /**
  * A session that began before the head in Redis was written, by a session of the same database: what it finds, at the start
  * and later, while it holds the lock or once its replication connection is gone.
  */
-async function session(env: RelayEnv, position = BEYOND, saved = WITHIN) {
+async function session(env: RelayEnv, position = BEYOND, saved = WITHIN, postgres = env.postgres) {
   const lineage = (await currentLineage(env.postgres, env.slot))!
   const other = crypto.randomUUID()
   await env.postgres.query(
@@ -33,12 +38,12 @@ async function session(env: RelayEnv, position = BEYOND, saved = WITHIN) {
   const head = { position, event: 'e', entry: '0-0' }
   await env.redis.hset(headKey('orders', lineage.lineage), { ...head, session: other })
   await env.postgres.query(
-    "insert into outrider.head (lineage, session, stream_key, position, event_id, entry_id) values ($1, $2, 'orders', $3, 'e', '0-0')",
+    "insert into outrider.head (lineage, session, stream_key, position, event_id, entry_id) values ($1, $2, 'orders', $3, 'e', '0-0') on conflict do nothing",
     [lineage.lineage, other, saved],
   )
   const replication = await env.database.connect()
   const { rows } = await replication.query('select pg_advisory_lock(1), pg_backend_pid() as pid')
-  const ledger = new Ledger(env.postgres, lineage, crypto.randomUUID(), rows[0].pid)
+  const ledger = new Ledger(postgres, lineage, crypto.randomUUID(), rows[0].pid)
   const ownership: HeadOwnership = {
     ...{ lineage: lineage.lineage, session: crypto.randomUUID() },
     owns: (each) => ledger.owns(each),
@@ -72,6 +77,10 @@ async function session(env: RelayEnv, position = BEYOND, saved = WITHIN) {
     replication,
     saysThatItLeads: () => undisputed,
     atStart: () => takeover.run().catch((error) => error),
+    watch: () =>
+      ledger.inTurn((client) =>
+        watchCatalog(client, lineage, createMetrics(), () => ledger.holdsLock(client)).catch((error) => error),
+      ),
     later: () =>
       judgeLoss(
         new Loss('BEYOND', 'orders', { head, session: other, error: '' }, ZERO_POSITION),
@@ -96,9 +105,7 @@ test('the same, found by a session that has lost its lock unheard: another one h
 }) => {
   const { pid, replication, atStart, later } = await session(env)
   await replication.end()
-  await until(
-    async () => (await env.postgres.query('select from pg_stat_activity where pid = $1', [pid])).rowCount === 0,
-  )
+  await gone(env, pid)
   for (const found of [await atStart(), await later()]) expect(found).toBeInstanceOf(Loss)
   expect(await listIncidents(env.postgres)).toEqual([])
 })
@@ -111,3 +118,51 @@ test('a session that waits before it takes over its heads says already that it l
   await replication.end()
   expect(saysThatItLeads()).toBe(true)
 })
+
+test('what a session sees of the publication once it has lost its lock is no incident; with the lock it is', async ({
+  env,
+}) => {
+  const { pid, replication, watch } = await session(env)
+  await env.postgres.query('drop publication outrider')
+  await replication.end()
+  await gone(env, pid)
+  expect(await watch()).not.toBeInstanceOf(Halt)
+  expect(await listIncidents(env.postgres)).toEqual([])
+  const other = await session(env)
+  expect(await other.watch()).toMatchObject({ reason: 'publication_missing' })
+  await other.replication.end()
+  expect(await listIncidents(env.postgres)).toMatchObject([{ reason: 'publication_missing' }])
+})
+
+test('a connection to Postgres that breaks while the heads are read ends the session, and is not held against Redis', async ({
+  env,
+}) => {
+  const broken = await env.database.connect()
+  const { replication, atStart } = await session(env, WITHIN, WITHIN, broken)
+  await broken.end()
+  expect(await atStart()).toMatchObject({ message: expect.stringContaining('closed') })
+  await replication.end()
+})
+
+test('the loss of many streams is recorded in few statements', async ({ env }) => {
+  const { replication, atStart } = await session(env, WITHIN, LATER)
+  await env.postgres.query(
+    `insert into outrider.head (lineage, session, stream_key, position, event_id, entry_id)
+     select lineage, session, 'many-' || n, $1, 'e', '1-0' from outrider.head cross join generate_series(1, 499) as n`,
+    [LATER],
+  )
+  const before = await statements(env)
+  expect(await atStart()).toMatchObject({ reason: 'stream_behind' })
+  await replication.end()
+  expect((await env.postgres.query('select from outrider.incident')).rowCount).toBe(500)
+  expect((await statements(env)) - before).toBeLessThan(60)
+})
+
+/** Transactions of this database that are counted: each statement of the ledger is one. */
+async function statements(env: RelayEnv): Promise<number> {
+  await env.postgres.query('select pg_stat_force_next_flush()')
+  const { rows } = await env.postgres.query(
+    'select xact_commit::int as count from pg_stat_database where datname = current_database()',
+  )
+  return rows[0].count
+}

@@ -63,6 +63,8 @@ export async function goesOn(env: RelayEnv, relay: RelayProcess, incidents: Inci
 export interface Loss {
   what: string
   streams: string[]
+  /** The stream is whole: what is lost cannot be told. */
+  headAlone?: true
   /** The same for the relay as another one: once is enough. */
   again?: true
   lose(redis: ChainableCommander, head: string): ChainableCommander
@@ -77,7 +79,7 @@ export const losses: Loss[] = [
     streams: [STREAM],
     lose: (redis) => redis.del(STREAM).xgroup('CREATE', STREAM, 'workers', '0', 'MKSTREAM'),
   },
-  { what: 'DEL of a head', streams: [STREAM], lose: (redis, head) => redis.del(head) },
+  { what: 'DEL of a head', headAlone: true, streams: [STREAM], lose: (redis, head) => redis.del(head) },
 ]
 
 /** What the stream holds from then on, if nothing newer comes. */

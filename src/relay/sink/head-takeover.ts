@@ -1,15 +1,16 @@
-import type pg from 'pg'
 import { pause } from '../../backoff.js'
 import type { Head } from '../../event/head.js'
-import type { Position } from '../../event/position.js'
+import { type Position, ZERO_POSITION } from '../../event/position.js'
 import { batchesOf, inBatches } from '../../in-batches.js'
 import { countLost } from '../../postgres/extent.js'
+import type { IncidentCause } from '../../postgres/incident-reasons.js'
+import { openIncidents } from '../../postgres/incidents.js'
 import type { Lineage } from '../../postgres/lineage.js'
 import type { RedisClient } from '../../redis/connect.js'
 import { classifyRedis } from '../../redis/errors.js'
 import { requirePrimary } from '../../redis/primary.js'
 import { Halt } from '../halt.js'
-import { foreign, gap } from '../identity.js'
+import { record } from '../identity.js'
 import type { Ledger } from '../ledger.js'
 import { Loss } from '../loss.js'
 import type { Publisher } from '../publisher.js'
@@ -72,17 +73,21 @@ export class HeadTakeover {
         throwRefusals(survey.lost)
         // A primary that became a replica keeps its connections.
         await requirePrimary(client)
-        if (areUnmoved(suspected, survey.lost)) throw await this.#recordLosses(survey.lost)
+        if (areUnmoved(suspected, survey.lost)) throw await this.#recordLosses(client, survey.lost)
         suspected = survey.lost
         this.#options.blocked('redis_behind', suspicion(suspected))
         await pause(lookAgainAfterMs, signal)
         publisher.broken(client, suspicion(suspected), 'redis_behind')
       } catch (error) {
-        if (error instanceof Halt || error instanceof Loss || (error as { code?: string }).code !== undefined)
-          throw error
+        if (error instanceof Halt || error instanceof Loss || this.#isOfPostgres(error as Error)) throw error
         publisher.broken(client, (error as Error).message)
       }
     }
+  }
+
+  /** Redis is asked again over another connection; the session's own errors, and those of Postgres, end it. */
+  #isOfPostgres(error: Error & { code?: string }): boolean {
+    return error.code !== undefined || this.#options.ledger.hasFailedWith(error)
   }
 
   /** Every head, and none of them of another database. */
@@ -118,26 +123,29 @@ export class HeadTakeover {
   }
 
   async #recordForeign(looks: HeadLook[]): Promise<Error> {
-    const { lineage, server } = this.#options
-    return this.#record(looks, (postgres, { key, owner, reply }, expected) => {
+    const { server } = this.#options
+    return this.#record(looks, ({ owner, reply }, expected) => {
       const detail = { expected, found: reply.head }
       return owner === 'beyond'
-        ? foreign(postgres, lineage, 'wal_beyond', { ...detail, server: describe(server) }, key)
-        : foreign(postgres, lineage, 'session_unknown', { ...detail, session: reply.session }, key)
+        ? { kind: 'foreign', reason: 'wal_beyond', detail: { ...detail, server: describe(server) } }
+        : { kind: 'foreign', reason: 'session_unknown', detail: { ...detail, session: reply.session } }
     })
   }
 
   /** Records every gap before the first is thrown. */
-  async #recordLosses(looks: HeadLook[]): Promise<Error> {
+  async #recordLosses(client: RedisClient, looks: HeadLook[]): Promise<Error> {
     const { ledger, lineage } = this.#options
-    const halt = await this.#record(looks, (postgres, { key, reply }, expected) => {
-      const detail = {
+    const withoutHead = await streamsWithoutHead(client, looks)
+    const halt = await this.#record(looks, ({ key, reply }, expected) => ({
+      kind: 'gap',
+      reason: 'stream_behind',
+      detail: {
         ...{ expected, found: reply.head, ...(reply.error && { message: reply.error }) },
         // With a message, the head is there and the stream is not.
         ...{ after: reply.error ? null : timeOf(reply.head), until: expected ? timeOf(expected) : null },
-      }
-      return gap(postgres, lineage, 'stream_behind', detail, key)
-    })
+        ...(withoutHead.has(key) && { message: HEAD_ALONE, events: null }),
+      },
+    }))
     await ledger.inTurn((postgres) => countLost(postgres, lineage))
     return halt
   }
@@ -148,21 +156,38 @@ export class HeadTakeover {
    */
   async #record(
     looks: HeadLook[],
-    open: (postgres: pg.ClientBase, look: HeadLook, saved: Head | undefined) => Promise<Halt>,
+    toIncident: (look: HeadLook, saved: Head | undefined) => IncidentCause & { detail: object },
   ): Promise<Error> {
-    const { ledger } = this.#options
+    const { ledger, lineage } = this.#options
     const [found] = looks
     if (found && !(await ledger.leads())) return new Loss('OTHER', found.key, found.reply, found.saved)
-    let first: Halt | undefined
+    let first: (IncidentCause & { detail: object; stream: string }) | undefined
     for (const batch of batchesOf(looks, HEADS_AT_ONCE)) {
       const saved = await ledger.savedHeadsOf(batch.map(({ key }) => key))
-      for (const look of batch) {
-        const halt = await ledger.inTurn((postgres) => open(postgres, look, saved.get(look.key)))
-        first ??= halt
-      }
+      const incidents = batch.map((look) => ({ stream: look.key, ...toIncident(look, saved.get(look.key)) }))
+      first ??= incidents[0]
+      const { kind } = incidents[0]!
+      await ledger.inTurn((postgres) => openIncidents(postgres, lineage.lineage, kind, incidents))
     }
-    return first as Halt
+    return ledger.inTurn((postgres) => record(postgres, lineage, first!, first!))
   }
+}
+
+const HEAD_ALONE = 'the head is gone and its stream is there: how many events are lost is not known'
+
+/** Streams that are there while their head is not: what they hold cannot be told from the saved head. */
+async function streamsWithoutHead(client: RedisClient, looks: readonly HeadLook[]): Promise<Set<string>> {
+  const found = new Set<string>()
+  const headless = looks.filter(({ reply }) => reply.head.position === ZERO_POSITION && reply.error === '')
+  await inBatches(headless, HEADS_AT_ONCE, async ({ key }) => {
+    try {
+      await client.xinfo('STREAM', key)
+      found.add(key)
+    } catch (error) {
+      if (!/no such key/i.test((error as Error).message)) throw error
+    }
+  })
+  return found
 }
 
 /** Permission, memory, a failover: it passes, and says nothing about what the stream holds. */
