@@ -1,8 +1,8 @@
 import { MAX_REPLY_BYTES } from '../limits.js'
 
 /** The entry that is expected before the first. */
-const FIRST_GUESS_BYTES = 2 ** 18
-const FIRST_LIMIT = 16
+const FIRST_GUESS_BYTES = 2 ** 17
+const FIRST_LIMIT = 32
 const MAX_LIMIT = 16_384
 
 /**
