@@ -43,7 +43,7 @@ export interface ConsumerOptions<Db extends DatabaseOption = DatabaseOption> {
   group: string
   /** How many handlers run at once. Default: 10, or what the pool holds if that is less. Never above the pool's size. */
   concurrency?: number | undefined
-  /** How many entries this worker holds, at most, running ones included. Default: enough to keep it busy. */
+  /** How many entries this worker holds, at most, running ones included. Default: about one second of work of each handler. */
   prefetch?: number | undefined
   /** Before an event is dead-lettered, where that is earlier than `retryFor`. Default: no limit. */
   maxAttempts?: number | undefined

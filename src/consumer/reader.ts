@@ -3,6 +3,7 @@ import { backoff, pause } from '../backoff.js'
 import type { RedisClient } from '../redis/connect.js'
 import { entryOf, type Group } from '../redis/group.js'
 import { isMissingGroup, type Link } from './link.js'
+import type { Capacity } from './read/capacity.js'
 import { ReadSize } from './read/read-size.js'
 import type { UnreadWatch } from './read/unread-watch.js'
 import type { Worker } from './worker.js'
@@ -13,8 +14,8 @@ export const BLOCK = 1_000
 /** Between two reads that found nothing, where no read can wait: in a cluster, of many nodes at once. */
 const POLL = 100
 
-/** How many entries of one stream a read gets at least, when there is room at all. */
-const LEAST = 16
+/** The least that a read waits for some streams while others are full: these are read about as often. */
+const MIN_BLOCK = 5
 
 /** Of one stream, on a new connection. */
 const MAX_OWN = 1_000
@@ -25,8 +26,8 @@ export interface ReaderParts {
   /** A connection of its own: a read that waits would hold up everything behind it. */
   link: Link
   groups(): readonly Group[]
-  /** Room for so many entries; 0 until there is enough of it to be worth a read. */
-  room(): number
+  /** Of each stream. */
+  capacity: Pick<Capacity, 'room' | 'busyFor'>
   /** For the payloads of these. */
   roomBytes(): number
   /** Called when a group is missing; resolves once there is one again. */
@@ -36,16 +37,18 @@ export interface ReaderParts {
   signal: AbortSignal
 }
 
-/** Reads what is new for an unordered group, as long as there is room. */
+/** Reads what is new for an unordered group, of each stream as long as there is room. */
 export async function read(parts: ReaderParts): Promise<void> {
-  const { worker, link, signal, room } = parts
+  const { worker, link, signal, capacity } = parts
   let known: RedisClient | undefined
   let failures = 0
   const size = new ReadSize()
   // What arrives while a read waits is delivered at once; only what arrives between two reads can be trimmed unread.
   let paused = false
   for (let turn = 0; !signal.aborted; turn++) {
-    if (worker.blocked || room() <= 0) {
+    const wanted = rotated(parts.groups(), turn).map((group) => ({ group, count: capacity.room(group.stream) }))
+    const open = wanted.filter(({ count }) => count > 0)
+    if (worker.blocked || open.length === 0) {
       paused = true
       await worker.changed()
       continue
@@ -63,7 +66,7 @@ export async function read(parts: ReaderParts): Promise<void> {
       const apart = client instanceof Cluster || failures > 0
       if (paused) void parts.unread.look(client, parts.groups())
       paused = false
-      const found = await readOnce(client, rotated(parts.groups(), turn), parts, size, apart)
+      const found = await readOnce(client, wanted, parts, size, apart)
       failures = 0
       if (found) parts.onRead()
       else if (apart) await pause(POLL, signal)
@@ -92,43 +95,56 @@ async function adoptOwn(client: RedisClient, group: Group, worker: Worker): Prom
   }
 }
 
+interface Wanted {
+  group: Group
+  /** Entries; 0 where there is no room. */
+  count: number
+}
+
 /** Whether anything was found. */
 async function readOnce(
   client: RedisClient,
-  groups: readonly Group[],
+  wanted: readonly Wanted[],
   parts: ReaderParts,
   size: ReadSize,
   apart: boolean,
 ): Promise<boolean> {
-  const [first] = groups
-  if (!first) return false
-  const room = parts.room()
-  // Redis counts for each stream alone.
-  const wanted = Math.max(Math.ceil(room / groups.length), Math.min(room, LEAST))
-  const count = size.next(wanted, groups.length, parts.roomBytes())
-  const receive = (reply: Reply): boolean => {
+  const open = wanted.filter(({ count }) => count > 0)
+  const counts = open.map(({ count }) => size.next(count, open.length, parts.roomBytes()))
+  const least = Math.min(...counts)
+  const receive = (reply: Reply, asked: number): boolean => {
     for (const [key, entries] of reply) {
-      const sizes = parts.worker.receive(groups.find((group) => group.key === key) as Group, entries.map(entryOf))
-      size.note(sizes, count)
+      const { group } = open.find((each) => each.group.key === key) as Wanted
+      size.note(parts.worker.receive(group, entries.map(entryOf)), asked)
     }
     return reply.length > 0
   }
-  const args = ['GROUP', first.group, first.consumer, 'COUNT', String(count)]
-  if (apart) {
-    const each = groups.map(async ({ key }) => receive(await readGroup(client, [...args, 'STREAMS', key, '>'])))
+  // Redis counts for each stream alone, and knows one count for all: where they differ, each is asked for itself first.
+  if (apart || Math.max(...counts) > least) {
+    const each = open.map(async ({ group }, place) => {
+      const count = counts[place] as number
+      return receive(await readGroup(client, [group], count), count)
+    })
     const outcomes = await Promise.allSettled(each)
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
-    return outcomes.some((outcome) => outcome.status === 'fulfilled' && outcome.value)
+    const found = outcomes.some((outcome) => outcome.status === 'fulfilled' && outcome.value)
+    if (apart || found) return found
   }
-  const keys = groups.map(({ key }) => key)
-  args.push('BLOCK', String(BLOCK), 'STREAMS', ...keys)
-  return receive(await readGroup(client, [...args, ...keys.map(() => '>')]))
+  const busy = wanted.filter(({ count }) => count === 0).map(({ group }) => parts.capacity.busyFor(group.stream))
+  const block = Math.ceil(Math.max(MIN_BLOCK, Math.min(BLOCK, ...busy)))
+  const groups = open.map(({ group }) => group)
+  return receive(await readGroup(client, groups, least, block), least)
 }
 
 type Reply = [key: string, entries: Parameters<typeof entryOf>[0][]][]
 
-const readGroup = async (client: RedisClient, args: string[]): Promise<Reply> =>
-  ((await client.call('XREADGROUP', ...(args as [string, ...string[]]))) ?? []) as Reply
+async function readGroup(client: RedisClient, groups: readonly Group[], count: number, block?: number): Promise<Reply> {
+  const [{ group, consumer }] = groups as [Group]
+  const args: [string, ...string[]] = ['GROUP', group, consumer, 'COUNT', String(count)]
+  if (block !== undefined) args.push('BLOCK', String(block))
+  args.push('STREAMS', ...groups.map(({ key }) => key), ...groups.map(() => '>'))
+  return ((await client.call('XREADGROUP', ...args)) ?? []) as Reply
+}
 
 /** Another one first each time, so that a busy stream does not take all the room. */
 const rotated = <T>(list: readonly T[], turn: number): T[] => {

@@ -57,6 +57,8 @@ export class Routes {
   /** By stream and type: the versions. */
   readonly #kinds = new Map<string, Map<number, { route: Route; definition: EventDefinition }>>()
   readonly all: Route[] = []
+  /** By the key of a stream: see `of`. */
+  readonly #ofKey = new Map<string, readonly Route[]>()
 
   constructor(defaults: RouteDefaults, skip: ReadonlySet<string>) {
     this.#defaults = defaults
@@ -66,6 +68,17 @@ export class Routes {
   /** The streams of all events that are handled. */
   get streams(): string[] {
     return [...new Set([...this.#kinds.keys()].map((kind) => kind.slice(0, kind.indexOf(' '))))].sort()
+  }
+
+  /** The handlers that may take events of the stream with this key. */
+  of(key: string): readonly Route[] {
+    const known = this.#ofKey.get(key)
+    if (known) return known
+    const name = `${streamOf(key)} `
+    const found = [...this.#kinds].flatMap(([kind, versions]) => (kind.startsWith(name) ? [...versions.values()] : []))
+    const routes = [...new Set(found.map(({ route }) => route))]
+    this.#ofKey.set(key, routes)
+    return routes
   }
 
   /** Those from which a type is handled. */

@@ -103,7 +103,7 @@ export class Run {
       leaseOf: (key) => this.#leases?.get(key),
       onFenced: (key) => this.#leases?.lost(key),
     })
-    this.#capacity = new Capacity(this.#worker, settings, routes)
+    this.#capacity = new Capacity(this.#worker, settings, routes, () => this.#streams.groups)
     if (settings.ordered) this.#leases = this.#makeLeases()
   }
 
@@ -175,7 +175,7 @@ export class Run {
       keep(() => heartbeat({ ...left, signal: ending }))
     } else {
       const all = { ...own, groups: () => [...groups(), ...this.#waiting.groups] }
-      readOn(() => read({ ...shared, link: this.#reading, groups, room: capacity.room }))
+      readOn(() => read({ ...shared, link: this.#reading, groups, capacity }))
       readOn(() => claimPending({ ...all, signal }))
       readOn(() => this.#waiting.take({ ...own, groups, signal }))
       keep(() => heartbeat({ ...all, signal: ending }))

@@ -36,8 +36,10 @@ export class Schedule {
   readonly #ordered: boolean
   readonly #items = new Map<string, Item>()
   readonly #heldByKey = new Map<string, number>()
-  /** By stream: what was left, unless it waits. */
-  readonly #left = new Map<string, number>()
+  /** By handler: what was left, unless it waits. */
+  readonly #left = new Map<Route, number>()
+  /** By handler: in which turn its last call began. */
+  readonly #served = new Map<Route, number>()
   /** In the order of arrival. */
   readonly #queues = new Map<Route, Item[]>()
   readonly #suspects: Item[] = []
@@ -51,6 +53,7 @@ export class Schedule {
   /** The call in which one runs. */
   #suspect: readonly Item[] | undefined
   #arrivals = 0
+  #turn = 0
 
   /** `ordered`: a batch is of one stream or partition, whose lease it runs under. */
   constructor(concurrency: number, ordered = false) {
@@ -72,9 +75,24 @@ export class Schedule {
     return this.#heldByKey.get(key) ?? 0
   }
 
-  /** Of this stream, which other workers have left, or that was set aside; what waits for its next attempt is not counted. */
-  leftOf(stream: string): number {
-    return this.#left.get(stream) ?? 0
+  /** Of this handler, which other workers have left, or that was set aside; what waits for its next attempt is not counted. */
+  leftOf(route: Route): number {
+    return this.#left.get(route) ?? 0
+  }
+
+  /** Items that could run. */
+  queuedOf(route: Route): number {
+    return this.#queues.get(route)?.length ?? 0
+  }
+
+  /** Calls that run. */
+  callsOf(route: Route): number {
+    return this.#calls.get(route) ?? 0
+  }
+
+  /** Nothing of this handler runs or could. */
+  isIdle(route: Route): boolean {
+    return this.callsOf(route) === 0 && this.queuedOf(route) === 0
   }
 
   count(state: State): number {
@@ -127,11 +145,20 @@ export class Schedule {
   #first(): Item | undefined {
     const suspect = this.#suspect ? undefined : this.#suspects.find(({ route }) => this.#isFree(route))
     if (suspect) return suspect
-    let oldest: Item | undefined
+    let next: Item | undefined
     for (const [route, [first]] of this.#queues) {
-      if (first && this.#isFree(route) && (!oldest || first.place < oldest.place)) oldest = first
+      if (first && this.#isFree(route) && (!next || this.#comesBefore(first, next))) next = first
     }
-    return oldest
+    return next
+  }
+
+  /** Handlers share the places: the one with the fewest calls is next, and among equals the one that has waited longest. */
+  #comesBefore(item: Item, other: Item): boolean {
+    const more =
+      this.callsOf(item.route) - this.callsOf(other.route) ||
+      (this.#served.get(item.route) ?? 0) - (this.#served.get(other.route) ?? 0) ||
+      item.place - other.place
+    return more < 0
   }
 
   /** The call is over, and its place free. What becomes of each of its items is said besides. */
@@ -169,7 +196,7 @@ export class Schedule {
   }
 
   #isFree(route: Route): boolean {
-    return (this.#calls.get(route) ?? 0) < route.concurrency
+    return this.callsOf(route) < route.concurrency
   }
 
   #callOf(first: Item): Item[] {
@@ -193,7 +220,8 @@ export class Schedule {
     const { route } = items[0] as Item
     this.#running += 1
     this.#bytes += bytesOf(items)
-    this.#calls.set(route, (this.#calls.get(route) ?? 0) + 1)
+    this.#calls.set(route, this.callsOf(route) + 1)
+    this.#served.set(route, ++this.#turn)
     for (const item of items) this.#become(item, 'running')
     return items
   }
@@ -209,8 +237,8 @@ export class Schedule {
     queue.splice(at, 0, item)
   }
 
-  #countLeft({ group: { stream } }: Item, more: number): void {
-    if (more !== 0) this.#left.set(stream, this.leftOf(stream) + more)
+  #countLeft({ route }: Item, more: number): void {
+    if (more !== 0) this.#left.set(route, this.leftOf(route) + more)
   }
 
   #queueOf(item: Item): Item[] {

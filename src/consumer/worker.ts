@@ -3,6 +3,7 @@ import { describeIssues } from '../event/error.js'
 import { type Entry, type Group, NACKED, type Taken } from '../redis/group.js'
 import { Changes } from './changes.js'
 import { TransactionFailure } from './database.js'
+import { HandlerTimes } from './delivery/handler-times.js'
 import { Payloads } from './delivery/payloads.js'
 import { errorOf } from './delivery/thrown.js'
 import { bornAt, MalformedError, payloadOf } from './event.js'
@@ -90,6 +91,8 @@ export class Worker {
   get unacknowledged(): number {
     return this.#settlement.unacknowledged
   }
+
+  readonly times = new HandlerTimes()
 
   /** Bytes that more payloads may have. */
   get payloadRoom(): number {
@@ -421,11 +424,15 @@ export class Worker {
         lease,
       })
       this.#gate.open()
-      metrics.ran(event.type, (performance.now() - began) / 1000)
+      const seconds = (performance.now() - began) / 1000
+      metrics.ran(event.type, seconds)
+      this.times.note(route, seconds, items.length)
       for (const [place, item] of items.entries()) this.#finish(item, done.has(place) ? 'done' : 'duplicate')
       return undefined
     } catch (error) {
-      return error instanceof TransactionFailure ? error : new TransactionFailure(error, 'handler', 'open')
+      const failure = error instanceof TransactionFailure ? error : new TransactionFailure(error, 'handler', 'open')
+      if (failure.stage === 'handler') this.times.note(route, (performance.now() - began) / 1000, items.length)
+      return failure
     } finally {
       for (const item of items) item.call = undefined
     }

@@ -1,9 +1,11 @@
 import { expect } from 'vitest'
+import { z } from 'zod'
+import { defineEvent } from '../../src/index.js'
 import { Group } from '../../src/redis/group.js'
 import { until } from '../../testkit/services/index.js'
 import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
 import { GROUP, Happened } from './happened.js'
-import { leaveBehind } from './watch.js'
+import { leaveBehind, metricOf } from './watch.js'
 
 const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, n) => ({ n: from + n }))
 
@@ -63,7 +65,7 @@ test('a batch may have 10,000 events, and gets them where there are so many', as
     async (events, { tx }) => {
       sizes.push(events.length)
       // The next batch is collected meanwhile.
-      const collected = async () => (await consumer.stats()).queued + events.length === 12_000
+      const collected = async () => (await consumer.stats()).queued >= 10_000 || events.length === 10_000
       if (sizes.length === 1) await until(collected, { timeout: 20_000 })
       const rows = JSON.stringify(events.map(({ id, data }) => ({ event: id, n: data.n })))
       const columns = 'json_to_recordset($1) as r (event text, n int)'
@@ -75,4 +77,38 @@ test('a batch may have 10,000 events, and gets them where there are so many', as
   await consumer.start()
   await env.drained('things', 12_000)
   expect(Math.max(...sizes)).toBe(10_000)
+})
+
+test('five workers share 100 events of one second: they need no more than twice the ideal 2 s', async ({ env }) => {
+  const workers = Array.from({ length: 5 }, () =>
+    env
+      .consumer({ concurrency: 10 })
+      .on(Happened, { work: () => sleep(1_000), commit: (event, _, context) => effect(event, context) }),
+  )
+  for (const worker of workers) await worker.start()
+  await env.append('things', numbers(100))
+  const began = performance.now()
+  await until(async () => (await doneOf(env, 0, 99)).these === 100, { timeout: 20_000 })
+  expect(performance.now() - began).toBeLessThan(4_000)
+  const shares = await Promise.all(workers.map((worker) => metricOf(worker, 'processed_total')))
+  expect(Math.max(...shares)).toBeLessThanOrEqual(40)
+})
+
+const Slow = defineEvent({ stream: 'things', type: 'thing.slow', version: 1, data: z.object({ n: z.number() }) })
+
+test('a light type behind 100 slow events does not wait for them', async ({ env }) => {
+  const consumer = env
+    .consumer({ concurrency: 4 })
+    .on(Happened, effect)
+    .on(Slow, async (event, context) => {
+      await sleep(1_000)
+      await effect(event, context)
+    })
+  await env.append('things', numbers(100, 1_000), { type: Slow.type })
+  await env.append('things', numbers(100))
+  await consumer.start()
+  const began = performance.now()
+  await until(async () => (await doneOf(env, 0, 99)).these === 100, { timeout: 30_000 })
+  expect(performance.now() - began).toBeLessThan(5_000)
+  expect((await doneOf(env, 0, 99)).others).toBeLessThan(30)
 })

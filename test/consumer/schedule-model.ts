@@ -49,6 +49,9 @@ export class Model {
   readonly held: Item[] = []
   readonly waiting = new Set<Item>()
   calls: Call[] = []
+  /** In which turn the last call of a handler began. */
+  readonly served = new Map<Route, number>()
+  #turn = 0
   added = 0
 
   add(route: number, lane: number, deliveries: number, attempts: number): void {
@@ -69,6 +72,7 @@ export class Model {
     if (!items) return false
     const [first] = items as [Item]
     this.#holdsRules(items)
+    this.served.set(first.route, ++this.#turn)
     this.calls.push({ items, left: [...items], blocked: new Set(), suspect: isSuspect(first) })
     // A worker counts its own delivery of what it has taken over.
     for (const item of items) if (item.deliveries > 0) item.deliveries += 1
@@ -161,7 +165,11 @@ export class Model {
     const ready = held.filter((item) => this.#stateOf(item) === 'queued')
     const suspect = ready.find((item) => isSuspect(item) && isFree(item.route))
     if (suspect && !calls.some((call) => call.suspect)) return [suspect]
-    const first = ready.find((item) => !isSuspect(item) && isFree(item.route))
+    const may = ready.filter((item) => !isSuspect(item) && isFree(item.route))
+    const running = (route: Route) => calls.filter(({ items }) => items[0]?.route === route).length
+    const order = (route: Route) => running(route) * 1e6 + (this.served.get(route) ?? 0)
+    const least = Math.min(...may.map(({ route }) => order(route)))
+    const first = may.find(({ route }) => order(route) === least)
     if (!first || first.attempts > 0) return first && [first]
     const fits = (item: Item) => item.route === first.route && item.attempts === 0 && !isSuspect(item)
     const batch = ready.filter(fits).slice(0, sizeOf(first.route))
