@@ -23,6 +23,8 @@ export const adopt: Command = {
 Lists the events that it would leave out, and looks for them in their streams where Redis can be reached.
 
   --lock-timeout <duration>   how long the new slot may wait for open write transactions (10s)`,
+  examples: [['outrider adopt', 'after a restore, once this database is meant to publish']],
+  docs: 'docs/operations.md#incidents',
   options: { 'lock-timeout': { type: 'string' } },
   async run(context) {
     const { lockTimeout } = lockTimeoutOf(context)

@@ -18,6 +18,11 @@ Exit code 4 while there is something to fix or to decide; 3 when one of the two 
   --before-setup          only what outrider setup does not bring itself, whether it has run or not; exit code 4 only
                           while there is a blocker, among them WAL without a limit (max_slot_wal_keep_size)
   --allow-unbounded-wal   that one is a warning`,
+  examples: [
+    ['outrider check --before-setup', 'in a pipeline, before every setup'],
+    ['outrider check --json', 'for programs'],
+  ],
+  docs: 'docs/operations.md',
   options: { 'before-setup': { type: 'boolean' }, 'allow-unbounded-wal': { type: 'boolean' } },
   async run(context) {
     const { config, timeout } = context

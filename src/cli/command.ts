@@ -1,4 +1,5 @@
 import type { ParseArgsConfig } from 'node:util'
+import type { Server } from '../config/load.js'
 import type { Config } from '../config/schema.js'
 import type { ExitCode } from '../failure.js'
 import type { Logger } from '../telemetry/log.js'
@@ -11,8 +12,16 @@ export interface Command {
   usage: string
   /** The command's own options, as `parseArgs` of node:util wants them; the common ones are added by `main.ts`. */
   options: CommandOptions
+  /** What the first word behind its name may be. */
+  actions?: readonly string[]
   /** Whether words may stand behind its name. */
   takesArguments?: boolean
+  /** Calls to copy, each with what it is for. */
+  examples?: readonly (readonly [call: string, what: string])[]
+  /** Where the documentation is, in the repository. */
+  docs?: string
+  /** Servers that it does not use, and whose URL it does not demand. */
+  unused?: readonly Server[]
   /** A long-running service logs to stdout; every other command keeps stdout for its result and logs to stderr. */
   service?: boolean
   run(context: Context): Promise<ExitCode>

@@ -1,7 +1,7 @@
 import { Failure } from '../failure.js'
 import { DEAD_FIELDS, type DeadLetter, fieldOf, type Outcome, type Selection } from '../redis/dead-letters.js'
 import { printable } from './output.js'
-import { table } from './table.js'
+import { cutToWidth, outputWidth, table } from './table.js'
 
 /** How dead letters are shown. Nothing in them is trusted: not its length, and not that it is only text. */
 
@@ -22,34 +22,39 @@ export function describeKinds({ kinds, others, count }: Survey): string {
   const rows = shown.map((kind) => [String(kind.count), kind.stream, kind.group, kind.reason].map(cell))
   return [
     `${count} dead letter${count === 1 ? '' : 's'}`,
-    table([['count', 'stream', 'group', 'reason'], ...rows]),
+    table([['count', 'stream', 'group', 'reason'], ...rows], { shrink: [1, 2, 3] }),
     ...(rest > 0 ? [`… and ${rest} of other kinds`] : []),
   ].join('\n')
 }
 
-/** The columns of `list`. */
-export const HEAD = ['stream', 'group', 'entry', 'id', 'type', 'subject', 'reason', 'attempts', 'time']
+/** A letter in a list: three lines, with the ids to be copied at their beginnings. */
+export function describeListed(letter: DeadLetter): string {
+  const value = (name: string) => fieldOf(letter, name) ?? ''
+  return describeRecord(letter, value('deadtime'), [
+    `${value('deadreason')} after ${value('deadattempts')} attempts`,
+    value('deaderror'),
+  ])
+}
 
-export const rowOf = (letter: DeadLetter): string[] =>
-  [
-    letter.from.stream,
-    letter.from.group,
-    letter.entry,
-    ...['id', 'type', 'subject', 'deadreason', 'deadattempts', 'deadtime'].map((name) => fieldOf(letter, name) ?? ''),
-  ].map(cell)
+/** The same of what waits for its next attempt. */
+export function describeWaiting(letter: DeadLetter): string {
+  const value = (name: string) => fieldOf(letter, name) ?? ''
+  return describeRecord(letter, `due ${value('waiting-due')}`, [
+    `attempt ${value('waiting-attempts')} failed`,
+    value('waiting-error'),
+  ])
+}
 
-/** The columns of what waits for its next attempt. */
-export const WAITING_HEAD = ['stream', 'group', 'entry', 'id', 'type', 'subject', 'error', 'attempts', 'due']
-
-export const waitingRowOf = (letter: DeadLetter): string[] =>
-  [
-    letter.from.stream,
-    letter.from.group,
-    letter.entry,
-    ...['id', 'type', 'subject', 'waiting-error', 'waiting-attempts', 'waiting-due'].map(
-      (name) => fieldOf(letter, name) ?? '',
-    ),
-  ].map(cell)
+function describeRecord(letter: DeadLetter, time: string, [what, error]: [what: string, error: string]): string {
+  const { stream, group } = letter.from
+  const [id = '', type = '', subject = ''] = ['id', 'type', 'subject'].map((name) => fieldOf(letter, name))
+  const lines = [
+    `${cell(id)}  ${cell(type)}  ${cell(subject)}`,
+    `  entry ${letter.entry}  ${cell(time)}  ${cell(stream)}  ${cell(group)}`,
+    `  ${cell(what)}${error === '' ? '' : `: ${printable(cut(error.split('\n')[0] as string, 200))}`}`,
+  ]
+  return lines.map((line) => cutToWidth(line.trimEnd(), outputWidth())).join('\n')
+}
 
 const cell = (text: string): string => printable(cut(text))
 

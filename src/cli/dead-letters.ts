@@ -1,4 +1,4 @@
-import { ExitCode, Failure } from '../failure.js'
+import { ExitCode } from '../failure.js'
 import type { RedisClient } from '../redis/connect.js'
 import {
   type DeadLetter,
@@ -12,26 +12,27 @@ import {
   type Selection,
 } from '../redis/dead-letters.js'
 import type { Command, Context } from './command.js'
+import { requireKnownFilters } from './dead-letter-filters.js'
 import {
   type Changed,
   cut,
   describeKinds,
   describeLetter,
+  describeListed,
+  describeWaiting,
   factsOf,
-  HEAD,
   originalOf,
   requireKnown,
-  rowOf,
   type Survey,
   soFar,
   summaryOf,
-  WAITING_HEAD,
   waitingFactsOf,
-  waitingRowOf,
 } from './dead-letter-text.js'
 import { printable, progress } from './output.js'
 import { withRedis } from './redis.js'
-import { table } from './table.js'
+import { unknownAction, usage } from './usage.js'
+
+const ACTIONS = ['list', 'show', 'replay', 'discard']
 
 export const deadLetters: Command = {
   summary: 'list | show | replay | discard: what consumer groups gave up',
@@ -40,13 +41,13 @@ outrider dead-letters show <id> …
 outrider dead-letters replay [<id> …] [--stream …] [--group …] [--type …] [--reason …] [--all]
 outrider dead-letters discard [<id> …] [--stream …] [--group …] [--type …] [--reason …] [--all]
 
-  list      how many there are of each kind, and the oldest of each stream; exit code 4 while there is one. Then
+  list      how many there are of each kind, and the oldest of each stream with their error; exit code 4 while there is one. Then
             what waits more than ten minutes for its next attempt, with its due time: it needs nothing
   show      all that is known about one, payload and error included
   replay    put them back into their stream, and remove them from the dead letters; asks first if there are several
   discard   remove them for good; asks first
 
-  <id>      event ids, or ids of dead letters (the column "entry"); in every stream and group that has it
+  <id>      event ids, or ids of dead letters ("entry"); in every stream and group that has it
   --stream  a stream with its partitions, or <stream>:<number> for one of them
   --group, --type, --reason   only letters of this one
   --all     replay or discard whatever there is
@@ -56,6 +57,13 @@ Replay appends the same event, with the same id, to the end of its stream. Every
 that has done it skips it by that id. In an ordered group it comes behind what its subject did since. Letters that die again
 meanwhile are left for the next time. Replay and discard may be interrupted, run again, and run by two at once: no letter is
 put back twice.`,
+  examples: [
+    ['outrider dead-letters --stream orders --group billing', 'those of one group'],
+    ['outrider dead-letters replay --reason attempts_exhausted', 'put those back'],
+    ['outrider dead-letters show 019ac0ff-7c1e-7000-8000-000000000001', 'all of one'],
+  ],
+  docs: 'docs/dead-letters.md',
+  unused: ['postgres'],
   options: {
     stream: { type: 'string' },
     group: { type: 'string' },
@@ -64,6 +72,7 @@ put back twice.`,
     all: { type: 'boolean' },
     limit: { type: 'string' },
   },
+  actions: ACTIONS,
   takesArguments: true,
   async run(context) {
     const work = workOf(context)
@@ -113,11 +122,9 @@ function workOf({ args: [action = 'list', ...ids], flags }: Context): (work: Wor
       }
       return (work) => change(work, selection, CHANGES[action])
     default:
-      throw usage(`Expected list, show, replay or discard, found "${printable(action)}".`)
+      throw unknownAction('dead-letters', action, ACTIONS)
   }
 }
-
-const usage = (message: string): Failure => new Failure(message, { exitCode: ExitCode.usage })
 
 function selectionOf(ids: string[], flags: Context['flags']): Selection {
   const selection: Selection = {}
@@ -140,13 +147,14 @@ async function list(work: Work, selection: Selection, limit: number): Promise<Ex
   const { json, out } = work
   const streams = await findDeadStreams(work.client, selection)
   const letters: object[] = []
-  const rows: string[][] = []
+  const rows: string[] = []
   const survey = await look(work, streams, selection, (letter) => {
     if (json && letters.length < limit) letters.push(factsOf(letter, 1000))
-    if (!json && rows.length < limit) rows.push(rowOf(letter))
+    if (!json && rows.length < limit) rows.push(describeListed(letter))
   })
   const { count } = survey
   const waiting = await waitingOf(work, selection, limit)
+  if (count + waiting.count === 0) await requireKnownFilters(work.client, selection)
   if (json)
     out(
       printable(
@@ -164,13 +172,13 @@ async function list(work: Work, selection: Selection, limit: number): Promise<Ex
   else {
     const more = count - rows.length
     out(`${describeKinds(survey)}\n`)
-    out(table([HEAD, ...rows]))
+    out(rows.join('\n'))
     if (more > 0)
       out(`… and ${more} more; --limit prints more of them, and --stream, --group, --type and --reason fewer.`)
   }
   if (!json && waiting.count > 0) {
     out(`\n${waiting.count} waiting for the next attempt\n`)
-    out(table([WAITING_HEAD, ...waiting.letters.map(waitingRowOf)]))
+    out(waiting.letters.map(describeWaiting).join('\n'))
     if (waiting.count > waiting.letters.length) out(`… and ${waiting.count - waiting.letters.length} more.`)
   }
   requireKnown(selection, new Set([...survey.ids, ...waiting.ids]))
@@ -214,6 +222,7 @@ async function change(
   const { client, json, out, line, changed } = work
   const streams = await findDeadStreams(client, selection)
   const survey = await look(work, streams, selection)
+  if (survey.count === 0) await requireKnownFilters(client, selection)
   if (survey.count > 0) {
     if (!json) out(describeKinds(survey))
     const what = survey.count === 1 ? 'this dead letter' : `these ${survey.count} dead letters`

@@ -20,6 +20,12 @@ Postgres or Redis cannot be reached: then it shows what the other one knows.
   --since <duration>  how far back subjects and correlation ids are looked for (1h), where the outbox has no index that begins
                       with the column: create index on outrider.outbox (subject), or (correlation_id)
   --inbox <url>       a workers' database of its own, which says what is done; may be repeated`,
+  examples: [
+    ['outrider find 019ac0ff-7c1e-7000-8000-000000000001', 'by event id'],
+    ['outrider find order-42 --since 7d', 'by subject, of the last week'],
+    ['outrider find c-1 --by correlation', 'the tree of a correlation id'],
+  ],
+  docs: 'docs/status.md#where-is-my-event',
   options: {
     by: { type: 'string' },
     since: { type: 'string' },

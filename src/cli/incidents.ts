@@ -1,5 +1,5 @@
 import type pg from 'pg'
-import { ExitCode, Failure } from '../failure.js'
+import { ExitCode } from '../failure.js'
 import type { Incident } from '../postgres/incident.js'
 import { closeIncident, getIncident, listIncidents, noIncident } from '../postgres/incidents.js'
 import { describeRemedy, type Remedy, remedyOf } from '../postgres/remedy.js'
@@ -7,6 +7,9 @@ import { serverVersion } from '../postgres/server.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
 import { table } from './table.js'
+import { unknownAction, usage } from './usage.js'
+
+const ACTIONS = ['list', 'show', 'close']
 
 export const incidents: Command = {
   summary: 'list | show | close: gaps, foreign servers, rejected rows',
@@ -20,7 +23,15 @@ outrider incidents close <id> [--note <text>]
            or lost cannot be accepted so: run outrider adopt
   --all    list the closed ones, too
   --note   why it was closed, for those who read it later`,
+  examples: [
+    ['outrider incidents', 'what is open'],
+    ['outrider incidents show 12', 'all of one, and what leads on'],
+    ["outrider incidents close 12 --note 'restored'", 'accept it'],
+  ],
+  docs: 'docs/operations.md#incidents',
+  unused: ['redis'],
   options: { all: { type: 'boolean' }, note: { type: 'string' } },
+  actions: ACTIONS,
   takesArguments: true,
   async run(context) {
     const action = actionOf(context)
@@ -34,9 +45,8 @@ function actionOf(context: Context): (client: pg.ClientBase) => Promise<ExitCode
   if ((name === 'show' || name === 'close') && id !== undefined && /^\d{1,18}$/.test(id) && rest.length === 0) {
     return (client) => (name === 'show' ? show(client, context, id) : close(client, context, id))
   }
-  throw new Failure(`Expected list, show <id> or close <id>, found "${context.args.join(' ')}".`, {
-    exitCode: ExitCode.usage,
-  })
+  if (!ACTIONS.includes(name)) throw unknownAction('incidents', name, ACTIONS)
+  throw usage(`Expected list, show <id> or close <id>, found "${context.args.join(' ')}".`)
 }
 
 async function list(client: pg.ClientBase, { flags, json, out }: Context): Promise<ExitCode> {
@@ -84,7 +94,7 @@ function listing(found: Incident[]): string {
       openedAt.toISOString(),
     ]),
   ]
-  return table(rows)
+  return table(rows, { shrink: [4, 3] })
 }
 
 function describe(incident: Incident, remedy?: Remedy): string {

@@ -10,6 +10,7 @@ import { createLogger } from '../telemetry/log.js'
 import { VERSION } from '../version.js'
 import type { Command, CommandOptions } from './command.js'
 import { askOnTerminal, paint } from './output.js'
+import { unknownAction } from './usage.js'
 
 /** Each is loaded only when it is called: a help text needs no database client. */
 const COMMANDS: Record<string, () => Promise<Command>> = {
@@ -34,6 +35,14 @@ const COMMON: CommandOptions = {
   help: { type: 'boolean', short: 'h' },
   version: { type: 'boolean', short: 'V' },
 }
+
+const ENVIRONMENT_HELP = `Environment variables
+  OUTRIDER_POSTGRES_URL   postgres://user:password@host:5432/database (or DATABASE_URL)
+  OUTRIDER_REDIS_URL      redis://host:6379, also rediss://, redis+sentinel://, redis+cluster:// (or REDIS_URL)
+  OUTRIDER_SLOT           the replication slot (outrider_<database>)
+  OUTRIDER_HTTP_PORT      where the relay serves /livez, /readyz and /metrics (9474; 0: nowhere)
+  OUTRIDER_LOG_LEVEL      trace, debug, info, warn, error, fatal or silent (info)
+All others, and the file: docs/configuration.md`
 
 const COMMON_HELP = `Options of every command
   --config <file>    settings in YAML; environment variables win over it (OUTRIDER_CONFIG)
@@ -65,13 +74,22 @@ async function main(argv: string[]): Promise<ExitCode> {
       },
     )
   }
+  const [action] = positionals
+  if (command.actions && action !== undefined && !command.actions.includes(action)) {
+    throw unknownAction(name, action, command.actions)
+  }
   return runCommand(command, values, positionals)
 }
 
 async function runCommand(command: Command, values: Values, args: string[]): Promise<ExitCode> {
   const { config: file, timeout, json = false, yes = false, help: _help, version: _version, ...flags } = values
   const limit = readTimeout(timeout)
-  const config = withTimeout(loadConfig({ env: process.env, ...(typeof file === 'string' ? { file } : {}) }), limit)
+  const given = loadConfig({
+    env: process.env,
+    ...(typeof file === 'string' ? { file } : {}),
+    ...(command.unused ? { unused: command.unused } : {}),
+  })
+  const config = withTimeout(given, limit)
   const log = createLogger({ level: config.logLevel, output: command.service ? 'stdout' : 'stderr' })
   return command.run({
     config,
@@ -132,11 +150,32 @@ ${lines.join('\n')}
 
 ${COMMON_HELP}
 
+${ENVIRONMENT_HELP}
+
+Examples
+  outrider setup && outrider check && outrider relay
+  outrider status
+  outrider find order-42
+
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a dependency unreachable, 4 done, with findings.
-\`outrider <command> --help\` tells more.`
+\`outrider <command> --help\` tells more. Documentation: README.md and docs/ of the repository.`
 }
 
-const helpFor = (command: Command): string => `${command.summary}\n\n${command.usage}\n\n${COMMON_HELP}`
+function helpFor({ summary, usage, examples = [], docs, unused = [] }: Command): string {
+  const calls = examples.map(([call, what]) => `  ${call.padEnd(60)}  ${what}`)
+  const environment = unused.length === 0 ? ENVIRONMENT_HELP : `${ENVIRONMENT_HELP}\n${unusedText(unused)}`
+  return [
+    summary,
+    usage,
+    ...(calls.length > 0 ? [['Examples', ...calls].join('\n')] : []),
+    COMMON_HELP,
+    environment,
+    ...(docs === undefined ? [] : [`Documentation: ${docs}`]),
+  ].join('\n\n')
+}
+
+const unusedText = (unused: readonly string[]): string =>
+  `This command needs no URL of ${unused.map((server) => (server === 'redis' ? 'Redis' : 'Postgres')).join(' and ')}.`
 
 function readTimeout(value: Values[string]): number | undefined {
   if (value === undefined) return undefined

@@ -27,6 +27,8 @@ unless they name its type in skip.
 
   --stream <name>     another stream than ping
   --wait <duration>   how long to wait for the event (30s)`,
+  examples: [['outrider ping --stream orders', 'through another stream than ping']],
+  docs: 'docs/operations.md#whether-an-event-comes-through',
   options: { stream: { type: 'string' }, wait: { type: 'string' } },
   async run(context) {
     const { stream, wait } = optionsOf(context)

@@ -8,6 +8,8 @@ import type { Command } from './command.js'
 export const relay: Command = {
   summary: 'run the relay until SIGTERM',
   usage: 'outrider relay',
+  examples: [['OUTRIDER_HTTP_PORT=9474 outrider relay', 'and look at http://localhost:9474/readyz']],
+  docs: 'docs/operations.md, docs/alerts.md',
   options: {},
   service: true,
   async run({ config, log }) {

@@ -21,6 +21,12 @@ export const setup: Command = {
   --lock-timeout <duration>   how long the new slot may wait for open write transactions (10s)
   --accept-findings           exit code 0 also with findings, which are printed all the same; and a new slot beside another
                               one of the same table, which is refused otherwise`,
+  examples: [
+    ['outrider setup --grant-relay relay --grant-writer shop', 'and grant the roles at once'],
+    ['outrider setup --only inbox --grant-consumer workers', "in the workers' own database"],
+  ],
+  docs: 'docs/operations.md, docs/configuration.md',
+  unused: ['redis'],
   options: {
     only: { type: 'string' },
     'grant-relay': { type: 'string' },

@@ -20,6 +20,11 @@ one knows. Changes nothing. Needs outrider_relay in Postgres, and the reading co
   --stream <name>  only this stream with its partitions, or <name>:<number> for one of them
   --group <name>   only this consumer group
   --inbox <url>    a workers' database of its own, to see that Redis has lost none of its groups; may be repeated`,
+  examples: [
+    ['outrider status --watch', 'again every two seconds'],
+    ['outrider status --stream orders --group billing', 'only these'],
+  ],
+  docs: 'docs/status.md',
   options: {
     watch: { type: 'boolean' },
     stream: { type: 'string' },

@@ -13,6 +13,9 @@ export const teardown: Command = {
   usage: `outrider teardown [--data]
 
   --data   also drop the schema outrider: outbox, inbox and all that Outrider keeps`,
+  examples: [['outrider teardown', 'drop slot and publication, keep the data']],
+  docs: 'docs/operations.md',
+  unused: ['redis'],
   options: { data: { type: 'boolean' } },
   run(context) {
     return withDatabase(context, 'outrider teardown', async (client) => {

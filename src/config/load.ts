@@ -12,16 +12,29 @@ import { unknownVariables, VARIABLES, variableOf } from './variables.js'
 /**
  * Reads the configuration: defaults, over them the file, over it the variables. DATABASE_URL and REDIS_URL count only
  * where nothing of Outrider's own is set; a variable that is empty counts as not set. Throws one Failure (exit code 2)
- * that names everything that is wrong.
+ * that names everything that is wrong. A server that is `unused` need not be given; its URL then leads nowhere.
  */
-export function loadConfig(options: { file?: string; env: NodeJS.ProcessEnv }): Config {
+export function loadConfig(options: { file?: string; env: NodeJS.ProcessEnv; unused?: readonly Server[] }): Config {
   const source = readSource(options.file ?? (options.env.OUTRIDER_CONFIG || undefined), options.env)
+  for (const server of options.unused ?? []) supplyUrl(source, server)
   const problems = [...source.problems, ...unknownVariables(options.env).map(unknownVariable)]
   const result = settings.safeParse(source.tree)
   if (!result.success) problems.push(...result.error.issues.flatMap((issue) => problemsOf(issue, source)))
   else problems.push(...findClashes(result.data).map((clash) => clashProblem(clash, source)))
   if (problems.length > 0 || !result.success) throw refuse(problems)
   return toConfig(result.data, source)
+}
+
+/** A server that a command may do without. */
+export type Server = 'postgres' | 'redis'
+
+const NOWHERE: Record<Server, string> = { postgres: 'postgres://unused/unused', redis: 'redis://unused' }
+
+/** What is given is checked all the same. */
+function supplyUrl({ tree }: Source, server: Server): void {
+  const given: unknown = tree[server] ?? {}
+  if (typeof given !== 'object' || given === null || Array.isArray(given) || 'url' in given) return
+  tree[server] = { ...given, url: NOWHERE[server] }
 }
 
 function unknownVariable(name: string): Problem {

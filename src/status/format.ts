@@ -16,7 +16,9 @@ export function duration(milliseconds: number): string {
 export const ago = (milliseconds: number): string => `${duration(milliseconds)} ago`
 
 /** With commas: `1,000,000`. */
-export const count = (number: number): string => number.toLocaleString('en-US', { maximumFractionDigits: 0 })
+export const count = (number: number): string => format.format(number)
+
+const format = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 })
 
 export const plural = (number: number, one: string, many = `${one}s`): string =>
   `${count(number)} ${number === 1 ? one : many}`

@@ -25,7 +25,7 @@ export interface Proof {
 }
 
 /** Counting is a courtesy, in milliseconds. */
-const COUNT_MS = 1_500
+const COUNT_MS = 1_000
 const QUERY_CANCELED = '57014'
 /** A transaction that was open for longer before the checkpoint may hide a row. */
 const MAX_TRANSACTION_MS = 3_600_000

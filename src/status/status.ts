@@ -106,7 +106,7 @@ function requireGroup(group: string, groups: readonly GroupTotal[]): void {
     )
 }
 
-/** A filter that selects nothing because it is mistyped must not look like good news. */
+/** A filter that is mistyped must not look like good news. */
 function unknown(what: 'stream' | 'group', name: string, known: Iterable<string>): Failure {
   const names = new Set(known)
   const meant = closest(name, names)

@@ -59,6 +59,15 @@ describe('help', () => {
     expect(out).not.toContain('\u001b')
   })
 
+  it('names the environment variables, the port and the documentation, with examples', async () => {
+    for (const args of [['--help'], ['incidents', '--help']]) {
+      const { out } = await outrider(args)
+      for (const text of ['OUTRIDER_POSTGRES_URL', 'OUTRIDER_REDIS_URL', '9474', 'docs/', 'Examples']) {
+        expect(out).toContain(text)
+      }
+    }
+  })
+
   it.each([[['setup', '--help']], [['help', 'setup']]])('tells of one command: %j', async (args) => {
     const { code, out } = await outrider(args)
     expect(code).toBe(0)
@@ -82,6 +91,8 @@ describe('wrong usage is one line and exit code 2', () => {
   it.each([
     [['setpu'], 'Unknown command "setpu". Did you mean setup?'],
     [['constructor'], 'Unknown command "constructor". See `outrider --help`'],
+    [['incidents', 'lits'], 'Expected list, show or close, found "lits". Did you mean list?'],
+    [['dead-letters', 'replya'], 'found "replya". Did you mean replay? See `outrider dead-letters --help`.'],
     [['setup', '--onyl', 'inbox'], 'Unknown option --onyl. Did you mean --only? See `outrider setup --help`.'],
     [['setup', '--only'], '--only'],
     [['setup', 'foo'], 'outrider setup takes no arguments, found "foo".'],
@@ -129,6 +140,19 @@ describe('a dependency that cannot be used is one line', () => {
     const env = { ...URLS, OUTRIDER_POSTGRES_URL: database.urlAs({ user: role }) }
     const ended = await outrider(['setup'], env)
     expectLine(ended, 1, 'permission denied')
+  })
+})
+
+describe('a server that a command does not use', () => {
+  it('needs no URL, and a URL that is given is checked', async () => {
+    const [postgres, redis] = [await freePort(), await freePort()].map((port) => `127.0.0.1:${port}`)
+    const postgresOnly = { OUTRIDER_POSTGRES_URL: `postgres://me:hunter2@${postgres}/shop` }
+    for (const args of [['incidents'], ['setup', '--only', 'inbox'], ['teardown']]) {
+      expectLine(await outrider(args, postgresOnly), 3, `Postgres at ${postgres} refused the connection`)
+    }
+    expectLine(await outrider(['dead-letters'], { REDIS_URL: `redis://${redis}` }), 3, `Redis at ${redis} refused`)
+    expectLine(await outrider(['incidents'], { ...postgresOnly, REDIS_URL: 'http://x' }), 2, 'redis://')
+    expectLine(await outrider(['status'], postgresOnly), 2, 'redis.url (OUTRIDER_REDIS_URL): expected a URL')
   })
 })
 
