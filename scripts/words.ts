@@ -12,13 +12,17 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url))
 /** Files and folders without such a phrase. Add a path once it is clean. */
 const CLEAN = [
   'CONTRIBUTING.md',
+  'README.md',
   'SECURITY.md',
   'charts',
   'docs/README.md',
   'docs/adr',
   'docs/architecture.md',
+  'docs/commands.md',
+  'docs/comparison.md',
   'docs/configuration.md',
   'docs/glossary.md',
+  'docs/guarantees.md',
   'docs/image.md',
   'docs/kubernetes.md',
   'docs/redis-acl.md',
