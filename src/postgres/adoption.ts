@@ -15,7 +15,7 @@ import {
 import { readPartitions } from './partitions.js'
 import { ensurePublication } from './publication.js'
 import { dropSlot, type FoundSlot, findSlot, requireDroppable } from './slot-creation.js'
-import { parseTable, quoteTable } from './table.js'
+import { parseTable, quoteTableName } from './table.js'
 import { inTransaction } from './transaction.js'
 
 /** What `adopt` is about to decide on: the lineage as it was stored, and the server as it is. */
@@ -70,7 +70,7 @@ export async function planAdoption(client: pg.ClientBase, stored: StoredLineage)
 async function countLeftOut(client: pg.ClientBase, stored: StoredLineage, sameServer: boolean): Promise<LeftOut> {
   if (stored.outboxTable !== OWN_OUTBOX.table) {
     const { rows } = await client.query<{ rows: number }>(
-      `select count(*)::float8 as rows from ${quoteTable(parseTable(stored.outboxTable))}`,
+      `select count(*)::float8 as rows from ${quoteTableName(stored.outboxTable)}`,
     )
     return { rows: rows[0]!.rows, provenUntil: null, oldest: null, newest: null, events: [] }
   }

@@ -4,7 +4,7 @@ import { endInheritance, readPublishedTable, recordPublishedTable } from './publ
 import { canPassMissingPublication } from './remedy.js'
 import { renameBack } from './rename-back.js'
 import { serverVersion } from './server.js'
-import { parseTable, quoteTable } from './table.js'
+import { quoteTableName } from './table.js'
 import { describeUnlogged, endUnlogged } from './unlogged-partitions.js'
 
 /** An incident of kind `gap`. */
@@ -97,7 +97,7 @@ async function acceptReplaced(client: pg.ClientBase, lineage: string, id: string
     `Incident ${id} cannot be closed while publication ${publication} publishes ${found?.table ?? 'no table'} and another table ` +
       `is named ${outboxTable}. ${back ? `Rename both back: \`${back.replaceAll('\n', ' ')}\`. ` : ''}` +
       `Or, to publish from the other table from now on: \`alter publication ${name} ` +
-      `set table ${quoteTable(parseTable(outboxTable))}\`. Rows that it already has are not published: insert them again.`,
+      `set table ${quoteTableName(outboxTable)}\`. Rows that it already has are not published: insert them again.`,
   )
 }
 

@@ -1,5 +1,5 @@
 import type pg from 'pg'
-import { childrenOf, parseTable, quoteTable } from './table.js'
+import { childrenOf, parseTable, quoteTableName } from './table.js'
 import { type UnloggedPartition, unloggedPartitionsOf } from './unlogged-partitions.js'
 
 /** The table that a publication publishes. The publication follows its oid, whatever becomes of its name. */
@@ -39,9 +39,7 @@ export async function readPublishedTable(
 
 /** The statements that end the inheritance: the rows of the children stay where they are. */
 export const endInheritance = (parent: string, children: readonly string[]): string =>
-  children.map((child) => `alter table ${quote(child)} no inherit ${quote(parent)};`).join('\n')
-
-const quote = (table: string): string => quoteTable(parseTable(table))
+  children.map((child) => `alter table ${quoteTableName(child)} no inherit ${quoteTableName(parent)};`).join('\n')
 
 /** Remembers the published table as one that this lineage publishes from, beside those it has published from before. */
 export async function recordPublishedTable(client: pg.ClientBase, lineage: string): Promise<void> {

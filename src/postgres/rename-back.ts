@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { parseTable, quoteTable } from './table.js'
+import { parseTable, quoteTableName } from './table.js'
 
 export interface Renamed {
   /** `schema.table`: the name that was set up. */
@@ -19,18 +19,20 @@ export function renameBack({ expected, published, namesake }: Renamed): string {
   const now = parseTable(published)
   const statements = [
     ...(namesake
-      ? [`alter table ${quote(expected)} rename to ${pg.escapeIdentifier(`${wanted.name}_${SUFFIX[namesake]}`)};`]
+      ? [
+          `alter table ${quoteTableName(expected)} rename to ${pg.escapeIdentifier(`${wanted.name}_${SUFFIX[namesake]}`)};`,
+        ]
       : []),
     ...(now.name === wanted.name
       ? []
-      : [`alter table ${quote(published)} rename to ${pg.escapeIdentifier(wanted.name)};`]),
+      : [`alter table ${quoteTableName(published)} rename to ${pg.escapeIdentifier(wanted.name)};`]),
     ...(now.schema === wanted.schema
       ? []
-      : [`alter table ${quote(`${now.schema}.${wanted.name}`)} set schema ${pg.escapeIdentifier(wanted.schema)};`]),
+      : [
+          `alter table ${quoteTableName(`${now.schema}.${wanted.name}`)} set schema ${pg.escapeIdentifier(wanted.schema)};`,
+        ]),
   ]
   return (statements.length > 1 ? ['begin;', ...statements, 'commit;'] : statements).join('\n')
 }
 
 const SUFFIX = { table: 'unseen', view: 'view' }
-
-const quote = (table: string): string => quoteTable(parseTable(table))

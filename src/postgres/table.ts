@@ -21,6 +21,9 @@ export function parseTable(text: string): TableName {
 export const quoteTable = ({ schema, name }: TableName): string =>
   `${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(name)}`
 
+/** The same from `schema.table`. */
+export const quoteTableName = (text: string): string => quoteTable(parseTable(text))
+
 /** An SQL expression: the tables that inherit from `oid`, as a JSON array of `schema.table`. */
 export const childrenOf = (oid: string): string =>
   `(select coalesce(json_agg(kn.nspname::text || '.' || k.relname::text order by kn.nspname, k.relname), '[]')

@@ -1,4 +1,4 @@
-import { parseTable, quoteTable } from './table.js'
+import { quoteTableName } from './table.js'
 
 /** A partition, at any depth, whose rows are never written to the WAL of this server: they cannot be published. */
 export interface UnloggedPartition {
@@ -35,12 +35,10 @@ export const endUnlogged = (partitions: readonly UnloggedPartition[]): string =>
   partitions
     .map(({ partition, parent, kind }) =>
       kind === 'foreign'
-        ? `alter table ${quote(parent)} detach partition ${quote(partition)};`
-        : `alter table ${quote(partition)} set logged;`,
+        ? `alter table ${quoteTableName(parent)} detach partition ${quoteTableName(partition)};`
+        : `alter table ${quoteTableName(partition)} set logged;`,
     )
     .join('\n')
-
-const quote = (table: string): string => quoteTable(parseTable(table))
 
 /** What an incident's detail holds of them. */
 export function unloggedIn(detail: object): UnloggedPartition[] {

@@ -166,6 +166,24 @@ describe('a schema that was renamed is not created a second time, and the statem
     expect((await run()).text).toContain('present  slot')
   })
 
+  test('an older archive with the same tables is not taken for it', async () => {
+    await client.query('update "Archive".lineage set retired_at = now()')
+    await dropSlot()
+    await client.query('drop publication outrider')
+    await run()
+    await client.query('alter schema outrider rename to live')
+    expect(await refused()).toContain('is named live.')
+    await client.query('drop publication outrider')
+    expect(await refused()).toContain('is named live.')
+  })
+
+  test('with its slot gone the message promises no rows in WAL', async () => {
+    await dropSlot()
+    const message = await refused()
+    expect(message).toContain('is named Archive.')
+    expect(message).not.toContain('WAL')
+  })
+
   test('with its slot and publication gone it is an archive, and setup begins anew', async () => {
     await dropSlot()
     await client.query('drop publication outrider')
