@@ -133,6 +133,17 @@ export class Leases {
     }
   }
 
+  /**
+   * What is pending of this stream is taken again, from its first entry. A new object, so that the reply to a take that is under way is
+   * dropped: its entries are pending, and come in their order.
+   */
+  retake(key: string): void {
+    const lease = this.#held.get(key)
+    if (!lease || lease.leaving) return
+    this.#held.set(key, { ...lease, from: '-', ready: true })
+    this.#tell()
+  }
+
   /** Gives everything back, on leaving. */
   async leave(): Promise<void> {
     this.#held.clear()

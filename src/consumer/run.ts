@@ -102,6 +102,7 @@ export class Run {
       ...{ settings, routes, setting, link: this.#asking, metrics: this.#metrics, log },
       leaseOf: (key) => this.#leases?.get(key),
       onFenced: (key) => this.#leases?.lost(key),
+      onGap: (key) => this.#leases?.retake(key),
     })
     this.#capacity = new Capacity(this.#worker, settings, routes, () => this.#streams.groups)
     if (settings.ordered) this.#leases = this.#makeLeases()

@@ -112,6 +112,6 @@ export class Settlement {
 }
 
 /** Of an entry whose group is gone, or from a consumer that has stopped, there is nothing more to be said. */
-function unlessOver(error: unknown): undefined {
+export function unlessOver(error: unknown): undefined {
   if (!isMissingGroup(error) && !(error instanceof StoppedError)) throw error
 }

@@ -4,7 +4,7 @@ import { type Entry, type Group, NACKED, type Taken } from '../redis/group.js'
 import { Changes } from './changes.js'
 import { TransactionFailure } from './database.js'
 import { HandlerTimes } from './delivery/handler-times.js'
-import { Payloads } from './delivery/payloads.js'
+import { type Missing, Payloads } from './delivery/payloads.js'
 import { errorOf } from './delivery/thrown.js'
 import { bornAt, MalformedError, payloadOf } from './event.js'
 import { type Fault, faultOf, type Stage } from './fault.js'
@@ -19,7 +19,7 @@ import { inboxKeyOf, perform, type Setting } from './perform.js'
 import { type Decision, decide, exponential, textOf } from './retry.js'
 import { backoffOf, type Found, type Routes } from './routes.js'
 import { Schedule } from './schedule.js'
-import { Settlement, told } from './settlement.js'
+import { Settlement, told, unlessOver } from './settlement.js'
 import { Stop } from './stop.js'
 import { Timers } from './timers.js'
 import { LAST_WORDS, within } from './within.js'
@@ -35,6 +35,8 @@ export interface WorkerParts {
   leaseOf(key: string): Epoch | undefined
   /** Another worker holds the stream of this key. */
   onFenced(key: string): void
+  /** Ordered: an entry of this stream is not pending here any more, so what is pending must be taken again, in order. */
+  onGap(key: string): void
 }
 
 /** What waits longer than this, in milliseconds, is set aside instead of being held. Not in order, where it holds up its subject. */
@@ -155,14 +157,23 @@ export class Worker {
   adopt(group: Group, entries: readonly Taken[]): void {
     const { routes, settings } = this.#parts
     for (const { id, fields, size, deliveries, attempts } of entries) {
-      if (this.#has(group, id)) continue
-      if (fields) {
+      if (this.#has(group, id)) {
+        if (!fields) this.#lostPayload(group, id)
+      } else if (fields) {
         this.schedule.add(itemOf(group, { id, fields, size }, routes, settings.ordered, { deliveries, attempts }))
       } else {
         this.#trimmed(group, id)
       }
     }
     this.wake()
+  }
+
+  /** An entry that is held was trimmed, and its payload is not here. A call that runs may still get it from a reply under way. */
+  #lostPayload(group: Group, id: string): void {
+    const item = this.schedule.get(group.key, id)
+    if (!item || item.fields || item.state === 'running') return
+    this.#trimmed(group, item.origin)
+    this.#drop(item)
   }
 
   #trimmed({ stream }: Group, entry: string): void {
@@ -301,7 +312,7 @@ export class Worker {
     }
     const begun = await pass(items, (item) => this.#begin(item))
     // Not before this delivery is counted: a payload may be what kills its workers.
-    for (const item of await this.#payloads.load(begun)) this.#drop(item)
+    for (const { item, missing } of await this.#payloads.load(begun)) this.#missing(item, missing)
     const ready = await pass(begun.filter(isHeld), (item) => this.#read(item))
     if (ready.length === 0) return
     const failure = await this.#attempt(ready)
@@ -348,8 +359,29 @@ export class Worker {
     return true
   }
 
+  /** There is no payload to be had. */
+  #missing(item: Item, missing: Missing['missing']): void {
+    if (!isHeld(item)) return
+    if (missing === 'trimmed') this.#drop(item)
+    else if (this.#parts.settings.ordered) this.#takeAgain(item)
+    else {
+      this.#parts.log.warn(told(item), 'an entry is not pending with this worker any more; it is dropped unprocessed')
+      this.#drop(item)
+    }
+  }
+
+  /**
+   * Ordered: the entry may be delivered again, after its group or stream was lost. What is held behind it must not come before, so all
+   * of the stream is dropped and taken again.
+   */
+  #takeAgain({ group: { stream } }: Item): void {
+    this.#parts.onGap(stream)
+    this.loseAll(stream)
+  }
+
   /** Parses and validates the payload. Whether it may be run; else it was dealt with. */
   async #read(item: Item): Promise<boolean> {
+    if (!isHeld(item)) return false
     const { inboxWindow } = this.#parts.settings
     const { definition } = item.found as Extract<Found, { route: unknown }>
     let data: unknown
@@ -525,13 +557,14 @@ export class Worker {
 
   async #bury(item: Item, reason: string, error: string): Promise<void> {
     const buried = await this.#settlement.bury(item, reason, error)
-    if (buried === 'trimmed') await this.#payloads.load([item])
+    if (buried === 'trimmed') await this.#payloads.load([item]).catch(unlessOver)
     // Not pending here any more: the group was lost, and is delivered anew. In order, the others wait for that.
     if (!buried && isHeld(item) && this.#parts.settings.ordered && item.conflicts < MOST_BURIALS) {
       this.#wait(item, conflictPause(++item.conflicts), () => void this.#bury(item, reason, error))
       return
     }
-    this.#drop(item)
+    if (!buried && isHeld(item) && this.#parts.settings.ordered) this.#takeAgain(item)
+    else this.#drop(item)
     this.wake()
   }
 

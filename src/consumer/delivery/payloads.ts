@@ -5,6 +5,12 @@ import { isMissingGroup, type Link } from '../link.js'
 
 const MAX_IDS = 500
 
+/** An item whose payload Redis does not have: it was trimmed while it was pending here, or is not pending here any more. */
+export interface Missing {
+  item: Item
+  missing: 'trimmed' | 'gone'
+}
+
 /**
  * The payloads that a worker holds, as text: once each, within one budget of bytes. An item has its payload from when it is read as
  * long as there is room; else it is loaded before its call.
@@ -60,15 +66,15 @@ export class Payloads {
     item.fields = undefined
   }
 
-  /** Loads what these lack; those that there is nothing to load of any more. Rejects with a StoppedError. */
-  async load(items: readonly Item[]): Promise<Item[]> {
+  /** Loads the payloads that these lack; those that Redis has none of. Rejects with a StoppedError. */
+  async load(items: readonly Item[]): Promise<Missing[]> {
     const lacking = items.filter(({ fields, state }) => !fields && state !== 'gone')
-    const lost: Item[] = []
+    const lost: Missing[] = []
     for (const group of new Set(lacking.map(({ group }) => group))) {
       let left = lacking.filter((item) => item.group === group)
       while (left.length > 0) {
         const loaded = await this.#ask(group, left.slice(0, MAX_IDS))
-        for (const [n, found] of loaded.entries()) if (!this.#take(left[n] as Item, found)) lost.push(left[n] as Item)
+        for (const [n, found] of loaded.entries()) lost.push(...this.#take(left[n] as Item, found))
         left = left.slice(loaded.length)
       }
     }
@@ -86,15 +92,15 @@ export class Payloads {
     }
   }
 
-  #take(item: Item, loaded: Loaded): boolean {
-    if ('fields' in loaded) {
-      if (item.state === 'gone') return true
-      complete(item, loaded.fields)
-      this.#keep(item)
-      return true
+  #take(item: Item, loaded: Loaded): Missing[] {
+    if ('missing' in loaded) {
+      if (loaded.missing === 'trimmed') this.#onTrimmed(item.group, item.origin)
+      return [{ item, missing: loaded.missing }]
     }
-    if (loaded.missing === 'trimmed') this.#onTrimmed(item.group, item.id)
-    return false
+    if (item.state === 'gone') return []
+    complete(item, loaded.fields)
+    this.#keep(item)
+    return []
   }
 
   #keep(item: Item): void {
