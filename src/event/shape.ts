@@ -13,6 +13,9 @@ import type { Position } from './position.js'
  */
 export type Shape = string
 
+/** Stands for the shape of the event before it in the same batch. No shape looks like it. */
+export const SAME_SHAPE = '^'
+
 /** How many values an event of this shape has. */
 export const countValues = (shape: Shape): number => shape.split('\n').filter((line) => !/[=<]/.test(line)).length
 

@@ -55,10 +55,10 @@ function add(args: AppendArguments, all: Event[], from: number): void {
 function encodedByIoredis(all: { position: string; event: Event }[], previous: string): string {
   const head = batchArguments(KEY, 'lineage', 'session')
   head[head.length - 1] = previous
-  const args = all.flatMap(({ position, event: { id, shape, values } }) => [
+  const args = all.flatMap(({ position, event: { id, shape, values } }, i) => [
     position,
     id,
-    shape,
+    shape === all[i - 1]?.event.shape ? '^' : shape,
     ...values.map((value) => (typeof value === 'string' ? value : Buffer.from(value))),
   ])
   const written = new Command('evalsha', [...head, ...args]).toWritable({})

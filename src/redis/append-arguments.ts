@@ -1,6 +1,6 @@
 import { headKey } from '../event/names.js'
 import { POSITION_BYTES, type Position, ZERO_POSITION } from '../event/position.js'
-import type { Shape } from '../event/shape.js'
+import { SAME_SHAPE, type Shape } from '../event/shape.js'
 import type { EventSink } from '../event/sink.js'
 import { BufferPool } from './buffer-pool.js'
 
@@ -20,6 +20,7 @@ const SHORT_BYTES = 32
 /** What surrounds the bytes of an argument: `$`, up to ten digits, two line ends. */
 const AROUND_BYTES = 15
 const CRLF = '\r\n'
+const NOTHING = Buffer.alloc(0)
 
 /** Enough for all that is in flight by default, twice its size as buffers may be. */
 const pool = new BufferPool(16 * 1_048_576)
@@ -33,8 +34,7 @@ export class AppendTarget {
 
   constructor(sha: string, key: string, lineage: string, session: string) {
     this.args = [sha, '2', key, headKey(key, lineage), session, '', ZERO_POSITION]
-    const encoded = ['evalsha', ...this.args].map((text) => `$${Buffer.byteLength(text)}${CRLF}${text}${CRLF}`)
-    this.prefix = Buffer.from(encoded.join(''))
+    this.prefix = Buffer.from(['evalsha', ...this.args].map(encodeText).join(''))
   }
 }
 
@@ -44,8 +44,9 @@ export class AppendArguments implements EventSink {
   #end: number
   /** Arguments of all events. */
   #count = 0
-  /** Where each event begins. */
+  /** Where each event begins, and its shape. */
   readonly #starts: number[] = []
+  readonly #shapes: Shape[] = []
   /** Where the next event begins. */
   #next: number
   /** What it was sent with: somebody may still read the buffer then. */
@@ -106,23 +107,43 @@ export class AppendArguments implements EventSink {
     this.#finish(bytes)
   }
 
+  /** Most events of a batch share it, and it is a quarter of an event with 250 bytes of data. */
   shape(shape: Shape): void {
-    this.text(shape)
+    this.text(shape === this.#shapes.at(-1) ? SAME_SHAPE : shape)
+    this.#shapes.push(shape)
   }
 
   /** Takes an event out: its position, id, shape and values. What is left is as if it had never been there. */
   take(index: number): [Position, string, Shape, ...string[]] {
     const start = this.#starts[index] as number
     const end = this.#starts[index + 1] ?? this.#next
-    const args = decode(this.#buffer, start, end)
-    if (this.#sent !== undefined) this.#replace(this.#end)
-    this.#buffer.copyWithin(start, end, this.#end)
+    const [position, id, , ...values] = decode(this.#buffer, start, end)
+    const [shape] = this.#shapes.splice(index, 1)
     this.#starts.splice(index, 1)
-    for (let i = index; i < this.#starts.length; i++) this.#starts[i]! -= end - start
-    this.#end -= end - start
-    this.#next -= end - start
-    this.#count -= args.length
-    return args as [Position, string, Shape, ...string[]]
+    this.#count -= 3 + values.length
+    this.#splice(index, start, end, NOTHING)
+    if (index < this.#starts.length) this.#restateShape(index)
+    return [position as Position, id as string, shape as Shape, ...values]
+  }
+
+  /** Another event stands before this one. */
+  #restateShape(index: number): void {
+    const shape = this.#shapes[index] as Shape
+    const [start, end] = thirdOf(this.#buffer, this.#starts[index] as number)
+    const text = index > 0 && shape === this.#shapes[index - 1] ? SAME_SHAPE : shape
+    this.#splice(index + 1, start, end, Buffer.from(encodeText(text)))
+  }
+
+  /** Puts `bytes` in the place of those from `start` to `end`; the events from `index` on stand behind them. */
+  #splice(index: number, start: number, end: number, bytes: Buffer): void {
+    const change = bytes.length - (end - start)
+    if (this.#sent !== undefined || this.#end + change > this.#buffer.length)
+      this.#replace(this.#end + Math.max(change, 0))
+    this.#buffer.copyWithin(start + bytes.length, end, this.#end)
+    bytes.copy(this.#buffer, start)
+    for (let i = index; i < this.#starts.length; i++) this.#starts[i]! += change
+    this.#end += change
+    this.#next += change
   }
 
   /** The command, to be written as it is. */
@@ -180,6 +201,20 @@ function writeDecimal(buffer: Buffer, start: number, value: number): number {
     left = Math.floor(left / 10)
   }
   return start + digits
+}
+
+const encodeText = (text: string): string => `$${Buffer.byteLength(text)}${CRLF}${text}${CRLF}`
+
+/** Where the third of the arguments from `at` on begins and ends. */
+function thirdOf(buffer: Buffer, at: number): [start: number, end: number] {
+  let start = at
+  let end = at
+  for (let n = 0; n < 3; n++) {
+    start = end
+    const line = buffer.indexOf(CRLF, start)
+    end = line + CRLF.length + Number(buffer.toString('latin1', start + 1, line)) + CRLF.length
+  }
+  return [start, end]
 }
 
 function decode(buffer: Buffer, start: number, end: number): string[] {

@@ -3,7 +3,7 @@
 -- KEYS  the stream, the head (a hash: position, event, entry, session, added)
 -- ARGV  this session (empty: look at the head whichever session it bears, and write nothing),
 --       the session expected at the head, the previous position of the chain,
---       then per event: position, event id, shape, values (see src/event/shape.ts)
+--       then per event: position, event id, shape, values (see src/event/shape.ts); ^ is the shape of the event before
 --
 -- Reply {status, position, event, entry, session, appended, skipped, error}: the head as it stands now, and
 --   OK        every event is in the stream
@@ -40,19 +40,22 @@ local function read(text)
     if places then places[#places + 1] = at elseif kind == '<' then return nil end
   end
   if #shape.fields == 0 or #shape.fields > 1000 then return nil end
+  shape.count = #shape.values
   shapes[text] = shape
   return shape
 end
 
 -- 0. Every event, before any write.
-local i, last = 4, #ARGV
+local ARGV = ARGV
+local i, last, shape = 4, #ARGV, nil
 if session == '' and last >= 4 then return reply('INVALID', at, 0, 0, 'events without a session') end
 while i <= last do
-  local shape = i + 2 <= last and (shapes[ARGV[i + 2]] or read(ARGV[i + 2]))
-  if not shape or i + 2 + #shape.values > last or #ARGV[i] ~= 34 then
+  local text = ARGV[i + 2]
+  if text ~= '^' then shape = text and (shapes[text] or read(text)) end
+  if not shape or i + 2 + shape.count > last or #ARGV[i] ~= 34 then
     return reply('INVALID', at, 0, 0, 'malformed event at argument ' .. i)
   end
-  i = i + 3 + #shape.values
+  i = i + 3 + shape.count
 end
 
 local stored = redis.pcall('HMGET', head, 'position', 'event', 'entry', 'session', 'added')
@@ -113,7 +116,8 @@ while i <= last do
     met = true
   end
   skipped = skipped + 1
-  i = i + 3 + #shapes[ARGV[i + 2]].values
+  if ARGV[i + 2] ~= '^' then shape = shapes[ARGV[i + 2]] end
+  i = i + 3 + shape.count
 end
 if i <= last and not met then return reply('DIVERGED', at, 0, 0) end
 
@@ -125,9 +129,9 @@ at.session = session
 -- 4. and 5. Append, then move the head to the last success.
 local appended, failure = 0, nil
 while i <= last do
-  local shape = shapes[ARGV[i + 2]]
-  local fields, values = shape.fields, shape.values
-  for k = 1, #values do fields[values[k]] = ARGV[i + 2 + k] end
+  if ARGV[i + 2] ~= '^' then shape = shapes[ARGV[i + 2]] end
+  local fields, values, count = shape.fields, shape.values, shape.count
+  for k = 1, count do fields[values[k]] = ARGV[i + 2 + k] end
   for k = 1, #shape.id do fields[shape.id[k]] = ARGV[i + 1] end
   for k = 1, #shape.position do fields[shape.position[k]] = ARGV[i] end
   local entry = redis.pcall('XADD', stream, '*', unpack(fields))
@@ -137,7 +141,7 @@ while i <= last do
   end
   at.position, at.event, at.entry = ARGV[i], ARGV[i + 1], entry
   appended = appended + 1
-  i = i + 3 + #values
+  i = i + 3 + count
 end
 if appended > 0 then
   redis.call('HSET', head, 'position', at.position, 'event', at.event, 'entry', at.entry,

@@ -41,12 +41,11 @@ function expectBatch(batch: Batch, events: TakenEvent[]): void {
   })
   const head = batchArguments('orders', 'lineage', 'session')
   head[head.length - 1] = at(0, 7)
-  const written = events.flatMap(({ position, id, fields }) => [
-    position,
-    id,
-    Object.keys(fields).join('\n'),
-    ...Object.values(fields),
-  ])
+  const shapes = events.map(({ fields }) => Object.keys(fields).join('\n'))
+  const written = events.flatMap(({ position, id, fields }, i) => {
+    const shape = shapes[i] === shapes[i - 1] ? '^' : (shapes[i] as string)
+    return [position, id, shape, ...Object.values(fields)]
+  })
   expect(args.encode(at(0, 7)).toString()).toBe(String(new Command('evalsha', [...head, ...written]).toWritable({})))
   expect(batch.bytes).toBeGreaterThanOrEqual(events.length * BYTES)
 }

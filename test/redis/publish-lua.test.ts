@@ -290,6 +290,42 @@ describe('a stream that somebody else wrote to', () => {
   })
 })
 
+describe('the shape ^', () => {
+  const shaped = (shapes: string[]): string[] =>
+    shapes.flatMap((shape, i) => [at(i + 1), `e${i + 1}`, shape, `first ${i}`, ...(i < 3 ? [] : [`second ${i}`])])
+  const fields = async () => (await client.xrange(key, '-', '+')).map(([, each]) => each)
+  const stated = ['id<id\na', 'id<id\na', 'id<id\na', 'id<id\na\nb', 'id<id\na\nb']
+  const elided = ['id<id\na', '^', '^', 'id<id\na\nb', '^']
+  const send = (shapes: string[]) =>
+    append(client, batchArguments(key, LINEAGE, 'one').concat(shaped(shapes)), ZERO_POSITION)
+
+  it.each([0, 1, 2, 3, 4, 5])(
+    'is that of the event before it, also when %i events are there already',
+    async (present) => {
+      fresh()
+      await send(stated)
+      const expected = await fields()
+      fresh()
+      await send(stated.slice(0, present))
+      expect(await send(elided)).toMatchObject({ status: 'OK', appended: 5 - present, skipped: present })
+      expect(await fields()).toEqual(expected)
+      expect(expected[4]).toEqual(['id', 'e5', 'a', 'first 4', 'b', 'second 4'])
+    },
+  )
+
+  it('is INVALID where there is none before it, and with too few values for it', async () => {
+    await written(1)
+    for (const wrong of [
+      [at(2), 'e2', '^', 'x'],
+      [at(2), 'e2', 'id<id\na', 'x', at(3), 'e3', '^'],
+    ]) {
+      const args = batchArguments(key, LINEAGE, 'one').concat(wrong)
+      const reply = await writingNothing(() => append(client, args, at(1)))
+      expect(reply).toMatchObject({ status: 'INVALID', error: expect.stringContaining('malformed event') })
+    }
+  })
+})
+
 describe('INVALID', () => {
   const good = [at(2), 'e2', 'id<id\ntype', 'happened']
   const bad = {
