@@ -1,9 +1,9 @@
+import { Cluster } from 'ioredis'
 import { closest } from '../config/closest.js'
 import { partitionsKey } from '../event/names.js'
 import type { RedisClient } from '../redis/connect.js'
 import { type DeadStream, fieldOf, findDeadStreams, readDeadLetters, type Selection } from '../redis/dead-letters.js'
 import { surveyStreams } from '../redis/survey.js'
-import { findPublishedStreams } from '../status/redis.js'
 import { unknownFilter } from './usage.js'
 
 /** Letters whose type is looked at for what was probably meant. */
@@ -18,7 +18,7 @@ export async function requireKnownFilters(client: RedisClient, selection: Select
   if (stream === undefined && group === undefined && selection.type === undefined && selection.reason === undefined)
     return
   const found = [...(await findDeadStreams(client, {})), ...(await findDeadStreams(client, {}, 'waiting'))]
-  const published = await orUndefined(() => publishedGroups(client))
+  const published = await orUndefined(() => groupsOfStreams(client))
   if (stream !== undefined) await requireStream(client, stream, found, published)
   if (group !== undefined && published) {
     const groups = [...found.map((each) => each.group), ...[...published.values()].flat()]
@@ -27,10 +27,23 @@ export async function requireKnownFilters(client: RedisClient, selection: Select
   await requireSpelling(client, selection)
 }
 
-/** Groups of each stream that was published to. */
-async function publishedGroups(client: RedisClient): Promise<Map<string, string[]>> {
-  const keys = await findPublishedStreams(client)
+/** For all streams of the database together, in milliseconds. */
+const SEARCH_MS = 2_000
+
+/** The groups of each stream of the database; undefined where not all of them could be looked at. */
+async function groupsOfStreams(client: RedisClient): Promise<Map<string, string[]> | undefined> {
+  const until = performance.now() + SEARCH_MS
+  const keys: string[] = []
+  for (const node of client instanceof Cluster ? client.nodes('master') : [client]) {
+    for (let cursor: string | undefined = '0'; cursor !== undefined; ) {
+      const [next, page]: [string, string[]] = await node.scan(cursor, 'COUNT', 1000, 'TYPE', 'stream')
+      keys.push(...page.filter((key) => !key.startsWith('outrider:')))
+      if (performance.now() > until) return undefined
+      cursor = next === '0' ? undefined : next
+    }
+  }
   const surveys = await surveyStreams(client, keys)
+  if (surveys.some((survey) => typeof survey === 'string')) return undefined
   return new Map(
     surveys.flatMap((survey) =>
       typeof survey === 'object' ? [[survey.key, survey.groups.map(({ name }) => name)] as const] : [],

@@ -62,7 +62,7 @@ export async function surveyStreams(
   keys: readonly string[],
 ): Promise<(StreamSurvey | string | undefined)[]> {
   const calls = [...batchesOf(keys, sizeFor(client, STREAMS_AT_ONCE))]
-  return inOrder(calls, async (batch) => {
+  return inOrder(calls, async (batch): Promise<(StreamSurvey | string | undefined)[]> => {
     const reply = (await streams.call(client, batch, [])) as (StreamReply | string)[]
     return reply.map((found, n) => (typeof found === 'string' ? found : streamOf(batch[n] as string, found)))
   })
@@ -74,7 +74,7 @@ export async function surveyGroups(
   named: readonly { stream: string; group: string; lastDelivered: string }[],
 ): Promise<(GroupSurvey | string)[]> {
   const calls = [...batchesOf(named, sizeFor(client, GROUPS_AT_ONCE))]
-  return inOrder(calls, async (batch) => {
+  return inOrder(calls, async (batch): Promise<(GroupSurvey | string)[]> => {
     const keys = batch.flatMap(({ stream, group }) =>
       [stream].concat([retriesKey, waitingKey, waitingDueKey, deadKey].map((key) => key(stream, group))),
     )
@@ -87,10 +87,27 @@ export async function surveyGroups(
 /** The streams of one call must be in one slot of a cluster. */
 const sizeFor = (client: RedisClient, size: number): number => (client instanceof Cluster ? 1 : size)
 
-async function inOrder<T, R>(calls: readonly T[], call: (item: T) => Promise<R[]>): Promise<R[]> {
-  const replies: R[] = []
-  for (const some of batchesOf(calls, CALLS_AT_ONCE)) replies.push(...(await Promise.all(some.map(call))).flat())
+async function inOrder<T, R>(
+  batches: readonly (readonly T[])[],
+  call: (batch: readonly T[]) => Promise<R[]>,
+): Promise<(R | string)[]> {
+  const replies: (R | string)[] = []
+  for (const some of batchesOf(batches, CALLS_AT_ONCE)) {
+    replies.push(...(await Promise.all(some.map((batch) => orWhy(batch, call)))).flat())
+  }
   return replies
+}
+
+/** A key that an ACL forbids has the whole call refused: the others are then called one by one. */
+async function orWhy<T, R>(batch: readonly T[], call: (batch: readonly T[]) => Promise<R[]>): Promise<(R | string)[]> {
+  try {
+    return await call(batch)
+  } catch (error) {
+    const { name, message } = error as Error
+    if (name !== 'ReplyError') throw error
+    if (batch.length === 1) return [message]
+    return (await Promise.all(batch.map((item) => orWhy([item], call)))).flat()
+  }
 }
 
 type StreamReply = [] | [number, number, string, string, number, ...PositionReply[]]

@@ -5,7 +5,7 @@ import { type Redis, type RedisVersion, redisVersion, startRedis } from '../../t
 
 /** The lines of docs/redis-acl.md, and what can be seen of what a user did under one. */
 
-export type Role = 'relay' | 'consumer' | 'ordered' | 'operator' | 'ping' | 'audit'
+export type Role = 'viewer' | 'relay' | 'consumer' | 'ordered' | 'operator' | 'ping' | 'audit'
 
 export const VERSIONS: readonly RedisVersion[] = ['7.0', '8.0', 'valkey-8.1']
 
