@@ -21,6 +21,7 @@ const SHORT_BYTES = 32
 const AROUND_BYTES = 15
 const CRLF = '\r\n'
 const NOTHING = Buffer.alloc(0)
+const SAME = Buffer.from(SAME_SHAPE)
 
 /** Enough for all that is in flight by default, twice its size as buffers may be. */
 const pool = new BufferPool(16 * 1_048_576)
@@ -102,14 +103,16 @@ export class AppendArguments implements EventSink {
   bytes(data: Buffer, start: number, end: number): void {
     const bytes = end - start
     this.#begin(bytes)
-    if (bytes > SHORT_BYTES) data.copy(this.#buffer, this.#end, start, end)
-    else for (let from = start, to = this.#end; from < end; from++, to++) this.#buffer[to] = data[from] as number
+    const buffer = this.#buffer
+    if (bytes > SHORT_BYTES) data.copy(buffer, this.#end, start, end)
+    else for (let from = start, to = this.#end; from < end; from++, to++) buffer[to] = data[from] as number
     this.#finish(bytes)
   }
 
   /** Most events of a batch share it, and it is a quarter of an event with 250 bytes of data. */
   shape(shape: Shape): void {
-    this.text(shape === this.#shapes.at(-1) ? SAME_SHAPE : shape)
+    if (shape === this.#shapes[this.#shapes.length - 1]) this.bytes(SAME, 0, SAME.length)
+    else this.text(shape)
     this.#shapes.push(shape)
   }
 
@@ -169,16 +172,18 @@ export class AppendArguments implements EventSink {
     const needed = this.#end + bytes + AROUND_BYTES
     if (needed > this.#buffer.length || this.#sent !== undefined) this.#replace(needed)
     const buffer = this.#buffer
-    buffer[this.#end++] = 0x24
-    this.#end = writeDecimal(buffer, this.#end, bytes)
-    buffer[this.#end++] = 0x0d
-    buffer[this.#end++] = 0x0a
+    buffer[this.#end] = 0x24
+    const end = writeDecimal(buffer, this.#end + 1, bytes)
+    buffer[end] = 0x0d
+    buffer[end + 1] = 0x0a
+    this.#end = end + 2
   }
 
   #finish(bytes: number): void {
+    const buffer = this.#buffer
     const end = this.#end + bytes
-    this.#buffer[end] = 0x0d
-    this.#buffer[end + 1] = 0x0a
+    buffer[end] = 0x0d
+    buffer[end + 1] = 0x0a
     this.#end = end + 2
     this.#count += 1
   }
@@ -194,13 +199,14 @@ export class AppendArguments implements EventSink {
 }
 
 function writeDecimal(buffer: Buffer, start: number, value: number): number {
-  let digits = 1
-  for (let limit = 10; value >= limit; limit *= 10) digits += 1
-  for (let at = start + digits - 1, left = value; at >= start; at--) {
-    buffer[at] = 0x30 + (left % 10)
-    left = Math.floor(left / 10)
+  let end = start + 1
+  for (let limit = 10; value >= limit; limit *= 10) end += 1
+  for (let at = end - 1, left = value; at >= start; at--) {
+    const rest = Math.trunc(left / 10)
+    buffer[at] = 0x30 + left - rest * 10
+    left = rest
   }
-  return start + digits
+  return end
 }
 
 const encodeText = (text: string): string => `$${Buffer.byteLength(text)}${CRLF}${text}${CRLF}`
