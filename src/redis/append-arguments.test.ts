@@ -130,4 +130,33 @@ describe('the command of a batch', () => {
       }),
     )
   })
+
+  it('that was sent twice keeps its buffer, also when it is released', () => {
+    fc.assert(
+      fc.property(fc.array(event, { minLength: 1, maxLength: 6 }), (all) => {
+        const args = encodeAll(all)
+        const given = args.encode(at(1))
+        const before = latin1(given)
+        args.encode(at(1))
+        args.release()
+        const others = Array.from({ length: 4 }, () =>
+          encodeAll([{ id: 'x'.repeat(given.length / 2), shape: 'type', values: [] }]),
+        )
+        expect(latin1(given)).toBe(before)
+        for (const other of others) other.release()
+      }),
+    )
+  })
+
+  it('grows by doubling: a batch of 8 MiB is copied a few times, not once for each argument', () => {
+    const args = encodeAll([])
+    const data = Buffer.alloc(8_192, 'x')
+    const buffers = new Set<unknown>()
+    for (let n = 0; n < 1_024; n++) {
+      args.bytes(data, 0, data.length)
+      if (n % 64 === 0) buffers.add(args.capacity)
+    }
+    expect(args.capacity).toBeGreaterThanOrEqual(8 * 1_048_576)
+    expect(buffers.size).toBeLessThanOrEqual(8)
+  })
 })

@@ -19,6 +19,8 @@ const ROOM = 16
 const SHORT_BYTES = 32
 /** What surrounds the bytes of an argument: `$`, up to ten digits, two line ends. */
 const AROUND_BYTES = 15
+/** What a batch may take before it has events: there may be thousands of streams. */
+const MAX_RESERVED_BYTES = 65_536
 const CRLF = '\r\n'
 const NOTHING = Buffer.alloc(0)
 const SAME = Buffer.from(SAME_SHAPE)
@@ -52,6 +54,8 @@ export class AppendArguments implements EventSink {
   #next: number
   /** What it was sent with: somebody may still read the buffer then. */
   #sent: Position | undefined
+  /** Two connections were given the buffer, and the reply of one says nothing of the other. */
+  #sentAgain = false
 
   constructor(target: AppendTarget) {
     this.#target = target
@@ -69,6 +73,11 @@ export class AppendArguments implements EventSink {
 
   get events(): number {
     return this.#starts.length
+  }
+
+  /** Bytes of its buffer. */
+  get capacity(): number {
+    return this.#buffer.length
   }
 
   /** The position of the last event; zero before the first. */
@@ -154,6 +163,7 @@ export class AppendArguments implements EventSink {
     const { prefix } = this.#target
     // What an earlier connection still holds must not change: its events would be chained to others than was meant.
     if (this.#sent !== undefined && this.#sent !== previous) this.#replace(this.#end)
+    if (this.#sent !== undefined) this.#sentAgain = true
     this.#sent = previous
     this.#buffer.write(previous, ROOM + prefix.length - POSITION_BYTES - CRLF.length, 'latin1')
     const head = `*${1 + this.#target.args.length + this.#count}${CRLF}`
@@ -164,8 +174,8 @@ export class AppendArguments implements EventSink {
 
   /** Redis has answered, so that nobody reads the buffer any more. It must not be used again. */
   release(): void {
-    this.#target.size = this.#end
-    pool.give(this.#buffer)
+    this.#target.size = Math.min(this.#end, MAX_RESERVED_BYTES)
+    if (!this.#sentAgain) pool.give(this.#buffer)
   }
 
   #begin(bytes: number): void {
@@ -191,10 +201,12 @@ export class AppendArguments implements EventSink {
   /** Continues in a buffer of at least so many bytes. Of one that was sent, an earlier connection may still read. */
   #replace(bytes: number): void {
     const former = this.#buffer
-    this.#buffer = pool.take(bytes)
+    // By doubling: each argument of a batch above the pool's largest buffer would copy all that is there.
+    this.#buffer = pool.take(bytes > former.length ? Math.max(bytes, 2 * former.length) : bytes)
     former.copy(this.#buffer, 0, 0, this.#end)
     if (this.#sent === undefined) pool.give(former)
     this.#sent = undefined
+    this.#sentAgain = false
   }
 }
 

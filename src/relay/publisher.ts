@@ -401,10 +401,13 @@ export class Publisher {
   #rejectAll(lane: Lane): void {
     const rows = lane.undecided.splice(0)
     for (const batch of lane.batches.splice(0)) {
+      const taken: RejectedRow[] = []
+      // From the end: each event taken from the front would move all that is behind it.
       while (batch.events > 0) {
-        const event = takeEvent(batch, 0)
-        rows.push(rejectEvent(lane.key, event, lane.refusal, batch.events === 0 ? batch.bytes : 0))
+        const event = takeEvent(batch, batch.events - 1)
+        taken.push(rejectEvent(lane.key, event, lane.refusal, batch.events === 0 ? batch.bytes : 0))
       }
+      rows.push(...taken.reverse())
     }
     this.#keep(lane, rows)
   }
