@@ -120,7 +120,7 @@ test.for([false, true])(
     const cluster = await startCluster({ skip })
     const began = new Gate()
     const first = env
-      .consumer({ redis: cluster.url, ordered, claimAfter: '10m', concurrency: 1 })
+      .consumer({ redis: cluster.url, ordered, claimAfter: '10m', concurrency: 1, prefetch: 40 })
       .on(Happened, async (_, { signal }) => {
         began.open()
         await new Gate().passed(signal)

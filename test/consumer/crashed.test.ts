@@ -72,11 +72,13 @@ test('an event that is taken over is not charged for it until it is begun', asyn
     Array.from({ length: 5 }, (_, n) => ({ n })),
   )
   const began = new Gate()
-  const consumer = env.consumer({ claimAfter: '200ms', concurrency: 1 }).on(Happened, async (event, context) => {
-    began.open()
-    await new Gate().passed(context.signal)
-    await effect(event, context)
-  })
+  const consumer = env
+    .consumer({ claimAfter: '200ms', concurrency: 1, prefetch: 10 })
+    .on(Happened, async (event, context) => {
+      began.open()
+      await new Gate().passed(context.signal)
+      await effect(event, context)
+    })
   await consumer.start()
   await began.passed()
   await until(async () => (await consumer.stats()).queued === 4)

@@ -263,7 +263,7 @@ test('an event that a clean stop has let go of, and that kills each of its worke
 }) => {
   const ran: number[] = []
   const hanging = () =>
-    env.consumer({ claimAfter: '300ms', concurrency: 1 }).on(Happened, async (event, { signal }) => {
+    env.consumer({ claimAfter: '300ms', concurrency: 1, prefetch: 10 }).on(Happened, async (event, { signal }) => {
       ran.push(event.data.n)
       await new Gate().passed(signal)
     })

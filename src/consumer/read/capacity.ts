@@ -111,7 +111,8 @@ export class Capacity {
   /** Events that are held beside those that run. */
   #ahead(route: Route): number {
     const calls = callsOf(route, this.#settings)
-    const perSecond = this.#times.perSecond(route, calls) ?? 0
+    // Where `prefetch` says how much is held, the time does not count.
+    const perSecond = this.#settings.prefetch ?? this.#times.perSecond(route, calls) ?? 0
     if (route.work.kind === 'long') return Math.min(Math.ceil(perSecond), Math.ceil(calls / 2))
     const size = sizeOf(route)
     if (size === 1) return Math.ceil(Math.min(perSecond, Math.max(2 * calls, MIN_AHEAD)))
