@@ -41,6 +41,8 @@ export interface Item {
   begun: boolean
   /** Attempts that have failed. */
   attempts: number
+  /** A call of it has failed, whether that was an attempt or not. */
+  tried: boolean
   /** When the first of them failed, in milliseconds since 1970; undefined before. */
   failingSince: number | undefined
   /** Conflicts of its transactions, one after another. */
@@ -132,6 +134,7 @@ export function itemOf(
     deliveries: before?.deliveries ?? 0,
     begun: false,
     attempts,
+    tried: attempts > 0,
     failingSince,
     conflicts: 0,
     interruptions: 0,

@@ -11,3 +11,10 @@ export const MAX_REPLY_BYTES = 4 * MIB
 
 /** Entries that a worker holds, with or without payload, those included that wait for their next attempt. */
 export const MAX_HELD_ENTRIES = 10_000
+
+/**
+ * Entries of one stream and handler that a worker holds while they wait for a retry: of so many such pairs, all that fail have half of
+ * what it holds, and the others the rest. What is more is set aside in Redis.
+ */
+export const maxWaiting = (pairs: number): number =>
+  Math.max(10, Math.min(1_000, Math.floor(MAX_HELD_ENTRIES / 2 / Math.max(1, pairs))))

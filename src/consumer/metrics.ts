@@ -18,6 +18,7 @@ export interface Watched {
   oldestRunningSeconds(): number
   streams(): readonly GroupState[]
   backoff(): readonly WaitingState[]
+  breakers(): readonly { type: string; open: boolean }[]
 }
 
 export type ConsumerMetrics = ReturnType<typeof createMetrics>
@@ -143,6 +144,14 @@ function gauges(registry: Registry, all: ReadonlySet<Watched>): void {
   own('held', 'Entries in the hands of this process', (watched) => watched.held())
   own('oldest_running_seconds', 'Time since the oldest handler that runs began', (watched) =>
     watched.oldestRunningSeconds(),
+  )
+  gauge(
+    'breaker_open',
+    'Whether the circuit breaker of the handler of this type is open, as 1',
+    ['type'],
+    (set, watched) => {
+      for (const { type, open } of watched.breakers()) set({ group: watched.group, type }, open ? 1 : 0)
+    },
   )
   own('idle_seconds', 'Time since this process last took an entry', (watched) => watched.idleSeconds())
   perStream('pending', 'Entries delivered to the group and not acknowledged', ({ pending }) => pending)

@@ -42,6 +42,8 @@ export async function read(parts: ReaderParts): Promise<void> {
   const { worker, link, signal, capacity } = parts
   let known: RedisClient | undefined
   let failures = 0
+  // Reads in a row that found nothing.
+  let empty = 0
   const size = new ReadSize()
   // What arrives while a read waits is delivered at once; only what arrives between two reads can be trimmed unread.
   let paused = false
@@ -66,7 +68,8 @@ export async function read(parts: ReaderParts): Promise<void> {
       const apart = client instanceof Cluster || failures > 0
       if (paused) void parts.unread.look(client, parts.groups())
       paused = false
-      const found = await readOnce(client, wanted, parts, size, apart)
+      const found = await readOnce(client, wanted, parts, size, apart, empty)
+      empty = found ? 0 : empty + 1
       failures = 0
       if (found) parts.onRead()
       else if (apart) await pause(POLL, signal)
@@ -108,6 +111,7 @@ async function readOnce(
   parts: ReaderParts,
   size: ReadSize,
   apart: boolean,
+  empty: number,
 ): Promise<boolean> {
   const open = wanted.filter(({ count }) => count > 0)
   const counts = open.map(({ count }) => size.next(count, open.length, parts.roomBytes()))
@@ -131,7 +135,8 @@ async function readOnce(
     if (apart || found) return found
   }
   const busy = wanted.filter(({ count }) => count === 0).map(({ group }) => parts.capacity.busyFor(group.stream))
-  const block = Math.ceil(Math.max(MIN_BLOCK, Math.min(BLOCK, ...busy)))
+  // Longer each time while the full ones stay full.
+  const block = Math.ceil(Math.min(BLOCK, Math.max(MIN_BLOCK, Math.min(...busy)) * 2 ** Math.min(empty, 10)))
   const groups = open.map(({ group }) => group)
   return receive(await readGroup(client, groups, least, block), least)
 }

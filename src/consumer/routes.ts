@@ -16,6 +16,8 @@ export type Work =
 /** A handler with its options. */
 export interface Route {
   work: Work
+  /** Of its events. */
+  types: readonly string[]
   concurrency: number
   policy: RetryPolicy
   key: ((event: ConsumerEvent) => string) | undefined
@@ -45,6 +47,7 @@ const MOST_BATCH = 10_000
 /** Of entries that no handler takes: they only pass through the schedule, in their turn. */
 export const NOBODY: Route = {
   work: { kind: 'one', handle: () => {} },
+  types: [],
   concurrency: Number.POSITIVE_INFINITY,
   policy: { maxAttempts: 1, retryFor: 0, backoff: () => 0 },
   key: undefined,
@@ -90,7 +93,8 @@ export class Routes {
   add(event: EventDefinition | readonly EventDefinition[], work: Work, options: BatchOptions<Any>): void {
     const definitions: readonly EventDefinition[] = Array.isArray(event) ? event : [event]
     if (definitions.length === 0) throw new TypeError('Expected at least one event definition to handle, found none.')
-    const route = { work, ...this.#settings(definitions, options) }
+    const types = [...new Set(definitions.map((definition) => definition?.type))]
+    const route = { work, types, ...this.#settings(definitions, options) }
     for (const definition of definitions) {
       const { stream, type, version } = definition ?? {}
       if (typeof stream !== 'string' || typeof definition.data?.['~standard']?.validate !== 'function') {
@@ -128,7 +132,7 @@ export class Routes {
     }
   }
 
-  #settings(definitions: readonly EventDefinition[], options: BatchOptions<Any>): Omit<Route, 'work'> {
+  #settings(definitions: readonly EventDefinition[], options: BatchOptions<Any>): Omit<Route, 'work' | 'types'> {
     const { concurrency, maxAttempts, retryFor, backoff } = this.#defaults
     const of = (option: string) => `${option} of the handler of ${definitions[0]?.type}`
     if (!['function', 'undefined'].includes(typeof options.key)) {

@@ -8,6 +8,7 @@ import { watchEventLoop } from './delivery/event-loop.js'
 import { watchPool } from './delivery/pool-watch.js'
 import { faultOf } from './fault.js'
 import { Leases } from './leases.js'
+import { maxWaiting } from './limits.js'
 import { Link, StoppedError } from './link.js'
 import { type ConsumerMetrics, createMetrics } from './metrics.js'
 import type { ConsumerLogger, Settings } from './options.js'
@@ -94,6 +95,7 @@ export class Run {
       oldestRunningSeconds: () => this.#worker.oldestRunningSeconds,
       streams: () => this.#states,
       backoff: () => this.#backoff,
+      breakers: () => this.#worker.breakers,
     })
     this.#unlisten = setting.database.onIdleLoss((error) => {
       log.debug({ err: error }, 'the pool lost a connection that was not in use')
@@ -103,6 +105,7 @@ export class Run {
       leaseOf: (key) => this.#leases?.get(key),
       onFenced: (key) => this.#leases?.lost(key),
       onGap: (key) => this.#leases?.retake(key),
+      maxWaiting: () => maxWaiting(routes.all.length * this.#streams.groups.length),
     })
     this.#capacity = new Capacity(this.#worker, settings, routes, () => this.#streams.groups)
     if (settings.ordered) this.#leases = this.#makeLeases()

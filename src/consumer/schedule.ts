@@ -36,6 +36,9 @@ export class Schedule {
   readonly #ordered: boolean
   readonly #items = new Map<string, Item>()
   readonly #heldByKey = new Map<string, number>()
+  readonly #heldByRoute = new Map<Route, Map<string, number>>()
+  /** Handlers of which nothing begins but a probe. */
+  readonly #blocked = new Set<Route>()
   /** By handler: what was left, unless it waits. */
   readonly #left = new Map<Route, number>()
   /** By handler: in which turn its last call began. */
@@ -80,7 +83,25 @@ export class Schedule {
     return this.#left.get(route) ?? 0
   }
 
-  /** Items that could run. */
+  /** Of one stream and handler. */
+  heldBy(route: Route, key: string): number {
+    return this.#heldByRoute.get(route)?.get(key) ?? 0
+  }
+
+  /** Items that could run, or could if their handler were not blocked, and were never tried. */
+  freshOf(route: Route): number {
+    return this.#queues.get(route)?.filter(({ tried }) => !tried).length ?? 0
+  }
+
+  block(route: Route): void {
+    this.#blocked.add(route)
+  }
+
+  unblock(route: Route): void {
+    this.#blocked.delete(route)
+  }
+
+  /** Items that could run, or could if their handler were not blocked. */
   queuedOf(route: Route): number {
     return this.#queues.get(route)?.length ?? 0
   }
@@ -120,6 +141,7 @@ export class Schedule {
     item.place = this.#arrivals++ - (isLeft(item) ? LEFT_FIRST : 0)
     this.#items.set(`${item.key} ${item.id}`, item)
     this.#heldByKey.set(item.key, this.heldOf(item.key) + 1)
+    this.#countHeld(item, 1)
     this.#counts[item.state] += 1
     if (item.taken) this.#countLeft(item, 1)
     if (item.lane !== undefined) {
@@ -139,6 +161,22 @@ export class Schedule {
     if (!isSuspect(next)) return this.#begin(this.#callOf(next))
     const call = this.#begin([next])
     this.#suspect = call
+    return call
+  }
+
+  /**
+   * Of a handler that is blocked, a call of one item: one that was never tried, or any. Were it the oldest each time, one event that
+   * always fails would keep the handler blocked.
+   */
+  probe(route: Route): Item[] | undefined {
+    if (this.#running >= this.#concurrency || this.callsOf(route) >= route.concurrency) return undefined
+    const queue = this.#queues.get(route) ?? []
+    const suspects = this.#suspect ? [] : this.#suspects.filter((item) => item.route === route)
+    const any = [...queue, ...suspects][Math.floor(Math.random() * (queue.length + suspects.length))]
+    const item = queue.find(({ tried }) => !tried) ?? any
+    if (!item || (this.#running > 0 && this.#bytes + item.size > MAX_RUNNING_BYTES)) return undefined
+    const call = this.#begin([item])
+    if (isSuspect(item)) this.#suspect = call
     return call
   }
 
@@ -175,6 +213,7 @@ export class Schedule {
     if (item.state === 'gone') return
     this.#become(item, 'gone')
     this.#items.delete(`${item.key} ${item.id}`)
+    this.#countHeld(item, -1)
     const held = this.heldOf(item.key) - 1
     if (held > 0) this.#heldByKey.set(item.key, held)
     else this.#heldByKey.delete(item.key)
@@ -196,7 +235,7 @@ export class Schedule {
   }
 
   #isFree(route: Route): boolean {
-    return this.callsOf(route) < route.concurrency
+    return !this.#blocked.has(route) && this.callsOf(route) < route.concurrency
   }
 
   #callOf(first: Item): Item[] {
@@ -235,6 +274,12 @@ export class Schedule {
     let at = queue.length
     while (at > 0 && (queue[at - 1] as Item).place > item.place) at -= 1
     queue.splice(at, 0, item)
+  }
+
+  #countHeld({ route, key }: Item, more: number): void {
+    const counts = this.#heldByRoute.get(route) ?? new Map<string, number>()
+    this.#heldByRoute.set(route, counts)
+    counts.set(key, (counts.get(key) ?? 0) + more)
   }
 
   #countLeft({ route }: Item, more: number): void {

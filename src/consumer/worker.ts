@@ -3,6 +3,7 @@ import { describeIssues } from '../event/error.js'
 import { type Entry, type Group, NACKED, type Taken } from '../redis/group.js'
 import { Changes } from './changes.js'
 import { TransactionFailure } from './database.js'
+import { Breakers } from './delivery/breakers.js'
 import { HandlerTimes } from './delivery/handler-times.js'
 import { type Missing, Payloads } from './delivery/payloads.js'
 import { errorOf } from './delivery/thrown.js'
@@ -16,8 +17,8 @@ import { type Link, StoppedError } from './link.js'
 import type { ConsumerMetrics } from './metrics.js'
 import type { ConsumerLogger, Settings } from './options.js'
 import { inboxKeyOf, perform, type Setting } from './perform.js'
-import { type Decision, decide, exponential, textOf } from './retry.js'
-import { backoffOf, type Found, type Routes } from './routes.js'
+import { DeadLetter, type Decision, decide, exponential, Retry, textOf } from './retry.js'
+import { backoffOf, type Found, type Route, type Routes } from './routes.js'
 import { Schedule } from './schedule.js'
 import { Settlement, told, unlessOver } from './settlement.js'
 import { Stop } from './stop.js'
@@ -37,10 +38,15 @@ export interface WorkerParts {
   onFenced(key: string): void
   /** Ordered: an entry of this stream is not pending here any more, so what is pending must be taken again, in order. */
   onGap(key: string): void
+  /** Entries of one stream and handler that are held while they wait. */
+  maxWaiting(): number
 }
 
 /** What waits longer than this, in milliseconds, is set aside instead of being held. Not in order, where it holds up its subject. */
 const SET_ASIDE_AFTER = 600_000
+
+/** How long at least an event is set aside because its handler fails, in milliseconds. */
+const MIN_SET_ASIDE_MS = 60_000
 
 /** Deliveries without an outcome, after which an event is taken to kill its workers. */
 const MOST_DELIVERIES = 5
@@ -68,6 +74,7 @@ export class Worker {
   readonly #parts: WorkerParts
   readonly #settlement: Settlement
   readonly #payloads: Payloads
+  readonly #breakers: Breakers
   readonly #timers = new Timers<Item>()
   readonly #gate: Gate
   /** When each call began that runs, the oldest first. */
@@ -86,6 +93,10 @@ export class Worker {
     this.schedule = new Schedule(parts.settings.concurrency, parts.settings.ordered)
     this.#settlement = new Settlement(parts.link, parts.metrics, parts.log, () => this.wake())
     this.#payloads = new Payloads(parts.link, (group, id) => this.#trimmed(group, id))
+    this.#breakers = new Breakers({
+      ...{ routes: parts.routes, log: parts.log, onProbe: () => this.wake() },
+      onChange: (route, open) => this.#block(route, open),
+    })
     this.#gate = new Gate(parts.log, () => this.wake())
   }
 
@@ -134,7 +145,38 @@ export class Worker {
       if (!items) break
       void this.#run(items)
     }
+    if (!this.#stopping && !this.blocked) this.#probe()
     this.#changes.tell()
+  }
+
+  /** Tries one event of each handler whose breaker is open, when its pause is over. */
+  #probe(): void {
+    for (const route of this.#breakers.toProbe()) {
+      const items = this.schedule.probe(route)
+      if (!items) continue
+      this.#breakers.of(route)?.begin(items[0] as Item)
+      void this.#run(items)
+    }
+  }
+
+  /** What is queued for a handler that fails gives up its payload first. */
+  #block(route: Route, open: boolean): void {
+    if (open) this.schedule.block(route)
+    else this.schedule.unblock(route)
+    for (const item of this.schedule.items()) {
+      if (item.route !== route || item.state !== 'queued') continue
+      if (open) this.#payloads.spare(item)
+      else this.#payloads.claim(item)
+    }
+  }
+
+  isOpen(route: Route): boolean {
+    return this.#breakers.isOpen(route)
+  }
+
+  /** Whether a circuit breaker is open, by type. */
+  get breakers(): { type: string; open: boolean }[] {
+    return this.#parts.routes.all.flatMap((route) => route.types.map((type) => ({ type, open: this.isOpen(route) })))
   }
 
   /** Entries that were delivered to this consumer for the first time; the bytes of each. */
@@ -146,8 +188,7 @@ export class Worker {
       if (this.#has(group, entry.id)) continue
       const item = itemOf(group, entry, routes, settings.ordered)
       sizes.push(item.size)
-      this.#payloads.add(item)
-      this.schedule.add(item)
+      this.#add(item)
     }
     this.wake()
     return sizes
@@ -160,7 +201,7 @@ export class Worker {
       if (this.#has(group, id)) {
         if (!fields) this.#lostPayload(group, id)
       } else if (fields) {
-        this.schedule.add(itemOf(group, { id, fields, size }, routes, settings.ordered, { deliveries, attempts }))
+        this.#add(itemOf(group, { id, fields, size }, routes, settings.ordered, { deliveries, attempts }))
       } else {
         this.#trimmed(group, id)
       }
@@ -179,6 +220,26 @@ export class Worker {
   #trimmed({ stream }: Group, entry: string): void {
     this.#parts.metrics.trimmed(stream)
     this.#parts.log.error({ stream, entry }, 'an entry was trimmed while it was pending: it is lost to this group')
+  }
+
+  #add(item: Item): void {
+    this.#payloads.add(item)
+    this.schedule.add(item)
+    const breaker = this.#breakers.of(item.route)
+    if (!breaker?.isOpen) return
+    this.#payloads.spare(item)
+    if (!this.#isSurplus(item)) return
+    // As long again as it has been open: what fails for long is moved to and fro less often.
+    const milliseconds = Math.min(SET_ASIDE_AFTER, Math.max(MIN_SET_ASIDE_MS, breaker.openMs))
+    item.due = Math.max(item.due, Date.now() + milliseconds)
+    void this.#setAside(item, 'The circuit breaker of its handler is open', () => this.#wait(item, milliseconds))
+  }
+
+  /** What fails of one stream and handler must not take up what this worker holds. */
+  #isSurplus({ route, key }: Item): boolean {
+    const { settings, maxWaiting } = this.#parts
+    const batch = route.work.kind === 'batch' ? 2 * route.work.size : 0
+    return !settings.ordered && this.schedule.heldBy(route, key) > Math.max(maxWaiting(), batch)
   }
 
   /** Held, or done while Redis does not know it yet. */
@@ -239,6 +300,7 @@ export class Worker {
   async finish(timeout: number): Promise<void> {
     this.#stopping = true
     this.#timers.stop()
+    this.#breakers.stop()
     this.wake()
     const finished = async () => {
       while (this.schedule.running > 0) await this.changed()
@@ -275,6 +337,7 @@ export class Worker {
       for (const item of items) if (item.state === 'running') this.#wait(item, conflictPause(++item.conflicts))
     }
     this.#began.delete(items)
+    this.#breakers.of((items[0] as Item).route)?.end(items[0] as Item)
     this.schedule.end(items)
     this.wake()
   }
@@ -325,7 +388,12 @@ export class Worker {
     const blocked = new Set<string>()
     for (const item of ready) {
       if (!isHeld(item)) continue
-      if (this.#stopping || this.blocked || (item.lane !== undefined && blocked.has(item.lane))) {
+      if (
+        this.#stopping ||
+        this.blocked ||
+        this.isOpen(item.route) ||
+        (item.lane !== undefined && blocked.has(item.lane))
+      ) {
         this.schedule.requeue(item)
         continue
       }
@@ -338,6 +406,7 @@ export class Worker {
   /** Whether it may be read and run; else it was dealt with. */
   async #begin(item: Item): Promise<boolean> {
     if (!isHeld(item)) return false
+    this.#payloads.claim(item)
     // The pause that another worker has begun is waited for to its end.
     const early = item.due - Date.now()
     if (early > 0) {
@@ -504,7 +573,18 @@ export class Worker {
   }
 
   #attemptFailed(item: Item, cause: Error): void {
-    const { metrics, log } = this.#parts
+    const { metrics, log, settings } = this.#parts
+    item.tried = true
+    const breaker = this.#breakers.of(item.route)
+    if (breaker?.isOpen && !breaker.isProbe(item)) {
+      // It was begun before: only the probe is an attempt.
+      this.schedule.requeue(item)
+      this.#payloads.spare(item)
+      return
+    }
+    // What a handler asks for is no failure of the handler; and an event that has failed before tells of itself.
+    if (cause instanceof DeadLetter) breaker?.succeeded()
+    else if (!(cause instanceof Retry) && (breaker?.isOpen || item.attempts === 0)) breaker?.failed(cause)
     item.attempts += 1
     item.conflicts = 0
     item.interruptions = 0
@@ -521,7 +601,8 @@ export class Worker {
     // An outcome: what Redis has counted begins anew.
     item.deliveries = 0
     item.due = Date.now() + decision.retry
-    if (decision.retry > SET_ASIDE_AFTER && !this.#parts.settings.ordered) void this.#setAside(item, textOf(cause))
+    const isSetAside = (decision.retry > SET_ASIDE_AFTER && !settings.ordered) || this.#isSurplus(item)
+    if (isSetAside) void this.#setAside(item, textOf(cause), () => this.#hold(item))
     else this.#hold(item)
   }
 
@@ -532,11 +613,12 @@ export class Worker {
     this.#wait(item, due - Date.now())
   }
 
-  async #setAside(item: Item, error: string): Promise<void> {
+  /** `otherwise`: Redis has refused, or it is somebody else's. */
+  async #setAside(item: Item, error: string, otherwise: () => void): Promise<void> {
     this.schedule.wait(item)
     const isSetAside = await this.#settlement.setAside(item, item.due, error)
     if (isSetAside) this.#drop(item)
-    else if (isHeld(item)) this.#hold(item)
+    else if (isHeld(item)) otherwise()
     this.wake()
   }
 
@@ -552,6 +634,7 @@ export class Worker {
 
   #finish(item: Item, result: 'done' | 'duplicate' | 'skipped'): void {
     this.#settlement.done(item, result)
+    if (result === 'done') this.#breakers.of(item.route)?.succeeded()
     this.#drop(item)
   }
 

@@ -39,6 +39,11 @@ export const CONSUMERS: AlertCase[] = [
     wrong: { [worker('backoff_oldest_seconds', ORDERS)]: turning('_', '1+60') },
   },
   {
+    alert: 'OutriderConsumerBreakerOpen',
+    what: 'a handler fails for minutes',
+    wrong: { [worker('breaker_open', PLACED)]: turning(0, 1) },
+  },
+  {
     alert: 'OutriderConsumerTrimmed',
     what: 'the first one is lost',
     wrong: { [worker('trimmed_total', ORDERS)]: `_x${BEFORE + AFTER - 20} 1x20` },

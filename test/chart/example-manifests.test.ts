@@ -275,7 +275,7 @@ async function gauges(): Promise<Map<string, string[]>> {
   const none = () => 0
   const counts = { running: none, waiting: none, held: none, idleSeconds: none, oldestRunningSeconds: none }
   const backoff = () => [{ stream: 'orders', count: 1, oldestSeconds: 1 }]
-  const watched = { group: 'g', ...counts, streams: () => [state], backoff }
+  const watched = { group: 'g', ...counts, streams: () => [state], backoff, breakers: () => [] }
   createMetrics(registry, 'g', watched)
   const metrics = await registry.getMetricsAsJSON()
   return new Map(

@@ -67,19 +67,14 @@ test('a handler at its cap does not keep the others from work, of its own stream
 
 test('no more is taken from Redis than prefetch says', async ({ env }) => {
   const go = new Gate()
-  let blocked = 0
   const consumer = env.consumer({ concurrency: 3, prefetch: 12 }).on(Happened, async (event, context) => {
-    if (event.data.n >= 100) {
-      blocked += 1
-      await go.passed(context.signal)
-    }
+    await go.passed(context.signal)
     await effect(event, context)
   })
-  // Before its time is known, a handler gets only what can run.
   await env.append('things', numbers(500))
   await consumer.start()
   // Redis counts them as pending before the worker has its reply.
-  await until(async () => blocked === 3 && (await consumer.stats()).queued === 9)
+  await until(async () => (await consumer.stats()).queued === 9)
   expect(await consumer.stats()).toMatchObject({ running: 3, queued: 9, waiting: 0 })
   expect(await env.pending('things')).toBe(12)
   expect(await metricOf(consumer, 'held')).toBe(12)

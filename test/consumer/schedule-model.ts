@@ -9,7 +9,7 @@ export const CONCURRENCY = 3
 const policy = { maxAttempts: 10, retryFor: 1_000, backoff: () => 0 }
 const routeOf = (concurrency: number, size?: number): Route => ({
   work: size === undefined ? { kind: 'one', handle() {} } : { kind: 'batch', handle() {}, size },
-  ...{ concurrency, policy, key: undefined },
+  ...{ types: [], concurrency, policy, key: undefined },
 })
 export const ROUTES = [routeOf(1), routeOf(2), routeOf(2, 3), routeOf(1, 4)] as const
 const sizeOf = ({ work }: Route): number => (work.kind === 'batch' ? work.size : 1)

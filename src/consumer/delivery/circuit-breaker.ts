@@ -1,6 +1,6 @@
 import { exponential } from '../retry.js'
 
-/** Different events whose attempts have failed since one has succeeded. One event that always fails opens no breaker. */
+/** Events whose first attempt has failed since an event succeeded. So those that always fail open no breaker again and again. */
 const MAX_FAILURES = 10
 
 /** Between two probes of one handler. */
@@ -17,7 +17,7 @@ export interface BreakerEvents {
 /**
  * The circuit breaker of one handler.
  *
- *     closed ── 10 events in a row fail ──→ open ── pause over ──→ probing one event
+ *     closed ── 10 first attempts fail ───→ open ── pause over ──→ probing one event
  *       ↑                                     ↑                       │      │
  *       │                                     └────── it fails ───────┘      │
  *       └──────────────────────── it succeeds ───────────────────────────────┘
@@ -26,8 +26,8 @@ export interface BreakerEvents {
  */
 export class CircuitBreaker<Probe extends object> {
   readonly #events: BreakerEvents
-  /** Ids of those that have failed since one succeeded. */
-  readonly #failed = new Set<string>()
+  /** First attempts that have failed since an event succeeded. */
+  #failures = 0
   #openedAt: number | undefined
   #failedProbes = 0
   #timer: NodeJS.Timeout | undefined
@@ -60,22 +60,22 @@ export class CircuitBreaker<Probe extends object> {
     this.#probe = probe
   }
 
-  /** An attempt has failed. While it is open, call this of the probe alone. */
-  failed(id: string, cause: Error): void {
+  /** The first attempt of an event has failed; while it is open, any attempt of the probe. */
+  failed(cause: Error): void {
     if (this.isOpen) {
       this.#failedProbes += 1
       this.#pause()
       return
     }
-    this.#failed.add(id)
-    if (this.#failed.size < MAX_FAILURES) return
+    this.#failures += 1
+    if (this.#failures < MAX_FAILURES) return
     this.#openedAt = performance.now()
     this.#events.onOpen(cause)
     this.#pause()
   }
 
   succeeded(): void {
-    if (this.#failed.size > 0) this.#failed.clear()
+    this.#failures = 0
     if (!this.isOpen) return
     const { openMs } = this
     this.#openedAt = undefined

@@ -48,7 +48,7 @@ export class Capacity {
     const isIdle = routes.some((route, place) => (lacking[place] as number) > 0 && schedule.isIdle(route))
     if (payloadRoom <= 0 && !isIdle) return 0
     const isPast = routes.some((route, place) => lacking[place] === 0 && !schedule.isIdle(route))
-    if (isPast && routes.some((route) => schedule.queuedOf(route) >= Math.max(MAX_QUEUED, this.#ahead(route)))) return 0
+    if (isPast && routes.some((route) => this.#isFull(route))) return 0
     const room = Math.min(this.#prefetchRoom, this.#maxHeld - schedule.held - unacknowledged)
     return Math.max(0, Math.min(isPast ? Math.max(wanted, LOOK_PAST) : wanted, room))
   }
@@ -57,6 +57,7 @@ export class Capacity {
   readonly roomForLeft = (stream: string): number => {
     const { schedule } = this.#worker
     const rooms = this.#routes.of(stream).map((route) => {
+      if (this.#worker.isOpen(route)) return schedule.leftOf(route) === 0 ? 1 : 0
       const limit = callsOf(route, this.#settings) * sizeOf(route) + this.#ahead(route)
       return Math.max(0, Math.min(limit, this.#settings.prefetch ?? limit) - schedule.leftOf(route))
     })
@@ -69,7 +70,9 @@ export class Capacity {
   /** Ordered: what is behind another of its lane does not keep the others from being read, up to a bound of each partition. */
   readonly roomOf = (key: string): number => {
     const { schedule, unacknowledged } = this.#worker
-    const soon = schedule.count('queued') + schedule.count('running') + unacknowledged
+    const open = this.#routes.all.filter((route) => this.#worker.isOpen(route))
+    const blocked = open.reduce((sum, route) => sum + schedule.queuedOf(route), 0)
+    const soon = schedule.count('queued') - blocked + schedule.count('running') + unacknowledged
     return soon >= this.#orderedPrefetch ? 0 : this.#settings.maxPending - schedule.heldOf(key)
   }
 
@@ -81,15 +84,24 @@ export class Capacity {
     const { schedule } = this.#worker
     const times = this.#routes.of(stream).map((route) => {
       const perSecond = this.#times.perSecond(route, callsOf(route, this.#settings))
-      return perSecond === undefined ? Number.POSITIVE_INFINITY : (500 * schedule.queuedOf(route)) / perSecond
+      const isStuck = perSecond === undefined || this.#worker.isOpen(route)
+      return isStuck ? Number.POSITIVE_INFINITY : (500 * schedule.queuedOf(route)) / perSecond
     })
     return Math.min(...times)
+  }
+
+  /** What is more of a handler whose breaker is open is set aside, so that it holds up no others. */
+  #isFull(route: Route): boolean {
+    const queued = this.#worker.schedule.queuedOf(route)
+    return !this.#worker.isOpen(route) && queued >= Math.max(MAX_QUEUED, this.#ahead(route))
   }
 
   /** What a handler lacks to be busy for a second. */
   #lacking(route: Route): number {
     const { schedule } = this.#worker
     const queued = schedule.queuedOf(route)
+    // One to try that has not failed: what has failed may do so for ever, and the handler may work again.
+    if (this.#worker.isOpen(route)) return Math.max(0, 1 - schedule.freshOf(route) - schedule.callsOf(route))
     const free = Math.max(0, callsOf(route, this.#settings) - schedule.callsOf(route))
     const limit = this.#runnable(route, free) + this.#ahead(route)
     const lacking = limit - queued

@@ -1,0 +1,77 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { CircuitBreaker } from './circuit-breaker.js'
+
+const CAUSE = new Error('503')
+
+describe('the circuit breaker of a handler', () => {
+  beforeEach(() => {
+    vi.useFakeTimers()
+  })
+  afterEach(() => {
+    vi.useRealTimers()
+  })
+
+  const made = () => {
+    const said: string[] = []
+    const breaker = new CircuitBreaker<object>({
+      onOpen: ({ message }) => said.push(`open: ${message}`),
+      onClose: () => said.push('close'),
+      onProbe: () => said.push('probe'),
+    })
+    const fail = (times: number) => {
+      for (let n = 0; n < times; n++) breaker.failed(CAUSE)
+    }
+    return { breaker, said, fail }
+  }
+
+  it('opens after ten failures in a row, and not before', () => {
+    const { breaker, said, fail } = made()
+    fail(9)
+    breaker.succeeded()
+    fail(9)
+    expect([breaker.isOpen, said]).toEqual([false, []])
+    fail(1)
+    expect([breaker.isOpen, said]).toEqual([true, ['open: 503']])
+  })
+
+  it('lets one probe begin after a pause, and the next only when that has ended', () => {
+    const { breaker, said, fail } = made()
+    fail(10)
+    expect(breaker.mayProbe).toBe(false)
+    vi.advanceTimersByTime(500)
+    expect([breaker.mayProbe, said.at(-1)]).toEqual([true, 'probe'])
+    const probe = {}
+    breaker.begin(probe)
+    expect([breaker.mayProbe, breaker.isProbe(probe), breaker.isProbe({})]).toEqual([false, true, false])
+    // It says nothing of the handler: the next one at once.
+    breaker.end(probe)
+    expect(breaker.mayProbe).toBe(true)
+  })
+
+  it('waits longer after each probe that fails, 30 s at most, and closes when one succeeds', () => {
+    const { breaker, said, fail } = made()
+    fail(10)
+    for (let n = 0; n < 10; n++) {
+      vi.advanceTimersByTime(30_000)
+      const probe = {}
+      breaker.begin(probe)
+      fail(1)
+      breaker.end(probe)
+      expect(breaker.mayProbe).toBe(false)
+    }
+    vi.advanceTimersByTime(14_000)
+    expect(breaker.mayProbe).toBe(false)
+    vi.advanceTimersByTime(16_000)
+    expect(breaker.mayProbe).toBe(true)
+    breaker.succeeded()
+    expect([breaker.isOpen, breaker.mayProbe, said.at(-1)]).toEqual([false, false, 'close'])
+  })
+
+  it('begins no probe once it is stopped', () => {
+    const { breaker, fail } = made()
+    fail(10)
+    breaker.stop()
+    vi.advanceTimersByTime(60_000)
+    expect(breaker.mayProbe).toBe(false)
+  })
+})
