@@ -66,14 +66,31 @@ const alive = (id: string) => ({ dead: [], pending: [[id, 'one']], retries: { [i
 const buried = (id: string) => ({ dead: [letter(id)], pending: [], retries: {} })
 
 buryTest(
-  'moves an entry with its fields, acknowledges it, and forgets its attempts; asked again, nothing',
+  'moves an entry with its fields, acknowledges it, and forgets its attempts; asked again, nothing changes',
   async ({ env }) => {
     const { redis, one, failed, whole } = env
     const id = await failed()
     expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(true)
     expect(await whole()).toEqual(buried(id))
-    expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(false)
+    expect(await one.bury(redis, { id, fields: FIELDS }, said(id))).toBe(true)
     expect(await whole()).toEqual(buried(id))
+  },
+)
+
+buryTest(
+  'an entry that was trimmed, or is of a waiting stream, has one letter when the reply is lost and it is asked again',
+  async ({ env }) => {
+    const { redis, one, failed, whole } = env
+    const trimmed = await failed()
+    await redis.xdel(KEY, trimmed)
+    const set = await failed()
+    await one.wait(redis, { id: set, fields: FIELDS }, 1, ['waiting-attempts', '1', 'waiting-entry', set])
+    const waiting = (await one.waiting.due(redis, 2, 1))?.taken[0]?.id as string
+    for (let time = 0; time < 2; time++) {
+      expect(await one.bury(redis, { id: trimmed, fields: FIELDS }, said(trimmed))).toBe(true)
+      expect(await one.waiting.bury(redis, { id: waiting, fields: FIELDS }, said(set))).toBe(true)
+    }
+    expect((await whole()).dead).toEqual([letter(trimmed), letter(set)])
   },
 )
 
