@@ -1,7 +1,8 @@
 import { Cluster } from 'ioredis'
 import { backoff, pause } from '../backoff.js'
 import type { RedisClient } from '../redis/connect.js'
-import { entryOf, type Group } from '../redis/group.js'
+import { type Entry, entryOf, type Group } from '../redis/group.js'
+import { MAX_REPLY_BYTES } from './limits.js'
 import { isMissingGroup, type Link } from './link.js'
 import type { Capacity } from './read/capacity.js'
 import { ReadSize } from './read/read-size.js'
@@ -16,6 +17,9 @@ const POLL = 100
 
 /** The least that a read waits for some streams while others are full: these are read about as often. */
 const MIN_BLOCK = 5
+
+/** Entries of one stream in one read: a script keeps all others waiting. */
+const MAX_READ = 2_048
 
 /** Of one stream, on a new connection. */
 const MAX_OWN = 1_000
@@ -44,7 +48,7 @@ export async function read(parts: ReaderParts): Promise<void> {
   let failures = 0
   // Reads in a row that found nothing.
   let empty = 0
-  const size = new ReadSize()
+  const sizes = new Map<string, ReadSize>()
   // What arrives while a read waits is delivered at once; only what arrives between two reads can be trimmed unread.
   let paused = false
   for (let turn = 0; !signal.aborted; turn++) {
@@ -68,7 +72,7 @@ export async function read(parts: ReaderParts): Promise<void> {
       const apart = client instanceof Cluster || failures > 0
       if (paused) void parts.unread.look(client, parts.groups())
       paused = false
-      const found = await readOnce(client, wanted, parts, size, apart, empty)
+      const found = await readOnce(client, wanted, parts, sizes, apart, empty)
       empty = found ? 0 : empty + 1
       failures = 0
       if (found) parts.onRead()
@@ -109,25 +113,21 @@ async function readOnce(
   client: RedisClient,
   wanted: readonly Wanted[],
   parts: ReaderParts,
-  size: ReadSize,
+  sizes: Map<string, ReadSize>,
   apart: boolean,
   empty: number,
 ): Promise<boolean> {
   const open = wanted.filter(({ count }) => count > 0)
-  const counts = open.map(({ count }) => size.next(count, open.length, parts.roomBytes()))
-  const least = Math.min(...counts)
-  const receive = (reply: Reply, asked: number): boolean => {
-    for (const [key, entries] of reply) {
-      const { group } = open.find((each) => each.group.key === key) as Wanted
-      size.note(parts.worker.receive(group, entries.map(entryOf)), asked)
-    }
-    return reply.length > 0
+  const maxBytes = Math.min(parts.roomBytes(), MAX_REPLY_BYTES)
+  const receive = (group: Group, entries: readonly Entry[], hasMore: boolean): boolean => {
+    sizeOf(sizes, group).note(parts.worker.receive(group, entries), hasMore)
+    return entries.length > 0
   }
-  // Redis counts for each stream alone, and knows one count for all: where they differ, each is asked for itself first.
-  if (apart || Math.max(...counts) > least) {
-    const each = open.map(async ({ group }, place) => {
-      const count = counts[place] as number
-      return receive(await readGroup(client, [group], count), count)
+  if (apart || open.some(({ group }) => sizeOf(sizes, group).hasMore)) {
+    const share = Math.max(0, Math.floor(maxBytes / open.length))
+    const each = open.map(async ({ group, count }) => {
+      const { fresh, more } = await group.read(client, Math.min(count, MAX_READ), share)
+      return receive(group, fresh, more)
     })
     const outcomes = await Promise.allSettled(each)
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
@@ -137,16 +137,29 @@ async function readOnce(
   const busy = wanted.filter(({ count }) => count === 0).map(({ group }) => parts.capacity.busyFor(group.stream))
   // Longer each time while the full ones stay full.
   const block = Math.ceil(Math.min(BLOCK, Math.max(MIN_BLOCK, Math.min(...busy)) * 2 ** Math.min(empty, 10)))
+  // Redis counts for each stream alone, and knows one count for all.
+  const counts = open.map(({ group, count }) => sizeOf(sizes, group).unbounded(count, open.length, maxBytes))
+  const count = Math.min(...counts)
   const groups = open.map(({ group }) => group)
-  return receive(await readGroup(client, groups, least, block), least)
+  const reply = await readGroup(client, groups, count, block)
+  for (const [key, entries] of reply) {
+    const group = groups.find((each) => each.key === key) as Group
+    receive(group, entries.map(entryOf), entries.length >= count)
+  }
+  return reply.length > 0
+}
+
+function sizeOf(sizes: Map<string, ReadSize>, { key }: Group): ReadSize {
+  const size = sizes.get(key) ?? new ReadSize()
+  sizes.set(key, size)
+  return size
 }
 
 type Reply = [key: string, entries: Parameters<typeof entryOf>[0][]][]
 
-async function readGroup(client: RedisClient, groups: readonly Group[], count: number, block?: number): Promise<Reply> {
+async function readGroup(client: RedisClient, groups: readonly Group[], count: number, block: number): Promise<Reply> {
   const [{ group, consumer }] = groups as [Group]
-  const args: [string, ...string[]] = ['GROUP', group, consumer, 'COUNT', String(count)]
-  if (block !== undefined) args.push('BLOCK', String(block))
+  const args: [string, ...string[]] = ['GROUP', group, consumer, 'COUNT', String(count), 'BLOCK', String(block)]
   args.push('STREAMS', ...groups.map(({ key }) => key), ...groups.map(() => '>'))
   return ((await client.call('XREADGROUP', ...args)) ?? []) as Reply
 }

@@ -68,20 +68,20 @@ export async function takeInOrder(parts: TakeParts): Promise<void> {
 
 /** Whether anything was found. Rejects when one failed, after all have answered. */
 async function takeAll(parts: TakeParts, client: RedisClient, leases: readonly Lease[]): Promise<boolean> {
-  const taken = await Promise.allSettled(leases.map((lease) => takeOnce(parts, client, lease)))
+  const taken = await Promise.allSettled(leases.map((lease) => takeOnce(parts, client, lease, leases.length)))
   for (const outcome of taken) if (outcome.status === 'rejected') throw outcome.reason
   return taken.some((outcome) => outcome.status === 'fulfilled' && outcome.value > 0)
 }
 
-/** How many entries were found. */
-async function takeOnce(parts: TakeParts, client: RedisClient, lease: Lease): Promise<number> {
+/** How many entries were found. `beside`: so many leases share the bytes of the replies. */
+async function takeOnce(parts: TakeParts, client: RedisClient, lease: Lease, beside: number): Promise<number> {
   const { worker, leases } = parts
   const group = parts.group(lease.key)
   if (!group) return 0
   const most = Math.min(parts.room(lease.key), MOST)
   if (most <= 0) return 0
   void parts.unread.look(client, [group])
-  const maxBytes = Math.max(0, Math.min(parts.roomBytes(), MAX_REPLY_BYTES / leases.all().length))
+  const maxBytes = Math.max(0, Math.min(parts.roomBytes(), MAX_REPLY_BYTES / beside))
   const reply = await group.take(client, lease.epoch, most, lease.from, Math.floor(maxBytes))
   if ('fenced' in reply) {
     await leases.raise(lease.key, reply.fenced)
@@ -89,12 +89,12 @@ async function takeOnce(parts: TakeParts, client: RedisClient, lease: Lease): Pr
   }
   // It was lost while Redis answered: whoever has it takes these over, too.
   if (leases.get(lease.key) !== lease || lease.leaving) return 0
-  const { complete, taken, fresh, last } = reply
+  const { complete, taken, fresh, last, more } = reply
   worker.adopt(group, taken)
   worker.receive(group, fresh)
   const found = taken.length + fresh.length
   if (lease.from !== '') lease.from = complete ? '' : `(${taken.at(-1)?.id ?? lease.from.slice(1)}`
-  lease.ready = found === most || !complete
+  lease.ready = more || !complete
   lease.last = last ?? lease.last
   lease.lookedAt = performance.now()
   return found

@@ -5,7 +5,8 @@ import { Script, send } from './script.js'
 const script = (file: string) => new Script(file, 'pending.lua')
 const scripts = {
   claim: script('claim.lua'),
-  take: script('take.lua'),
+  take: new Script('take.lua', 'pending.lua', 'read-new.lua'),
+  read: new Script('read.lua', 'pending.lua', 'read-new.lua'),
   beat: script('beat.lua'),
   begin: script('begin.lua'),
   fail: script('fail.lua'),
@@ -97,10 +98,13 @@ export interface UnreadTrimmed {
   length: number
 }
 
-/** `last`: the id of the stream's last entry; undefined where not all that was pending is taken. */
+/**
+ * `last`: the id of the stream's last entry; undefined where not all that was pending is taken. `more`: the stream may have more new
+ * entries.
+ */
 export type TakeReply =
   | { fenced: number }
-  | { complete: boolean; taken: Taken[]; fresh: Entry[]; last: string | undefined }
+  | { complete: boolean; taken: Taken[]; fresh: Entry[]; last: string | undefined; more: boolean }
 
 /**
  * What one consumer of a group does on one stream. Everything that could take something away from another consumer is a
@@ -212,10 +216,17 @@ export class Group {
   ): Promise<TakeReply> {
     const keys = [...this.#keys, fenceKey(this.key, this.group)]
     const args = [this.group, this.consumer, epoch, String(most), from, String(maxBytes)]
-    const reply = (await scripts.take.call(client, keys, args)) as [unknown, unknown, EntryReply[], string?]
-    const [status, taken, fresh, last] = reply
+    const reply = (await scripts.take.call(client, keys, args)) as [unknown, unknown, EntryReply[], string?, number?]
+    const [status, taken, fresh, last, more] = reply
     if (status === 'FENCED') return { fenced: Number(taken) }
-    return { complete: status === 1, taken: takenOf(taken), fresh: fresh.map(entryOf), last }
+    return { complete: status === 1, taken: takenOf(taken), fresh: fresh.map(entryOf), last, more: more === 1 }
+  }
+
+  /** New entries, for an unordered group. `more`: there may be more of them. Those beyond `maxBytes` come without their payload. */
+  async read(client: RedisClient, most: number, maxBytes: number): Promise<{ fresh: Entry[]; more: boolean }> {
+    const reply = await this.#call(client, scripts.read, String(most), String(maxBytes))
+    const [fresh, more] = reply as [EntryReply[], number]
+    return { fresh: fresh.map(entryOf), more: more === 1 }
   }
 
   /** Keeps entries from being claimed; the ids of those that another consumer has. */

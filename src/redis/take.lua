@@ -3,7 +3,8 @@
 -- ARGV  … the epoch of the lease, how many at most, and where a new holder goes on to take all that is pending, with this
 --       consumer, too: '-' to begin with; empty once it has all of it; how many bytes of new entries at most
 -- Reply {whether all that was pending is taken, {id, deliveries, failed attempts, fields without the payload, bytes} …, new
---       entries, the id of the stream's last entry}. New entries beyond the bytes come without their payload, and with their bytes. Or FENCED and the epoch that was seen: another worker holds the stream by now
+--       entries, the id of the stream's last entry, 1 where there may be more new ones}. New entries beyond the bytes come without
+--       their payload, and with their bytes. Or FENCED and the epoch that was seen: another worker holds the stream
 
 local fence, epoch, most = KEYS[3], tonumber(ARGV[3]), tonumber(ARGV[4])
 local seen = tonumber(redis.call('GET', fence) or '0')
@@ -31,21 +32,10 @@ while from ~= '' do
   from = #page == 100 and '(' .. page[100][1] or ''
 end
 
-local reply = {}
-if #taken < most then
-  reply = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', most - #taken, 'STREAMS', stream, '>') or {}
-end
-
-local left, fresh = tonumber(ARGV[6]), reply[1] and reply[1][2] or {}
-for n, entry in ipairs(fresh) do
-  if entry[2] then
-    local envelope, size = envelopeOf(entry[2])
-    if size > left then fresh[n] = {entry[1], envelope, size} else left = left - size end
-  end
-end
+local fresh, more = readNew(most - #taken, tonumber(ARGV[6]))
 
 local last, info = '0-0', redis.call('XINFO', 'STREAM', stream)
 for n = 1, #info, 2 do
   if info[n] == 'last-generated-id' then last = info[n + 1] end
 end
-return {1, taken, fresh, last}
+return {1, taken, fresh, last, more}

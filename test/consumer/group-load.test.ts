@@ -80,3 +80,33 @@ test('what is moved takes its payload from the stream, and from the worker only 
     ['n', 'kept', ...said],
   ])
 })
+
+test('a read is bounded in bytes: what exceeds them has no payload, and nothing behind its page is read', async ({
+  env,
+}) => {
+  const { redis, key, one, pending } = env
+  for (let n = 0; n < 40; n++) await redis.xadd(key, '*', 'data', 'x')
+  for (let n = 0; n < 60; n++) await redis.xadd(key, '*', 'data', PAYLOAD)
+  const { fresh, more } = await one.read(redis, 1_000, 10_000)
+  const bytes = fresh
+    .filter(({ size }) => size === undefined)
+    .flatMap(({ fields }) => fields)
+    .join('').length
+  expect([fresh.length, more]).toEqual([64, true])
+  expect(bytes).toBeGreaterThan(9_000)
+  expect(bytes).toBeLessThanOrEqual(10_000)
+  expect(fresh.at(-1)).toEqual({ id: expect.any(String), fields: [], size: 1_004 })
+  expect(await pending()).toHaveLength(64)
+  expect((await one.read(redis, 1_000, 1_000_000)).fresh).toHaveLength(36)
+  expect(await one.read(redis, 1_000, 1_000_000)).toEqual({ fresh: [], more: false })
+})
+
+test('an ordered read is bounded in bytes likewise', async ({ env }) => {
+  const { redis, key, one, pending } = env
+  for (let n = 0; n < 100; n++) await redis.xadd(key, '*', 'data', PAYLOAD)
+  const reply = await one.take(redis, '1', 256, '-', 10_000)
+  expect(reply).toMatchObject({ complete: true, more: true })
+  expect(await pending()).toHaveLength(32)
+  expect(await one.take(redis, '1', 256, '', 1_000_000)).toMatchObject({ more: false })
+  expect(await pending()).toHaveLength(100)
+})
