@@ -93,7 +93,7 @@ function waitOf(fields: readonly string[]): Partial<Remembered> {
 }
 
 /** Of what the text takes in memory: where it is not ASCII, two bytes for each of its units. */
-function sizeOf(fields: readonly string[]): number {
+export function sizeOf(fields: readonly string[]): number {
   let size = 0
   for (const text of fields) size += text.length
   const data = fieldOf(fields, 'data')

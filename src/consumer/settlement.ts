@@ -77,9 +77,16 @@ export class Settlement {
     return (await this.#link.once((client) => item.group.wait(client, item, due, said)).catch(() => false)) === true
   }
 
-  /** Counts the delivery of an item that was another consumer's before; false where it is no longer this one's. */
-  async begin(item: Item): Promise<boolean> {
-    return (await this.#link.ask((client) => item.group.begin(client, item.id)).catch(unlessOver)) === true
+  /**
+   * Counts the delivery of an item that was another consumer's before; false where it is no longer this one's, undefined where Redis has
+   * refused or not answered.
+   */
+  async begin(item: Item): Promise<boolean | undefined> {
+    try {
+      return await this.#link.once((client) => item.group.begin(client, item.id))
+    } catch (error) {
+      return isMissingGroup(error) || error instanceof StoppedError ? false : undefined
+    }
   }
 
   /** Whether another worker has acknowledged or dead-lettered it; a Redis that does not answer holds up no commit. */

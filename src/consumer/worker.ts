@@ -375,8 +375,14 @@ export class Worker {
     }
     const begun = await pass(items, (item) => this.#begin(item))
     // Not before this delivery is counted: a payload may be what kills its workers.
-    for (const { item, missing } of await this.#payloads.load(begun)) this.#missing(item, missing)
-    const ready = await pass(begun.filter(isHeld), (item) => this.#read(item))
+    for (const { item, missing } of await this.#payloads.load(begun)) {
+      this.#missing(item, missing)
+      if (item.lane !== undefined && isHeld(item)) waiting.add(item.lane)
+    }
+    const ready = await pass(
+      begun.filter(({ state }) => state === 'running'),
+      (item) => this.#read(item),
+    )
     if (ready.length === 0) return
     const failure = await this.#attempt(ready)
     if (!failure) return
@@ -394,6 +400,7 @@ export class Worker {
         this.isOpen(item.route) ||
         (item.lane !== undefined && blocked.has(item.lane))
       ) {
+        item.data = undefined
         this.schedule.requeue(item)
         continue
       }
@@ -419,6 +426,10 @@ export class Worker {
     }
     if (item.taken && !item.begun) {
       const ours = await this.#settlement.begin(item)
+      if (ours === undefined) {
+        this.#wait(item, conflictPause(++item.conflicts))
+        return false
+      }
       // An ordered worker has what its lease says, even where the group was lost: what comes behind must not come before.
       if (!ours && !this.#parts.settings.ordered) this.#drop(item)
       if (!isHeld(item)) return false
@@ -432,6 +443,7 @@ export class Worker {
   #missing(item: Item, missing: Missing['missing']): void {
     if (!isHeld(item)) return
     if (missing === 'trimmed') this.#drop(item)
+    else if (missing === 'refused') this.#wait(item, conflictPause(++item.conflicts))
     else if (this.#parts.settings.ordered) this.#takeAgain(item)
     else {
       this.#parts.log.warn(told(item), 'an entry is not pending with this worker any more; it is dropped unprocessed')

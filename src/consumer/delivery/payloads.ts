@@ -1,14 +1,20 @@
 import type { Group, Loaded } from '../../redis/group.js'
-import { complete, type Item } from '../item.js'
+import { complete, type Item, sizeOf } from '../item.js'
 import { MAX_HELD_BYTES, MAX_REPLY_BYTES } from '../limits.js'
-import { isMissingGroup, type Link } from '../link.js'
+import { isMissingGroup, type Link, StoppedError } from '../link.js'
 
 const MAX_IDS = 500
 
-/** An item whose payload Redis does not have: it was trimmed while it was pending here, or is not pending here any more. */
+/** More than is needed is evicted, so that the next ones need no new sort. */
+const EVICTION_BYTES = MAX_HELD_BYTES / 16
+
+/**
+ * An item whose payload could not be loaded: it was trimmed while it was pending here, or is not pending here any more; or Redis has
+ * refused or not answered.
+ */
 export interface Missing {
   item: Item
-  missing: 'trimmed' | 'gone'
+  missing: 'trimmed' | 'gone' | 'refused'
 }
 
 /**
@@ -24,7 +30,7 @@ export class Payloads {
   readonly #onTrimmed: (group: Group, id: string) => void
   /** Of the items that have their payload. */
   readonly #kept = new Map<Item, number>()
-  /** In the order in which they began to wait. */
+  /** Those that wait. */
   readonly #spare = new Set<Item>()
   #bytes = 0
   #spareBytes = 0
@@ -66,7 +72,7 @@ export class Payloads {
     item.fields = undefined
   }
 
-  /** Loads the payloads that these lack; those that Redis has none of. Rejects with a StoppedError. */
+  /** Loads the payloads that these lack, asking once; those that have none after it. Rejects with a StoppedError. */
   async load(items: readonly Item[]): Promise<Missing[]> {
     const lacking = items.filter(({ fields, state }) => !fields && state !== 'gone')
     const lost: Missing[] = []
@@ -74,6 +80,10 @@ export class Payloads {
       let left = lacking.filter((item) => item.group === group)
       while (left.length > 0) {
         const loaded = await this.#ask(group, left.slice(0, MAX_IDS))
+        if (!loaded) {
+          lost.push(...left.map((item) => ({ item, missing: 'refused' as const })))
+          break
+        }
         for (const [n, found] of loaded.entries()) lost.push(...this.#take(left[n] as Item, found))
         left = left.slice(loaded.length)
       }
@@ -81,14 +91,15 @@ export class Payloads {
     return lost
   }
 
-  /** Where the group is gone, so is what was pending with it: it is delivered again. */
-  async #ask(group: Group, items: readonly Item[]): Promise<Loaded[]> {
+  /** Undefined: refused. Where the group is gone, so is what was pending with it: it is delivered again. */
+  async #ask(group: Group, items: readonly Item[]): Promise<Loaded[] | undefined> {
     const ids = items.map(({ id }) => id)
     try {
-      return await this.#link.ask((client) => group.load(client, ids, MAX_REPLY_BYTES))
+      return await this.#link.once((client) => group.load(client, ids, MAX_REPLY_BYTES))
     } catch (error) {
       if (isMissingGroup(error)) return ids.map((id) => ({ id, missing: 'gone' }))
-      throw error
+      if (error instanceof StoppedError) throw error
+      return undefined
     }
   }
 
@@ -104,11 +115,18 @@ export class Payloads {
   }
 
   #keep(item: Item): void {
-    for (const other of this.#spare) {
-      if (this.#bytes + item.size <= MAX_HELD_BYTES) break
+    // What Redis counts as bytes may take more in memory. The schedule goes by `item.size` from the beginning of a call to its end.
+    const size = Math.max(item.size, sizeOf(item.fields as readonly string[]))
+    if (this.#bytes + size > MAX_HELD_BYTES) this.#evict(MAX_HELD_BYTES - size - EVICTION_BYTES)
+    this.#kept.set(item, size)
+    this.#bytes += size
+  }
+
+  /** Of those that wait, the ones that wait longest give up their payloads. */
+  #evict(bytes: number): void {
+    for (const other of [...this.#spare].sort((a, b) => b.due - a.due)) {
+      if (this.#bytes <= bytes) return
       this.drop(other)
     }
-    this.#kept.set(item, item.size)
-    this.#bytes += item.size
   }
 }
