@@ -85,7 +85,7 @@ const ASK_EVERY_MS = 250
 
 /**
  * Waits up to `wait` milliseconds until everything before `lsn` is confirmed. An idle relay confirms only when WAL was
- * written: a message of 20 kB, which nobody reads, gives it that. Where it is not permitted, only the waiting is longer.
+ * written: a message of 20 kB without a reader gives it that. Where it is not permitted, only the waiting is longer.
  */
 export async function awaitConfirmed(client: pg.Client, lineage: string, lsn: Checkpoint['lsn'], wait: number) {
   const deadline = performance.now() + wait

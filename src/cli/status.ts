@@ -10,7 +10,7 @@ import { statusJson } from './status-json.js'
 import { statusText } from './status-text.js'
 
 export const status: Command = {
-  summary: 'what goes on: relay, slot, outbox, streams, groups, Redis, incidents; a verdict for each problem',
+  summary: 'what goes on: relay, slot, outbox, streams, groups, Redis, incidents; the next command for each problem',
   usage: `outrider status [--watch] [--stream <name>] [--group <name>] [--inbox <url>] …
 
 Exit code 0 where nothing is wrong, 4 with findings, 3 where Postgres or Redis cannot be reached: then it shows what the other

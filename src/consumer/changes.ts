@@ -1,4 +1,4 @@
-/** Those who wait for the next change of something. Nobody is left in it whose wait is over. */
+/** Those who wait for the next change of something. It holds none whose wait is over. */
 export class Changes {
   #waiting = new Set<() => void>()
 

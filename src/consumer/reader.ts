@@ -89,7 +89,7 @@ export async function read(parts: ReaderParts): Promise<void> {
 }
 
 /**
- * A reply that was lost with the connection is pending with this consumer, and nobody has seen it. It comes without payloads, and what
+ * A reply that was lost with the connection is pending with this consumer, and no handler has seen it. It comes without payloads, and what
  * is held is recognised. What is not taken now will be claimed like anybody's.
  */
 async function adoptOwn(client: RedisClient, group: Group, worker: Worker): Promise<void> {

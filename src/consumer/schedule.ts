@@ -156,7 +156,7 @@ export class Schedule {
   next(): Item[] | undefined {
     if (this.#running >= this.#concurrency) return undefined
     const next = this.#first()
-    // None goes ahead of a large one meanwhile, or that might wait for ever.
+    // None goes ahead of a large one meanwhile, or that might never begin.
     if (!next || (this.#running > 0 && this.#bytes + next.size > MAX_RUNNING_BYTES)) return undefined
     if (!isSuspect(next)) return this.#begin(this.#callOf(next))
     const call = this.#begin([next])

@@ -100,7 +100,7 @@ export class Capacity {
   #lacking(route: Route): number {
     const { schedule } = this.#worker
     const queued = schedule.queuedOf(route)
-    // One to try that has not failed: what has failed may do so for ever, and the handler may work again.
+    // One to try that has not failed: what has failed may always fail, and the handler may work again.
     if (this.#worker.isOpen(route)) return Math.max(0, 1 - schedule.freshOf(route) - schedule.callsOf(route))
     const free = Math.max(0, callsOf(route, this.#settings) - schedule.callsOf(route))
     const limit = this.#runnable(route, free) + this.#ahead(route)
@@ -132,7 +132,7 @@ export class Capacity {
     return Math.ceil(Math.min(Math.max(perSecond, size), BATCHES_AHEAD * size))
   }
 
-  /** What `prefetch` leaves, where it is set: of all that is held, except what waits or is in nobody's way. */
+  /** What `prefetch` leaves, where it is set: of all that is held, except what waits or keeps no other from running. */
   get #prefetchRoom(): number {
     const { schedule, unacknowledged } = this.#worker
     const { prefetch } = this.#settings
