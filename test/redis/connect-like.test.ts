@@ -61,7 +61,7 @@ describe('like a client of one server', () => {
     closeRedis(await like(idle))
     expect(idle.status).toBe('wait')
 
-    const busy = given({ port: redis.port })
+    const busy = given({ port: redis.port, commandTimeout: 5_000 })
     const before = await busy.client('ID')
     const options = { ...busy.options }
     const client = await like(busy)

@@ -95,6 +95,8 @@ export function chaosTest({ events, kills, freezes }: ChaosSize): void {
     }
     thaw()
     await writers
+    // Also where the last victim had published everything: it has an heir.
+    await active()
 
     const truth = await readTruth(env.postgres)
     await until(

@@ -1,16 +1,27 @@
 import { randomInt } from 'node:crypto'
 import { createServer } from 'node:net'
 
+/** Below the ports that systems give to outgoing connections: a server that is restarted must find its port free. */
+const FIRST = 15_000
+const COUNT = 17_000
+/** So many processes of one test run choose from ports of their own. */
+const SHARES = 20
+const SHARE = COUNT / SHARES
+
+const first = FIRST + (Number(process.env.VITEST_POOL_ID ?? 0) % SHARES) * SHARE
+let next = randomInt(SHARE)
+
 /**
- * A port free on 127.0.0.1, below the ranges that systems take for outgoing connections (32768 on Linux, 49152
- * elsewhere): a server that is restarted must not find its port lent to somebody's client.
+ * A port of 127.0.0.1 that is free, and that no other process of the same test run is given meanwhile: a server takes some time until
+ * it listens. One after the other, so that the port of a server that has just ended is not the next one's.
  */
 export async function freePort(): Promise<number> {
-  for (let attempt = 0; attempt < 100; attempt++) {
-    const port = randomInt(15_000, 32_000)
+  for (let attempt = 0; attempt < SHARE; attempt++) {
+    const port = first + next
+    next = (next + 1) % SHARE
     if (await isFree(port)) return port
   }
-  throw new Error('Expected a free port on 127.0.0.1 between 15000 and 32000, found none in 100 tries')
+  throw new Error(`Expected a free port on 127.0.0.1 between ${first} and ${first + SHARE - 1}, found none.`)
 }
 
 function isFree(port: number): Promise<boolean> {
