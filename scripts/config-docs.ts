@@ -33,9 +33,9 @@ const NOTES: Record<string, string> = {
   source: '`source` of CloudEvents, stored by `outrider setup`',
   durability: '`auto`: the strongest level that works',
   maxEventBytes:
-    'the largest `data` of a row, in bytes; its other columns may have 16 KiB in addition. A larger row becomes an incident; a row of any size does, in memory of about twice its size. `outrider setup` gives `data` of `outrider.outbox` the same limit, so that the insert fails; run it again after a change',
+    'the largest `data` of a row, in bytes; its other columns may have 16 KiB in addition. A larger row becomes an incident, whatever its size: the relay holds its bytes once and, above 8 MiB, decodes only its columns up to 64 KiB. `outrider setup` gives `data` of `outrider.outbox` the same limit, so that the insert fails; run it again after a change. Must not exceed `limits.inflightBytes`. The library checks its own limit first: `defineEvent({ maxBytes })`, 1 MiB by default ([producer.md](producer.md#limits))',
   'limits.batchEvents': 'events of one call of the script',
-  'limits.batchBytes': 'bytes of one call of the script',
+  'limits.batchBytes': 'bytes of one call of the script; must not exceed `limits.inflightBytes`',
   'limits.inflightBytes': 'bytes of events in memory; at this limit the relay stops reading',
   onGap: '`repair` has no effect yet: both values halt the relay at a gap',
   retention: 'no effect yet: rows stay in the outbox',
