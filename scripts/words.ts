@@ -27,6 +27,7 @@ const CLEAN = [
   'docs/guarantees.md',
   'docs/image.md',
   'docs/kubernetes.md',
+  'docs/producer.md',
   'docs/redis-acl.md',
   'docs/threat-model.md',
   'docs/upgrades.md',

@@ -28,6 +28,11 @@ stream without a row, or whose attributes or data differ from its row. Exit code
   --stream <name>     only this stream with its partitions, or <stream>:<number> for one of them
   --limit <number>    how many events of each kind are listed (100); all are counted
   --wait <duration>   how long to wait until rows without an entry are confirmed (30s)`,
+  examples: [
+    ['outrider audit --since 24h', 'what was committed in the last day'],
+    ['outrider audit --stream orders --json', 'one stream, for a program'],
+  ],
+  docs: 'docs/audit.md',
   options: {
     since: { type: 'string' },
     stream: { type: 'string' },
