@@ -11,6 +11,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url))
 
 /** Files and folders without such a phrase. Add a path once it is clean. */
 const CLEAN = [
+  'CHANGELOG.md',
   'CONTRIBUTING.md',
   'README.md',
   'SECURITY.md',
@@ -19,16 +20,20 @@ const CLEAN = [
   'docs/adr',
   'docs/alerts.md',
   'docs/architecture.md',
+  'docs/audit.md',
   'docs/commands.md',
   'docs/comparison.md',
   'docs/configuration.md',
+  'docs/consumer.md',
   'docs/dead-letters.md',
   'docs/glossary.md',
   'docs/guarantees.md',
   'docs/image.md',
   'docs/kubernetes.md',
+  'docs/operations.md',
   'docs/producer.md',
   'docs/redis-acl.md',
+  'docs/status.md',
   'docs/threat-model.md',
   'docs/upgrades.md',
   'findings/README.md',
