@@ -3,6 +3,7 @@ import { find } from '../../src/cli/find.js'
 import { status } from '../../src/cli/status.js'
 import { currentLineage } from '../../src/postgres/lineage.js'
 import { entryOf } from '../../testkit/entry.js'
+import { needsProcess, startPostgres } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest } from '../relay/relay-env.js'
 import { runCommand } from '../support/command.js'
 
@@ -27,7 +28,12 @@ async function fastest(env: RelayEnv, work: () => Promise<unknown>): Promise<num
 
 relayTest(
   'with 10,000 streams and 1,000,000 rows, status computes for less than 3 s and find for less than 1 s',
-  async ({ env }) => {
+  async ({ createEnv, skip, onTestFinished }) => {
+    needsProcess({ skip }, ['postgres'])
+    // Its own: a new slot of another test would wait for the long transaction of this one.
+    const server = await startPostgres({ syncs: false })
+    onTestFinished(() => server.remove())
+    const env = await createEnv({ database: await server.createDatabase() })
     const { lineage } = (await currentLineage(env.postgres, env.slot))!
     await env.postgres.query(
       `insert into outrider.outbox (stream, type, subject) select 's' || n % ${STREAMS}, 'order.placed', 'order-' || n
