@@ -42,7 +42,7 @@ export class AppendTarget {
 }
 
 export class AppendArguments implements EventSink {
-  readonly #target: AppendTarget
+  readonly target: AppendTarget
   #buffer: Buffer
   #end: number
   /** Arguments of all events. */
@@ -58,7 +58,7 @@ export class AppendArguments implements EventSink {
   #sentAgain = false
 
   constructor(target: AppendTarget) {
-    this.#target = target
+    this.target = target
     const { prefix } = target
     this.#end = ROOM + prefix.length
     this.#next = this.#end
@@ -68,7 +68,7 @@ export class AppendArguments implements EventSink {
 
   /** The arguments that name the keys, for a client that routes by them. */
   get routing(): readonly string[] {
-    return this.#target.args
+    return this.target.args
   }
 
   get events(): number {
@@ -160,13 +160,13 @@ export class AppendArguments implements EventSink {
 
   /** The command, to be written as it is. */
   encode(previous: Position): Buffer {
-    const { prefix } = this.#target
+    const { prefix } = this.target
     // What an earlier connection still holds must not change: its events would be chained to others than was meant.
     if (this.#sent !== undefined && this.#sent !== previous) this.#replace(this.#end)
     if (this.#sent !== undefined) this.#sentAgain = true
     this.#sent = previous
     this.#buffer.write(previous, ROOM + prefix.length - POSITION_BYTES - CRLF.length, 'latin1')
-    const head = `*${1 + this.#target.args.length + this.#count}${CRLF}`
+    const head = `*${1 + this.target.args.length + this.#count}${CRLF}`
     const start = ROOM - head.length
     this.#buffer.write(head, start, 'latin1')
     return this.#buffer.subarray(start, this.#end)
@@ -174,7 +174,7 @@ export class AppendArguments implements EventSink {
 
   /** Redis has answered, so that nobody reads the buffer any more. It must not be used again. */
   release(): void {
-    this.#target.size = Math.min(this.#end, MAX_RESERVED_BYTES)
+    this.target.size = Math.min(this.#end, MAX_RESERVED_BYTES)
     if (!this.#sentAgain) pool.give(this.#buffer)
   }
 

@@ -2,7 +2,7 @@ import type { Head } from '../event/head.js'
 import { type Position, ZERO_POSITION } from '../event/position.js'
 import { fieldsOf } from '../event/shape.js'
 import { appendTarget } from '../redis/append.js'
-import { AppendArguments, type AppendTarget } from '../redis/append-arguments.js'
+import { AppendArguments } from '../redis/append-arguments.js'
 import type { RejectedRow } from './rejection.js'
 
 /** Events of one stream that go to Redis in one call. */
@@ -61,7 +61,6 @@ export class Lane {
   readonly batches: Batch[] = []
   /** How many of `batches`, from the first, are in flight. */
   inFlight = 0
-  #target: AppendTarget | undefined
 
   constructor(
     readonly key: string,
@@ -85,9 +84,10 @@ export class Lane {
     if (last && this.batches.length > this.inFlight && last.events < maxEvents && last.bytes + bytes <= maxBytes) {
       return last
     }
-    this.#target ??= appendTarget(this.key, this.lineage, this.session)
+    // Held by batches alone: there may be 100,000 streams without one.
+    const target = last?.args.target ?? appendTarget(this.key, this.lineage, this.session)
     const batch: Batch = {
-      args: new AppendArguments(this.#target),
+      args: new AppendArguments(target),
       events: 0,
       bytes: 0,
       transactions: [],

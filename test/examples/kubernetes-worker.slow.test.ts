@@ -125,9 +125,9 @@ test('the worker does each event once, and exports how far its group is behind u
   const worker = await env.worker()
   expect((await get(worker.port, '/livez')).status).toBe(200)
   await until(async () => (await get(worker.port, '/readyz')).status === 200)
-  // What it holds itself is pending, and not part of the lag.
-  await until(async () => (await gauge(worker.port, 'pending')) === 110)
-  expect(await gauge(worker.port, 'lag')).toBe(390)
+  // What it holds itself is pending, and not part of the lag. Before its first call has ended it holds what runs.
+  await until(async () => (await gauge(worker.port, 'pending')) === 10)
+  expect(await gauge(worker.port, 'lag')).toBe(490)
   expect(await gauge(worker.port, 'lag_known')).toBe(1)
   await goOn()
   await until(async () => (await gauge(worker.port, 'lag')) === 0 && (await gauge(worker.port, 'pending')) === 0)
@@ -160,20 +160,20 @@ test('what a handler has not finished at the deadline is rolled back, let go of,
   const worker = await env.worker({ STOP_TIMEOUT: '300ms' })
   const goOn = await env.holdUp()
   await env.append(20)
-  await until(async () => (await env.heldUp()) === 10 && (await pendingCount(env.redis)) === 20)
+  await until(async () => (await env.heldUp()) === 10)
   const asked = performance.now()
   expect(await worker.stop()).toBe(0)
   // What worker.yaml allows for beyond the deadline.
   expect(performance.now() - asked).toBeLessThan(10_000)
   const left = await pendingOf(env.redis, STREAM, GROUP)
   // Uncounted, and idle for so long that anybody may take them.
-  expect(left.map(({ deliveries }) => deliveries)).toEqual(Array(20).fill(0))
+  expect(left.map(({ deliveries }) => deliveries)).toEqual(Array(10).fill(0))
   expect(left.every(({ idle }) => idle >= 3_600_000)).toBe(true)
   await goOn()
   await until(async () => (await env.heldUp()) === 0)
   expect(await env.invoices()).toEqual([])
   await env.worker()
-  await until(async () => (await pendingCount(env.redis)) === 0)
+  await until(async () => (await env.invoices()).length >= 20 && (await pendingCount(env.redis)) === 0)
   expect((await env.invoices()).toSorted()).toEqual(Array.from({ length: 20 }, (_, n) => `order-${n}`).toSorted())
 })
 
