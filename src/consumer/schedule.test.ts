@@ -1,5 +1,5 @@
 import fc from 'fast-check'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { CONCURRENCY, itemOf, Model, ROUTES } from '../../test/consumer/schedule-model.js'
 import type { Item } from './item.js'
 import { Schedule } from './schedule.js'
@@ -83,5 +83,31 @@ describe('the schedule', () => {
     expect(schedule.next()).toBeUndefined()
     schedule.end(call)
     expect(schedule.next()).toEqual([other])
+  })
+
+  it('counts by handler and stream what waits, and what a blocked handler holds up', () => {
+    const schedule = new Schedule(CONCURRENCY)
+    const [route] = ROUTES
+    const [first, second, suspect] = [
+      itemOf(0, { route }),
+      itemOf(1, { route, taken: true }),
+      itemOf(2, { route, taken: true, deliveries: 2 }),
+    ]
+    const counts = () => [schedule.waitingBy(route, 'things'), schedule.blocked, schedule.queuedLeftOf(route)]
+    for (const item of [first, second, suspect, itemOf(3)]) schedule.add(item)
+    expect(counts()).toEqual([0, 0, 2])
+    schedule.block(route)
+    expect([...counts(), schedule.waitingBy(route, 'others')]).toEqual([3, 3, 2, 0])
+    schedule.wait(first)
+    expect(counts()).toEqual([3, 2, 2])
+    // What runs keeps no other from being tried.
+    vi.spyOn(Math, 'random').mockReturnValueOnce(0.99)
+    second.tried = true
+    expect(schedule.probe(route)).toEqual([suspect])
+    expect(counts()).toEqual([2, 1, 1])
+    schedule.unblock(route)
+    expect(counts()).toEqual([1, 0, 1])
+    schedule.remove(first)
+    expect(counts()).toEqual([0, 0, 1])
   })
 })

@@ -22,6 +22,15 @@ function fitting(items: readonly Item[], maxBytes: number): Item[] {
   return end < 0 ? [...items] : items.slice(0, end)
 }
 
+/** Entries that do not run. */
+interface Parked {
+  waiting: number
+  /** Behind others of their lane, too. */
+  queued: number
+}
+
+const NONE_PARKED: Readonly<Parked> = { waiting: 0, queued: 0 }
+
 /** More than any worker ever receives. */
 const LEFT_FIRST = 2 ** 50
 
@@ -36,7 +45,8 @@ export class Schedule {
   readonly #ordered: boolean
   readonly #items = new Map<string, Item>()
   readonly #heldByKey = new Map<string, number>()
-  readonly #heldByRoute = new Map<Route, Map<string, number>>()
+  /** By handler and stream. */
+  readonly #parkedBy = new Map<Route, Map<string, Parked>>()
   /** Handlers of which nothing begins but a probe. */
   readonly #blocked = new Set<Route>()
   /** By handler: what was left, unless it waits. */
@@ -83,9 +93,22 @@ export class Schedule {
     return this.#left.get(route) ?? 0
   }
 
-  /** Of one stream and handler. */
-  heldBy(route: Route, key: string): number {
-    return this.#heldByRoute.get(route)?.get(key) ?? 0
+  /** Of these, those that do not run. A running one does not keep another from being probed. */
+  queuedLeftOf(route: Route): number {
+    const suspects = this.#suspects.filter((item) => item.route === route)
+    return [...(this.#queues.get(route) ?? []), ...suspects].filter(({ taken }) => taken).length
+  }
+
+  /** Of one stream and handler: what waits for its next attempt, and where the handler is blocked, all that does not run. */
+  waitingBy(route: Route, key: string): number {
+    const { waiting, queued } = this.#parkedBy.get(route)?.get(key) ?? NONE_PARKED
+    return waiting + (this.#blocked.has(route) ? queued : 0)
+  }
+
+  /** Items that could run if their handler were not blocked. */
+  get blocked(): number {
+    const suspects = this.#suspects.filter(({ route }) => this.#blocked.has(route)).length
+    return [...this.#blocked].reduce((sum, route) => sum + this.queuedOf(route), suspects)
   }
 
   /** Items that could run, or could if their handler were not blocked, and were never tried. */
@@ -120,11 +143,13 @@ export class Schedule {
     return this.#counts[state]
   }
 
-  /** Items that stand behind a handler which is at a cap of its own: they keep nothing else from running. */
+  /** Items that stand behind a handler which is at a cap of its own, and not blocked: they keep nothing else from running. */
   get crowded(): number {
     let crowded = 0
-    for (const [{ concurrency }, queue] of this.#queues) {
-      if (concurrency < this.#concurrency) crowded += Math.max(0, queue.length - 2 * concurrency)
+    for (const [route, queue] of this.#queues) {
+      const { concurrency } = route
+      if (concurrency < this.#concurrency && !this.#blocked.has(route))
+        crowded += Math.max(0, queue.length - 2 * concurrency)
     }
     return crowded
   }
@@ -141,7 +166,7 @@ export class Schedule {
     item.place = this.#arrivals++ - (isLeft(item) ? LEFT_FIRST : 0)
     this.#items.set(`${item.key} ${item.id}`, item)
     this.#heldByKey.set(item.key, this.heldOf(item.key) + 1)
-    this.#countHeld(item, 1)
+    this.#countParked(item, item.state, 1)
     this.#counts[item.state] += 1
     if (item.taken) this.#countLeft(item, 1)
     if (item.lane !== undefined) {
@@ -213,7 +238,6 @@ export class Schedule {
     if (item.state === 'gone') return
     this.#become(item, 'gone')
     this.#items.delete(`${item.key} ${item.id}`)
-    this.#countHeld(item, -1)
     const held = this.heldOf(item.key) - 1
     if (held > 0) this.#heldByKey.set(item.key, held)
     else this.#heldByKey.delete(item.key)
@@ -276,10 +300,13 @@ export class Schedule {
     queue.splice(at, 0, item)
   }
 
-  #countHeld({ route, key }: Item, more: number): void {
-    const counts = this.#heldByRoute.get(route) ?? new Map<string, number>()
-    this.#heldByRoute.set(route, counts)
-    counts.set(key, (counts.get(key) ?? 0) + more)
+  #countParked({ route, key }: Item, state: State, more: number): void {
+    const by = this.#parkedBy.get(route) ?? new Map<string, Parked>()
+    this.#parkedBy.set(route, by)
+    const parked = by.get(key) ?? { waiting: 0, queued: 0 }
+    by.set(key, parked)
+    if (state === 'waiting') parked.waiting += more
+    else if (state === 'queued' || state === 'behind') parked.queued += more
   }
 
   #countLeft({ route }: Item, more: number): void {
@@ -300,6 +327,8 @@ export class Schedule {
       if (at >= 0) queue.splice(at, 1)
     }
     if (item.taken) this.#countLeft(item, Number(isActive(state)) - Number(isActive(item.state)))
+    this.#countParked(item, item.state, -1)
+    this.#countParked(item, state, 1)
     if (item.state !== 'gone') this.#counts[item.state] -= 1
     if (state !== 'gone') this.#counts[state] += 1
     item.state = state

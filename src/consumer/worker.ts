@@ -140,16 +140,17 @@ export class Worker {
   /** Begins what can be begun, or while stopping releases what does not run; then tells those who wait for a change. */
   wake(): void {
     if (this.#stopping) void this.release()
+    // First, or a backlog of the other handlers takes each place that becomes free.
+    if (!this.#stopping && !this.blocked) this.#probe()
     while (!this.#stopping && !this.blocked) {
       const items = this.schedule.next()
       if (!items) break
       void this.#run(items)
     }
-    if (!this.#stopping && !this.blocked) this.#probe()
     this.#changes.tell()
   }
 
-  /** Tries one event of each handler whose breaker is open, when its pause is over. */
+  /** Tries one event of each handler whose breaker is open, when its pause is over and no other is being tried. */
   #probe(): void {
     for (const route of this.#breakers.toProbe()) {
       const items = this.schedule.probe(route)
@@ -172,6 +173,11 @@ export class Worker {
 
   isOpen(route: Route): boolean {
     return this.#breakers.isOpen(route)
+  }
+
+  /** Whether an event is tried, and the next one is not to begin before it ends. */
+  isProbing(route: Route): boolean {
+    return this.#breakers.of(route)?.isProbing === true
   }
 
   /** Whether a circuit breaker is open, by type. */
@@ -235,11 +241,18 @@ export class Worker {
     void this.#setAside(item, 'The circuit breaker of its handler is open', () => this.#wait(item, milliseconds))
   }
 
-  /** What fails of one stream and handler must not take up what this worker holds. */
-  #isSurplus({ route, key }: Item): boolean {
+  /**
+   * What fails of one stream and handler must not take up what this worker holds. The only event to probe with that was never tried is
+   * kept, however many there are that were.
+   */
+  #isSurplus({ route, key, tried, state }: Item): boolean {
     const { settings, maxWaiting } = this.#parts
-    const batch = route.work.kind === 'batch' ? 2 * route.work.size : 0
-    return !settings.ordered && this.schedule.heldBy(route, key) > Math.max(maxWaiting(), batch)
+    const others = this.schedule.waitingBy(route, key) - (state === 'running' ? 0 : 1)
+    // What a closed breaker does not hold up waits beside what `prefetch` says.
+    const prefetch = this.isOpen(route) ? settings.prefetch : undefined
+    const most = Math.min(maxWaiting(), Math.ceil((prefetch ?? Number.POSITIVE_INFINITY) / 2))
+    if (settings.ordered || others < most) return false
+    return tried || this.schedule.freshOf(route) > 1
   }
 
   /** Held, or done while Redis does not know it yet. */

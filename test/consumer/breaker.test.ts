@@ -81,6 +81,52 @@ test('events that always fail do not keep the breaker open for those that do not
   await until(async () => (await effects(env)) === 100)
 })
 
+test('a breaker closes again while another handler has a backlog', async ({ env }) => {
+  let isUp = false
+  const Others = defineEvent({ stream: 'others', type: 'thing.other', version: 1, data: z.object({ n: z.number() }) })
+  const consumer = env
+    .consumer({ concurrency: 2, backoff: () => 10 })
+    .on(Happened, async (event, context) => {
+      if (!isUp) throw new Error('503')
+      await effect(event, context)
+    })
+    .on(Others, () => new Promise((resolve) => setTimeout(resolve, 20)))
+  await consumer.start()
+  await env.append('things', numbers(15))
+  await until(() => said(env, 'circuit breaker opened').length === 1)
+  await env.append('others', numbers(3_000), { type: Others.type })
+  await until(async () => (await metricOf(consumer, 'processed_total', { type: Others.type })) > 20)
+  isUp = true
+  await until(async () => (await effects(env)) === 15, { timeout: 10_000 })
+  expect(await metricOf(consumer, 'processed_total', { type: Others.type })).toBeLessThan(2_000)
+})
+
+test('with prefetch, an open breaker keeps no other type from being read', async ({ env }) => {
+  const consumer = env
+    .consumer({ prefetch: 20, backoff: () => 10 })
+    .on(Happened, effect)
+    .on(Failing, () => {
+      throw new Error('503')
+    })
+  await env.append('things', numbers(100), { type: Failing.type })
+  await env.append('things', numbers(100))
+  await consumer.start()
+  await until(async () => (await effects(env)) === 100)
+})
+
+test('while a breaker is open its stream is left where it is, but for an event to probe with', async ({ env }) => {
+  const consumer = env.consumer({ prefetch: 20, backoff: () => 10 }).on(Happened, () => {
+    throw new Error('503')
+  })
+  await env.append('things', numbers(500))
+  await consumer.start()
+  await until(() => said(env, 'circuit breaker opened').length === 1)
+  const failures = () => metricOf(consumer, 'retries_total', { reason: 'failed' })
+  const before = await failures()
+  await until(async () => (await failures()) >= before + 2)
+  expect(await env.redis.xlen('outrider:{things}:waiting:billing')).toBeLessThan(50)
+})
+
 test('an ordered worker reads on for another type while a breaker is open', async ({ env }) => {
   const consumer = env
     .consumer({ ordered: true, prefetch: 20, backoff: () => 10 })

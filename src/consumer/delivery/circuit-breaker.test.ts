@@ -48,6 +48,27 @@ describe('the circuit breaker of a handler', () => {
     expect(breaker.mayProbe).toBe(true)
   })
 
+  it('lets the next probe begin when one has run for 30 s, and both of them are attempts', () => {
+    const { breaker, said, fail } = made()
+    fail(10)
+    vi.advanceTimersByTime(500)
+    const [hangs, next] = [{}, {}]
+    breaker.begin(hangs)
+    vi.advanceTimersByTime(29_999)
+    expect([breaker.mayProbe, breaker.isProbing]).toEqual([false, true])
+    said.length = 0
+    vi.advanceTimersByTime(1)
+    expect([breaker.mayProbe, breaker.isProbing, said]).toEqual([true, false, ['probe']])
+    breaker.begin(next)
+    expect([breaker.mayProbe, breaker.isProbe(hangs), breaker.isProbe(next)]).toEqual([false, true, true])
+    breaker.succeeded()
+    expect([breaker.isProbe(hangs), breaker.isProbing, said]).toEqual([false, false, ['probe', 'close']])
+    // The one that hangs has no part in what comes after.
+    fail(10)
+    vi.advanceTimersByTime(500)
+    expect(breaker.mayProbe).toBe(true)
+  })
+
   it('waits longer after each probe that fails, 30 s at most, and closes when one succeeds', () => {
     const { breaker, said, fail } = made()
     fail(10)
@@ -70,8 +91,16 @@ describe('the circuit breaker of a handler', () => {
   it('begins no probe once it is stopped', () => {
     const { breaker, fail } = made()
     fail(10)
+    breaker.begin({})
     breaker.stop()
     vi.advanceTimersByTime(60_000)
     expect(breaker.mayProbe).toBe(false)
+  })
+
+  it('does not open once it is stopped', () => {
+    const { breaker, said, fail } = made()
+    breaker.stop()
+    fail(10)
+    expect([breaker.isOpen, said]).toEqual([false, []])
   })
 })

@@ -3,8 +3,10 @@ import { exponential } from '../retry.js'
 /** Events whose first attempt has failed since an event succeeded. So those that always fail open no breaker again and again. */
 const MAX_FAILURES = 10
 
+const MAX_PAUSE_MS = 30_000
+
 /** Between two probes of one handler. */
-const probePause = exponential(500, 30_000)
+const probePause = exponential(500, MAX_PAUSE_MS)
 
 export interface BreakerEvents {
   onOpen(cause: Error): void
@@ -22,7 +24,8 @@ export interface BreakerEvents {
  *       │                                     └────── it fails ───────┘      │
  *       └──────────────────────── it succeeds ───────────────────────────────┘
  *
- * While it is open only the probe begins, so only the probe counts as an attempt. The pauses grow up to 30 s.
+ * While it is open only the probe begins, so only the probe counts as an attempt. The pauses grow up to 30 s. A probe that runs for
+ * longer does not keep the next one from beginning: it may hang.
  */
 export class CircuitBreaker<Probe extends object> {
   readonly #events: BreakerEvents
@@ -31,7 +34,11 @@ export class CircuitBreaker<Probe extends object> {
   #openedAt: number | undefined
   #failedProbes = 0
   #timer: NodeJS.Timeout | undefined
+  /** Those that run. */
+  readonly #probes = new Set<Probe>()
+  /** The last of them, until it has run for too long. */
   #probe: Probe | undefined
+  #overrun: NodeJS.Timeout | undefined
   #stopped = false
 
   constructor(events: BreakerEvents) {
@@ -49,19 +56,31 @@ export class CircuitBreaker<Probe extends object> {
 
   /** Whether one event may be tried. */
   get mayProbe(): boolean {
-    return this.isOpen && this.#timer === undefined && this.#probe === undefined && !this.#stopped
+    return this.isOpen && this.#timer === undefined && !this.isProbing && !this.#stopped
+  }
+
+  /** Whether a probe runs that the next one waits for. */
+  get isProbing(): boolean {
+    return this.#probe !== undefined
   }
 
   isProbe(probe: Probe): boolean {
-    return this.#probe === probe
+    return this.#probes.has(probe)
   }
 
   begin(probe: Probe): void {
+    this.#probes.add(probe)
     this.#probe = probe
+    clearTimeout(this.#overrun)
+    this.#overrun = setTimeout(() => {
+      this.#probe = undefined
+      if (!this.#stopped) this.#events.onProbe()
+    }, MAX_PAUSE_MS)
   }
 
   /** The first attempt of an event has failed; while it is open, any attempt of the probe. */
   failed(cause: Error): void {
+    if (this.#stopped) return
     if (this.isOpen) {
       this.#failedProbes += 1
       this.#pause()
@@ -80,20 +99,29 @@ export class CircuitBreaker<Probe extends object> {
     const { openMs } = this
     this.#openedAt = undefined
     this.#failedProbes = 0
-    clearTimeout(this.#timer)
-    this.#timer = undefined
+    this.#probes.clear()
+    this.#forget()
     this.#events.onClose(openMs)
   }
 
   /** The call of a probe is over. Where it says nothing of the handler, another event may be tried at once. */
   end(probe: Probe): void {
-    if (this.#probe === probe) this.#probe = undefined
+    this.#probes.delete(probe)
+    if (this.#probe !== probe) return
+    this.#probe = undefined
+    clearTimeout(this.#overrun)
   }
 
   stop(): void {
     this.#stopped = true
+    this.#forget()
+  }
+
+  #forget(): void {
     clearTimeout(this.#timer)
+    clearTimeout(this.#overrun)
     this.#timer = undefined
+    this.#probe = undefined
   }
 
   #pause(): void {

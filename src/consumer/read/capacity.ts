@@ -57,7 +57,7 @@ export class Capacity {
   readonly roomForLeft = (stream: string): number => {
     const { schedule } = this.#worker
     const rooms = this.#routes.of(stream).map((route) => {
-      if (this.#worker.isOpen(route)) return schedule.leftOf(route) === 0 ? 1 : 0
+      if (this.#worker.isOpen(route)) return schedule.queuedLeftOf(route) === 0 ? 1 : 0
       const limit = callsOf(route, this.#settings) * sizeOf(route) + this.#ahead(route)
       return Math.max(0, Math.min(limit, this.#settings.prefetch ?? limit) - schedule.leftOf(route))
     })
@@ -70,9 +70,7 @@ export class Capacity {
   /** Ordered: what is behind another of its lane does not keep the others from being read, up to a bound of each partition. */
   readonly roomOf = (key: string): number => {
     const { schedule, unacknowledged } = this.#worker
-    const open = this.#routes.all.filter((route) => this.#worker.isOpen(route))
-    const blocked = open.reduce((sum, route) => sum + schedule.queuedOf(route), 0)
-    const soon = schedule.count('queued') - blocked + schedule.count('running') + unacknowledged
+    const soon = schedule.count('queued') - schedule.blocked + schedule.count('running') + unacknowledged
     return soon >= this.#orderedPrefetch ? 0 : this.#settings.maxPending - schedule.heldOf(key)
   }
 
@@ -101,7 +99,8 @@ export class Capacity {
     const { schedule } = this.#worker
     const queued = schedule.queuedOf(route)
     // One to try that has not failed: what has failed may always fail, and the handler may work again.
-    if (this.#worker.isOpen(route)) return Math.max(0, 1 - schedule.freshOf(route) - schedule.callsOf(route))
+    // Calls that began before it opened, or a probe that hangs, do not count: they may never end.
+    if (this.#worker.isOpen(route)) return this.#worker.isProbing(route) || schedule.freshOf(route) > 0 ? 0 : 1
     const free = Math.max(0, callsOf(route, this.#settings) - schedule.callsOf(route))
     const limit = this.#runnable(route, free) + this.#ahead(route)
     const lacking = limit - queued
@@ -137,7 +136,7 @@ export class Capacity {
     const { schedule, unacknowledged } = this.#worker
     const { prefetch } = this.#settings
     if (prefetch === undefined) return Number.POSITIVE_INFINITY
-    const idle = schedule.count('waiting') + Math.min(schedule.crowded, MAX_QUEUED)
+    const idle = schedule.count('waiting') + schedule.blocked + Math.min(schedule.crowded, MAX_QUEUED)
     const room = prefetch - schedule.held - unacknowledged + idle
     return room < prefetch / 4 ? 0 : room
   }
