@@ -6,6 +6,9 @@ export const MAX_HELD_BYTES = 16 * MIB
 /** Of the payloads of all calls that run. One alone may have more. */
 export const MAX_RUNNING_BYTES = 8 * MIB
 
+/** A call of no more runs whatever the others have: few of them take up as much as a large one. */
+export const MAX_SMALL_BYTES = 64 * 1024
+
 /** Of one reply of Redis. */
 export const MAX_REPLY_BYTES = 4 * MIB
 

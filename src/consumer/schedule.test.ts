@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, it, vi } from 'vitest'
 import { CONCURRENCY, itemOf, Model, ROUTES } from '../../test/consumer/schedule-model.js'
 import type { Item } from './item.js'
+import type { Route } from './routes.js'
 import { Schedule } from './schedule.js'
 
 const KINDS = ['add', 'add', 'add', 'next', 'next', 'next', 'settle', 'settle', 'end', 'wake', 'drop'] as const
@@ -18,6 +19,11 @@ const step = fc.record({
 })
 
 const any = <Thing>(things: readonly Thing[], a: number): Thing | undefined => things[a % Math.max(1, things.length)]
+
+const MIB = 2 ** 20
+
+/** At no cap of its own. */
+const WIDE: Route = { ...ROUTES[1], concurrency: 10 }
 
 describe('the schedule', () => {
   it('keeps caps, lanes, batches and counts, and forgets nothing, whatever is asked of it', () => {
@@ -109,5 +115,47 @@ describe('the schedule', () => {
     expect(counts()).toEqual([1, 0, 1])
     schedule.remove(first)
     expect(counts()).toEqual([0, 0, 1])
+  })
+
+  it('gives a large one the next bytes, and begins small ones meanwhile, also those behind it', () => {
+    const schedule = new Schedule(4)
+    const [one, two] = [itemOf(0, { route: ROUTES[1], size: 5 * MIB }), itemOf(1, { route: WIDE, size: 5 * MIB })]
+    const [third, small] = [itemOf(2, { route: WIDE, size: 2 * MIB }), itemOf(3, { route: WIDE })]
+    schedule.add(one)
+    const call = schedule.next() as Item[]
+    for (const item of [two, third, small]) schedule.add(item)
+    // The third would fit.
+    expect([call, schedule.next(), schedule.next()]).toEqual([[one], [small], undefined])
+    schedule.end(call)
+    schedule.remove(one)
+    expect([schedule.next(), schedule.next()]).toEqual([[two], [third]])
+  })
+
+  it('lets a large one be tried first when there are bytes for it, before other large ones', () => {
+    const schedule = new Schedule(4)
+    const [one, two] = [0, 1].map((n) => itemOf(n, { route: WIDE, size: 5 * MIB })) as [Item, Item]
+    const blocked = itemOf(3, { route: ROUTES[1], size: 5 * MIB })
+    schedule.block(ROUTES[1])
+    schedule.add(one)
+    const call = schedule.next() as Item[]
+    for (const item of [two, blocked]) schedule.add(item)
+    expect([schedule.probe(ROUTES[1]), schedule.next()]).toEqual([undefined, undefined])
+    schedule.end(call)
+    expect(schedule.next()).toBeUndefined()
+    expect(schedule.probe(ROUTES[1])).toEqual([blocked])
+  })
+
+  it('does not keep the bytes for one whose handler is blocked meanwhile', () => {
+    const schedule = new Schedule(4)
+    const [one, two] = [itemOf(0, { route: WIDE, size: 5 * MIB }), itemOf(1, { route: ROUTES[1], size: 5 * MIB })]
+    const third = itemOf(2, { route: WIDE, size: 2 * MIB })
+    schedule.add(one)
+    expect(schedule.next()).toEqual([one])
+    schedule.add(two)
+    expect(schedule.next()).toBeUndefined()
+    schedule.add(third)
+    expect(schedule.next()).toBeUndefined()
+    schedule.block(ROUTES[1])
+    expect(schedule.next()).toEqual([third])
   })
 })

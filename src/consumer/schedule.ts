@@ -1,5 +1,5 @@
 import type { Item, State } from './item.js'
-import { MAX_RUNNING_BYTES } from './limits.js'
+import { MAX_RUNNING_BYTES, MAX_SMALL_BYTES } from './limits.js'
 import type { Route } from './routes.js'
 
 /** What may have killed its worker more than once runs with no other such beside it. */
@@ -10,7 +10,13 @@ const isLeft = ({ taken, lane }: Item): boolean => taken && lane === undefined
 
 const isActive = (state: State): boolean => state !== 'waiting' && state !== 'gone'
 
-const bytesOf = (items: readonly Item[]): number => items.reduce((sum, { size }) => sum + size, 0)
+const isSmall = ({ size }: Item): boolean => size <= MAX_SMALL_BYTES
+
+/** Those that a call takes of all that running calls may have. */
+function bytesOf(items: readonly Item[]): number {
+  const bytes = items.reduce((sum, { size }) => sum + size, 0)
+  return bytes <= MAX_SMALL_BYTES ? 0 : bytes
+}
 
 /** The first of them, and those behind it that these bytes hold with it. */
 function fitting(items: readonly Item[], maxBytes: number): Item[] {
@@ -65,6 +71,8 @@ export class Schedule {
   #bytes = 0
   /** The call in which one runs. */
   #suspect: readonly Item[] | undefined
+  /** It was its turn, and the bytes left were too few: it gets the next ones, and no other large one begins before it. */
+  #next: Item | undefined
   #arrivals = 0
   #turn = 0
 
@@ -118,6 +126,7 @@ export class Schedule {
 
   block(route: Route): void {
     this.#blocked.add(route)
+    if (this.#next?.route === route) this.#next = undefined
   }
 
   unblock(route: Route): void {
@@ -180,13 +189,27 @@ export class Schedule {
   /** The next call: one item, or the items of a batch; they run from here on. Undefined: nothing may begin. */
   next(): Item[] | undefined {
     if (this.#running >= this.#concurrency) return undefined
-    const next = this.#first()
-    // None goes ahead of a large one meanwhile, or that might never begin.
-    if (!next || (this.#running > 0 && this.#bytes + next.size > MAX_RUNNING_BYTES)) return undefined
-    if (!isSuspect(next)) return this.#begin(this.#callOf(next))
-    const call = this.#begin([next])
-    this.#suspect = call
+    if (this.#next?.state !== 'queued') this.#next = undefined
+    const first = this.#next ?? this.#first()
+    if (!first) return undefined
+    if (this.#mayBegin(first) && this.#fits(first)) return this.#beginCallOf(first, false)
+    this.#next = first
+    const small = this.#first(true)
+    return small && this.#beginCallOf(small, true)
+  }
+
+  #beginCallOf(first: Item, areSmall: boolean): Item[] {
+    const call = this.#begin(isSuspect(first) ? [first] : this.#callOf(first, areSmall))
+    if (isSuspect(first)) this.#suspect = call
     return call
+  }
+
+  #mayBegin(item: Item): boolean {
+    return this.#isFree(item.route) && !(isSuspect(item) && this.#suspect)
+  }
+
+  #fits(item: Item): boolean {
+    return this.#running === 0 || isSmall(item) || this.#bytes + item.size <= MAX_RUNNING_BYTES
   }
 
   /**
@@ -198,18 +221,26 @@ export class Schedule {
     const queue = this.#queues.get(route) ?? []
     const suspects = this.#suspect ? [] : this.#suspects.filter((item) => item.route === route)
     const any = [...queue, ...suspects][Math.floor(Math.random() * (queue.length + suspects.length))]
-    const item = queue.find(({ tried }) => !tried) ?? any
-    if (!item || (this.#running > 0 && this.#bytes + item.size > MAX_RUNNING_BYTES)) return undefined
+    const large = this.#next?.state === 'queued' && this.#next.route === route ? this.#next : undefined
+    const item = large ?? queue.find(({ tried }) => !tried) ?? any
+    if (!item || (isSuspect(item) && this.#suspect)) return undefined
+    if (!this.#fits(item)) {
+      if (this.#next?.state !== 'queued') this.#next = item
+      return undefined
+    }
     const call = this.#begin([item])
     if (isSuspect(item)) this.#suspect = call
     return call
   }
 
-  #first(): Item | undefined {
-    const suspect = this.#suspect ? undefined : this.#suspects.find(({ route }) => this.#isFree(route))
+  /** `areSmall`: of the small ones only. */
+  #first(areSmall = false): Item | undefined {
+    const may = (item: Item) => !areSmall || isSmall(item)
+    const suspect = this.#suspects.find((item) => may(item) && this.#mayBegin(item))
     if (suspect) return suspect
     let next: Item | undefined
-    for (const [route, [first]] of this.#queues) {
+    for (const [route, queue] of this.#queues) {
+      const first = queue.find(may)
       if (first && this.#isFree(route) && (!next || this.#comesBefore(first, next))) next = first
     }
     return next
@@ -262,12 +293,13 @@ export class Schedule {
     return !this.#blocked.has(route) && this.callsOf(route) < route.concurrency
   }
 
-  #callOf(first: Item): Item[] {
+  #callOf(first: Item, areSmall: boolean): Item[] {
     const { route } = first
     // What has failed runs alone, or it would make fail a batch after the other.
     if (route.work.kind !== 'batch' || first.attempts > 0) return [first]
     const fit = ({ attempts, key }: Item) => attempts === 0 && (!this.#ordered || key === first.key)
-    const batch = (this.#queues.get(route) as Item[]).filter(fit).slice(0, route.work.size)
+    const others = (this.#queues.get(route) as Item[]).filter((item) => item !== first && fit(item))
+    const batch = [first, ...others.filter((item) => !areSmall || isSmall(item))].slice(0, route.work.size)
     for (const { lane } of [...batch]) {
       for (const next of lane === undefined ? [] : (this.#lanes.get(lane)?.slice(1) ?? [])) {
         // One that is not behind waits, or was not run and is still to be said so.
@@ -276,7 +308,8 @@ export class Schedule {
         batch.push(next)
       }
     }
-    return fitting(batch, MAX_RUNNING_BYTES - this.#bytes)
+    // What small ones have together, with what runs, may be a little more than all that running calls may have.
+    return fitting(batch, Math.max(areSmall ? MAX_SMALL_BYTES : 0, MAX_RUNNING_BYTES - this.#bytes))
   }
 
   #begin(items: Item[]): Item[] {

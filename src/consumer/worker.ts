@@ -350,7 +350,8 @@ export class Worker {
       for (const item of items) if (item.state === 'running') this.#wait(item, conflictPause(++item.conflicts))
     }
     this.#began.delete(items)
-    this.#breakers.of((items[0] as Item).route)?.end(items[0] as Item)
+    const [first] = items as [Item]
+    this.#breakers.of(first.route)?.end(first, !isHeld(first))
     this.schedule.end(items)
     this.wake()
   }
@@ -397,7 +398,9 @@ export class Worker {
       (item) => this.#read(item),
     )
     if (ready.length === 0) return
-    const failure = await this.#attempt(ready)
+    // A probe, or what was tried before, says little of how quick the handler is; a batch handler does one alone more slowly.
+    const [{ route, tried }] = ready as [Item]
+    const failure = await this.#attempt(ready, !tried && !this.isOpen(route))
     if (!failure) return
     if (ready.length === 1 || (faultOf(failure) && !wouldCount(ready, failure))) {
       for (const item of ready) this.#failed(item, failure)
@@ -417,7 +420,7 @@ export class Worker {
         this.schedule.requeue(item)
         continue
       }
-      const own = await this.#attempt([item])
+      const own = await this.#attempt([item], false)
       if (own) this.#failed(item, own)
       if (item.state !== 'gone' && item.lane !== undefined) blocked.add(item.lane)
     }
@@ -523,8 +526,8 @@ export class Worker {
     else await this.#bury(item, 'crashed', `Its worker ended without an outcome ${item.deliveries} times`)
   }
 
-  /** One transaction for all of them. Undefined when it is committed: they are done. */
-  async #attempt(items: readonly Item[]): Promise<TransactionFailure | undefined> {
+  /** One transaction for all of them, whose time counts where `isTimed`. Undefined when it is committed: they are done. */
+  async #attempt(items: readonly Item[], isTimed: boolean): Promise<TransactionFailure | undefined> {
     const { setting, metrics, settings, leaseOf } = this.#parts
     const [{ route, group, event }] = items as [Item]
     // What is held is held under the lease of now: with a lease, all that was held under it is lost.
@@ -552,13 +555,11 @@ export class Worker {
       this.#gate.open()
       const seconds = (performance.now() - began) / 1000
       metrics.ran(event.type, seconds)
-      this.times.note(route, seconds, items.length)
+      if (isTimed) this.times.note(route, seconds, items.length)
       for (const [place, item] of items.entries()) this.#finish(item, done.has(place) ? 'done' : 'duplicate')
       return undefined
     } catch (error) {
-      const failure = error instanceof TransactionFailure ? error : new TransactionFailure(error, 'handler', 'open')
-      if (failure.stage === 'handler') this.times.note(route, (performance.now() - began) / 1000, items.length)
-      return failure
+      return error instanceof TransactionFailure ? error : new TransactionFailure(error, 'handler', 'open')
     } finally {
       for (const item of items) item.call = undefined
     }

@@ -65,6 +65,26 @@ test('a handler at its cap does not keep the others from work, of its own stream
   go.open()
 })
 
+test('small events run beside large ones that take long, also behind one that waits for its bytes', async ({ env }) => {
+  const go = new Gate()
+  let large = 0
+  const consumer = env.consumer({ concurrency: 6 }).on(Happened, async (event, context) => {
+    if (event.data.n < 3) {
+      large += 1
+      await go.passed(context.signal)
+    }
+    await effect(event, context)
+  })
+  for (const { n } of numbers(3)) await env.append('things', [{ n, pad: 'x'.repeat(3 * 2 ** 20) }])
+  await env.append('things', numbers(50, 3))
+  await consumer.start()
+  await until(async () => (await env.effects()).length === 50, { timeout: 15_000 })
+  // Of 9 MiB, 8 run at once.
+  expect(large).toBe(2)
+  go.open()
+  await env.drained('things', 53)
+})
+
 test('no more is taken from Redis than prefetch says', async ({ env }) => {
   const go = new Gate()
   const consumer = env.consumer({ concurrency: 3, prefetch: 12 }).on(Happened, async (event, context) => {

@@ -114,19 +114,6 @@ test('with prefetch, an open breaker keeps no other type from being read', async
   await until(async () => (await effects(env)) === 100)
 })
 
-test('while a breaker is open its stream is left where it is, but for an event to probe with', async ({ env }) => {
-  const consumer = env.consumer({ prefetch: 20, backoff: () => 10 }).on(Happened, () => {
-    throw new Error('503')
-  })
-  await env.append('things', numbers(500))
-  await consumer.start()
-  await until(() => said(env, 'circuit breaker opened').length === 1)
-  const failures = () => metricOf(consumer, 'retries_total', { reason: 'failed' })
-  const before = await failures()
-  await until(async () => (await failures()) >= before + 2)
-  expect(await env.redis.xlen('outrider:{things}:waiting:billing')).toBeLessThan(50)
-})
-
 test('an ordered worker reads on for another type while a breaker is open', async ({ env }) => {
   const consumer = env
     .consumer({ ordered: true, prefetch: 20, backoff: () => 10 })

@@ -43,8 +43,23 @@ describe('the circuit breaker of a handler', () => {
     const probe = {}
     breaker.begin(probe)
     expect([breaker.mayProbe, breaker.isProbe(probe), breaker.isProbe({})]).toEqual([false, true, false])
-    // It says nothing of the handler: the next one at once.
-    breaker.end(probe)
+    // Its event has come to its end, and it says nothing of the handler: the next one at once.
+    breaker.end(probe, true)
+    expect(breaker.mayProbe).toBe(true)
+  })
+
+  it('pauses after a probe whose event is neither done nor failed', () => {
+    const { breaker, fail } = made()
+    fail(10)
+    vi.advanceTimersByTime(500)
+    const probe = {}
+    breaker.begin(probe)
+    breaker.end(probe, false)
+    expect([breaker.mayProbe, breaker.isProbing]).toEqual([false, false])
+    vi.advanceTimersByTime(500)
+    expect(breaker.mayProbe).toBe(true)
+    // What is no probe changes nothing.
+    breaker.end(probe, false)
     expect(breaker.mayProbe).toBe(true)
   })
 
@@ -77,7 +92,7 @@ describe('the circuit breaker of a handler', () => {
       const probe = {}
       breaker.begin(probe)
       fail(1)
-      breaker.end(probe)
+      breaker.end(probe, false)
       expect(breaker.mayProbe).toBe(false)
     }
     vi.advanceTimersByTime(14_000)

@@ -104,9 +104,12 @@ export class CircuitBreaker<Probe extends object> {
     this.#events.onClose(openMs)
   }
 
-  /** The call of a probe is over. Where it says nothing of the handler, another event may be tried at once. */
-  end(probe: Probe): void {
-    this.#probes.delete(probe)
+  /**
+   * The call of a probe is over. `isGone`: its event has come to its end, and another may be tried at once. Else the next one waits, or
+   * what ends neither well nor badly would run again without a pause.
+   */
+  end(probe: Probe, isGone: boolean): void {
+    if (this.#probes.delete(probe) && !isGone && this.isOpen && !this.#timer) this.#pause()
     if (this.#probe !== probe) return
     this.#probe = undefined
     clearTimeout(this.#overrun)

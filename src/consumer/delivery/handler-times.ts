@@ -8,14 +8,14 @@ export class HandlerTimes {
   /** For one event, by handler. */
   readonly #seconds = new Map<Route, number>()
 
-  /** A call has ended, whether it failed or not. */
+  /** A call has done so many events. One that failed says nothing: it may have ended at once, or hung. */
   note(route: Route, seconds: number, events: number): void {
     const each = seconds / events
     const before = this.#seconds.get(route) ?? each
     this.#seconds.set(route, before + WEIGHT * (each - before))
   }
 
-  /** Events that so many calls at once do in a second; undefined before the first call has ended. */
+  /** Events that so many calls at once do in a second; undefined before the first call has succeeded. */
   perSecond(route: Route, calls: number): number | undefined {
     const seconds = this.#seconds.get(route)
     return seconds === undefined ? undefined : calls / Math.max(seconds, 1e-6)
