@@ -58,6 +58,19 @@ test('what a dead worker has taken from the waiting stream is done within claimA
   expect((await doneOf(env, 0, 49)).others).toBeLessThan(2_000)
 })
 
+test('what is due in the waiting stream is taken as fast as it is done', async ({ env }) => {
+  const ghost = new Group('things', GROUP, 'ghost')
+  const said = ['waiting-attempts', '1', 'waiting-since', String(Date.now())]
+  for (const id of await leaveBehind(env.redis, 'things', numbers(500))) {
+    expect(await ghost.wait(env.redis, { id, fields: [] }, 1, said)).toBe(true)
+  }
+  // Rounds of 5 s: each takes 110 entries at most at once.
+  await env.consumer({ claimAfter: '1m' }).on(Happened, effect).start()
+  const began = performance.now()
+  await until(async () => (await doneOf(env, 0, 499)).these === 500, { timeout: 20_000 })
+  expect(performance.now() - began).toBeLessThan(10_000)
+})
+
 test('a batch may have 10,000 events, and gets them where there are so many', async ({ env }) => {
   const sizes: number[] = []
   const consumer = env.consumer({ concurrency: 1 }).onBatch(

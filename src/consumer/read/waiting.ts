@@ -33,17 +33,34 @@ export class Waiting {
 
   /** Takes what is due, in all streams, until the consumer stops. */
   async take({ worker, link, groups, room, claimAfter, signal }: WaitingParts): Promise<void> {
+    // Not all workers at once.
+    const next = () => performance.now() + Math.min(claimAfter / 4, LONGEST_BETWEEN_LOOKS) * (0.75 + Math.random() / 2)
+    const roomOf = ({ stream }: Group) => (worker.blocked ? 0 : Math.max(0, Math.min(room(stream), MAX_IN_ONE_LOOK)))
+    let due = 0
+    // Those that may have more, and how much room each has had in this round at most.
+    let unfinished = new Map<Group, number>()
     while (!signal.aborted) {
-      for (const { waiting: group } of groups()) {
-        let most = 0
-        let found = 0
-        do {
-          most = worker.blocked ? 0 : Math.max(0, Math.min(room(group.stream), MAX_IN_ONE_LOOK))
-          found = await this.#look(group, link, most, worker)
-        } while (found > 0 && found === most && !signal.aborted)
+      const left = due - performance.now()
+      if (left <= 0) {
+        due = next()
+        unfinished = new Map(groups().map(({ waiting }) => [waiting, 0]))
+      } else {
+        // A look costs as much for one entry as for many.
+        const hasRoom = [...unfinished].some(([group, most]) => roomOf(group) >= Math.max(1, most / 4))
+        if (!hasRoom) {
+          if (unfinished.size > 0) await worker.changed(left)
+          else await pause(left, signal)
+          continue
+        }
       }
-      // Not all workers at once.
-      await pause(Math.min(claimAfter / 4, LONGEST_BETWEEN_LOOKS) * (0.75 + Math.random() / 2), signal)
+      for (const [group, most] of [...unfinished]) {
+        if (signal.aborted) return
+        const count = roomOf(group)
+        if (left > 0 && count < Math.max(1, most / 4)) continue
+        const found = await this.#look(group, link, count, worker)
+        if (found < count) unfinished.delete(group)
+        else unfinished.set(group, Math.max(most, count))
+      }
     }
   }
 
