@@ -165,7 +165,7 @@ export class Worker {
     if (open) this.schedule.block(route)
     else this.schedule.unblock(route)
     for (const item of this.schedule.items()) {
-      if (item.route !== route || item.state !== 'queued') continue
+      if (item.route !== route || (item.state !== 'queued' && item.state !== 'behind')) continue
       if (open) this.#payloads.spare(item)
       else this.#payloads.claim(item)
     }
@@ -180,9 +180,13 @@ export class Worker {
     return this.#breakers.of(route)?.isProbing === true
   }
 
-  /** Whether a circuit breaker is open, by type. */
+  /** Whether a circuit breaker is open, by type; the versions of a type may have several. */
   get breakers(): { type: string; open: boolean }[] {
-    return this.#parts.routes.all.flatMap((route) => route.types.map((type) => ({ type, open: this.isOpen(route) })))
+    const open = new Map<string, boolean>()
+    for (const route of this.#parts.routes.all) {
+      for (const type of route.types) open.set(type, open.get(type) === true || this.isOpen(route))
+    }
+    return [...open].map(([type, open]) => ({ type, open }))
   }
 
   /** Entries that were delivered to this consumer for the first time; the bytes of each. */
@@ -380,7 +384,7 @@ export class Worker {
     const pass = async (all: readonly Item[], step: (item: Item) => Promise<boolean>): Promise<Item[]> => {
       const passed: Item[] = []
       for (const item of all) {
-        if (item.lane !== undefined && waiting.has(item.lane)) this.schedule.requeue(item)
+        if (item.lane !== undefined && waiting.has(item.lane)) this.#requeue(item)
         else if (await step(item)) passed.push(item)
         else if (item.lane !== undefined && isHeld(item)) waiting.add(item.lane)
       }
@@ -417,7 +421,7 @@ export class Worker {
         (item.lane !== undefined && blocked.has(item.lane))
       ) {
         item.data = undefined
-        this.schedule.requeue(item)
+        this.#requeue(item)
         continue
       }
       const own = await this.#attempt([item], false)
@@ -580,7 +584,7 @@ export class Worker {
     } else if (fault === 'outage' && failure.stage !== 'handler') {
       metrics.retried(item.event.type, fault)
       this.#gate.close(cause)
-      this.schedule.requeue(item)
+      this.#requeue(item)
     } else if (!fault || wouldCount([item], failure)) this.#attemptFailed(item, cause)
     else this.#interrupted(item, failure.stage, fault, cause)
   }
@@ -604,8 +608,7 @@ export class Worker {
     const breaker = this.#breakers.of(item.route)
     if (breaker?.isOpen && !breaker.isProbe(item)) {
       // It was begun before: only the probe is an attempt.
-      this.schedule.requeue(item)
-      this.#payloads.spare(item)
+      this.#requeue(item)
       return
     }
     // What a handler asks for is no failure of the handler; and an event that has failed before tells of itself.
@@ -619,6 +622,7 @@ export class Worker {
     if ('bury' in decision) {
       // It waits for Redis, and holds no place meanwhile.
       this.schedule.wait(item)
+      this.#payloads.spare(item)
       void this.#bury(item, decision.bury, decision.error)
       return
     }
@@ -678,14 +682,20 @@ export class Worker {
   }
 
   /** Waits; then it is queued again, unless something else is to be done. */
-  #wait(item: Item, milliseconds: number, then: () => void = () => this.schedule.requeue(item)): void {
+  #wait(item: Item, milliseconds: number, then: () => void = () => this.#requeue(item)): void {
     this.schedule.wait(item)
     this.#payloads.spare(item)
     this.#timers.set(item, milliseconds, () => {
-      this.#payloads.claim(item)
       then()
       this.wake()
     })
+  }
+
+  /** It may run again; its payload is kept for that unless its handler is not to run. */
+  #requeue(item: Item): void {
+    this.schedule.requeue(item)
+    if (this.isOpen(item.route)) this.#payloads.spare(item)
+    else this.#payloads.claim(item)
   }
 }
 

@@ -22,7 +22,7 @@ export interface Missing {
  * long as there is room; else it is loaded before its call.
  *
  *   kept     its bytes count; it is queued or runs
- *   spare    its bytes count; it waits for its next attempt, and gives its payload up when others need the room
+ *   spare    its bytes count; it waits for its next attempt or its handler's breaker, and gives its payload up when others need the room
  *   without  what was claimed, what found no room, and what gave up its payload
  */
 export class Payloads {
@@ -30,7 +30,7 @@ export class Payloads {
   readonly #onTrimmed: (group: Group, id: string) => void
   /** Of the items that have their payload. */
   readonly #kept = new Map<Item, number>()
-  /** Those that wait. */
+  /** Those that wait for their next attempt, or for the breaker of their handler. */
   readonly #spare = new Set<Item>()
   #bytes = 0
   #spareBytes = 0
@@ -122,9 +122,10 @@ export class Payloads {
     this.#bytes += size
   }
 
-  /** Of those that wait, the ones that wait longest give up their payloads. */
+  /** First those that a breaker holds up give up their payloads, then those that wait longest. */
   #evict(bytes: number): void {
-    for (const other of [...this.#spare].sort((a, b) => b.due - a.due)) {
+    const until = ({ state, due }: Item) => (state === 'waiting' ? due : Number.MAX_VALUE)
+    for (const other of [...this.#spare].sort((a, b) => until(b) - until(a))) {
       if (this.#bytes <= bytes) return
       this.drop(other)
     }
