@@ -20,4 +20,4 @@ export const MAX_HELD_ENTRIES = 10_000
  * what it holds, and the others the rest. What is more is set aside in Redis.
  */
 export const maxWaiting = (pairs: number): number =>
-  Math.max(10, Math.min(1_000, Math.floor(MAX_HELD_ENTRIES / 2 / Math.max(1, pairs))))
+  Math.max(1, Math.min(1_000, Math.floor(MAX_HELD_ENTRIES / 2 / Math.max(1, pairs))))

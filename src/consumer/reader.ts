@@ -31,7 +31,7 @@ export interface ReaderParts {
   link: Link
   groups(): readonly Group[]
   /** Of each stream. */
-  capacity: Pick<Capacity, 'room' | 'busyFor'>
+  capacity: Pick<Capacity, 'rooms' | 'busyFor'>
   /** For the payloads of these. */
   roomBytes(): number
   /** Called when a group is missing; resolves once there is one again. */
@@ -52,7 +52,9 @@ export async function read(parts: ReaderParts): Promise<void> {
   // What arrives while a read waits is delivered at once; only what arrives between two reads can be trimmed unread.
   let paused = false
   for (let turn = 0; !signal.aborted; turn++) {
-    const wanted = rotated(parts.groups(), turn).map((group) => ({ group, count: capacity.room(group.stream) }))
+    const all = rotated(parts.groups(), turn)
+    const rooms = capacity.rooms(all.map(({ stream }) => stream))
+    const wanted = all.map((group, place) => ({ group, count: rooms[place] as number }))
     const open = wanted.filter(({ count }) => count > 0)
     if (worker.blocked || open.length === 0) {
       paused = true

@@ -105,7 +105,7 @@ export class Run {
       leaseOf: (key) => this.#leases?.get(key),
       onFenced: (key) => this.#leases?.lost(key),
       onGap: (key) => this.#leases?.retake(key),
-      maxWaiting: () => maxWaiting(routes.all.length * this.#streams.groups.length),
+      maxWaiting: () => maxWaiting(routes.all.length * (this.#streams.groups.length + this.#waiting.groups.length)),
     })
     this.#capacity = new Capacity(this.#worker, settings, routes, () => this.#streams.groups)
     if (settings.ordered) this.#leases = this.#makeLeases()

@@ -37,9 +37,17 @@ export class Capacity {
     this.#maxHeld = Math.max(MAX_HELD_ENTRIES, 2 * Math.max(...routes.all.map(sizeOf)) + settings.concurrency)
   }
 
+  /** New entries of each of these streams in one read, which share what may be held; at least one of each that has room. */
+  rooms(streams: readonly string[]): number[] {
+    const rooms = streams.map(this.room)
+    const open = rooms.filter((room) => room > 0).length
+    const share = Math.max(1, Math.floor(this.#heldRoom / Math.max(1, open)))
+    return rooms.map((room) => Math.min(room, share))
+  }
+
   /** New entries of a stream; 0 before a good part is free: a read costs as much for one entry as for many. */
   readonly room = (stream: string): number => {
-    const { schedule, unacknowledged, payloadRoom } = this.#worker
+    const { schedule, payloadRoom } = this.#worker
     const routes = this.#routes.of(stream)
     const lacking = routes.map((route) => Math.ceil(this.#lacking(route) / this.#keysOf(route)))
     const wanted = lacking.reduce((sum, count) => sum + count, 0)
@@ -49,8 +57,7 @@ export class Capacity {
     if (payloadRoom <= 0 && !isIdle) return 0
     const isPast = routes.some((route, place) => lacking[place] === 0 && !schedule.isIdle(route))
     if (isPast && routes.some((route) => this.#isFull(route))) return 0
-    const room = Math.min(this.#prefetchRoom, this.#maxHeld - schedule.held - unacknowledged)
-    return Math.max(0, Math.min(isPast ? Math.max(wanted, LOOK_PAST) : wanted, room))
+    return Math.max(0, Math.min(isPast ? Math.max(wanted, LOOK_PAST) : wanted, this.#heldRoom))
   }
 
   /** Entries of a stream that other workers have left, whatever is held of new ones. */
@@ -71,7 +78,10 @@ export class Capacity {
   readonly roomOf = (key: string): number => {
     const { schedule, unacknowledged } = this.#worker
     const soon = schedule.count('queued') - schedule.blocked + schedule.count('running') + unacknowledged
-    return soon >= this.#orderedPrefetch ? 0 : this.#settings.maxPending - schedule.heldOf(key)
+    if (soon >= this.#orderedPrefetch) return 0
+    // Of many partitions whose first entries wait, each may still have one.
+    const least = schedule.heldOf(key) === 0 ? 1 : 0
+    return Math.min(this.#settings.maxPending - schedule.heldOf(key), Math.max(least, this.#maxHeld - schedule.held))
   }
 
   /**
@@ -129,6 +139,12 @@ export class Capacity {
     if (size === 1) return Math.ceil(Math.min(perSecond, Math.max(2 * calls, MIN_AHEAD)))
     // At least the next batch, which is collected while one runs.
     return Math.ceil(Math.min(Math.max(perSecond, size), BATCHES_AHEAD * size))
+  }
+
+  /** New entries, of all streams. */
+  get #heldRoom(): number {
+    const { schedule, unacknowledged } = this.#worker
+    return Math.min(this.#prefetchRoom, this.#maxHeld - schedule.held - unacknowledged)
   }
 
   /** What `prefetch` leaves, where it is set: of all that is held, except what waits or keeps no other from running. */
