@@ -339,8 +339,11 @@ export class Publisher {
       lane.batches.shift()
       lane.inFlight -= 1
       lane.head = reply.head
-      const { last } = batch.args
+      // One text for all that is the same position: there may be 100,000 streams.
+      const { position } = reply.head
+      const last = batch.args.last === position ? position : batch.args.last
       if (last > lane.acknowledged) lane.acknowledged = last
+      if (lane.sent === last) lane.sent = last
       batch.args.release()
       lane.moved = true
       lane.usedAt = performance.now()

@@ -12,7 +12,7 @@ interface Known extends NamedStream {
 }
 
 /** Names are forgotten together when there are so many: those in use are soon known again. */
-const MAX_KNOWN = 20_000
+const MAX_KNOWN = 10_000
 
 /** From the bytes of a stream's name to its keys, without a text for each row: 60 ns instead of 250. */
 export class StreamNames {

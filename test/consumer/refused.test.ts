@@ -25,7 +25,7 @@ for (const ordered of [false, true]) {
       if (refusal === 'permission') await redis.call('ACL', 'SETUSER', 'worker', '-xreadgroup')
       else await redis.replicaof('127.0.0.1', '1')
       const began = performance.now()
-      await until(async () => (await errors()) >= before + 4)
+      await until(async () => (await errors()) >= before + 6)
       expect(performance.now() - began).toBeGreaterThan(150)
       const warned = logs.slice(said).filter(({ level }) => level === 'warn')
       expect(warned.map(({ reason }) => reason)).toContain(refusal === 'permission' ? 'redis_noperm' : 'redis_readonly')
