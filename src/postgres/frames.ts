@@ -42,7 +42,7 @@ export class FrameSplitter {
     while (at < chunk.length) at = this.#carry(chunk, at)
   }
 
-  /** Carries over the next bytes of the header, then of the body; emits the message when it is whole. Where the chunk goes on. */
+  /** Carries over the next bytes of the header, then of the body; emits the message when it is whole. Returns where the chunk continues. */
   #carry(chunk: Buffer, start: number): number {
     const size = this.#length < HEADER_BYTES ? HEADER_BYTES : sizeOf(this.#carried, 0)
     const end = Math.min(start + size - this.#length, chunk.length)

@@ -172,7 +172,7 @@ export class AppendArguments implements EventSink {
     return this.#buffer.subarray(start, this.#end)
   }
 
-  /** Redis has answered, so that nobody reads the buffer any more. It must not be used again. */
+  /** Redis has answered, so that no connection reads the buffer. It must not be used again. */
   release(): void {
     this.target.size = Math.min(this.#end, MAX_RESERVED_BYTES)
     if (!this.#sentAgain) pool.give(this.#buffer)

@@ -14,7 +14,7 @@ export class BufferPool {
     this.#maxBytes = maxBytes
   }
 
-  /** Bytes that are kept, and that nobody uses. */
+  /** Bytes that are kept and not in use. */
   get bytes(): number {
     return this.#bytes
   }

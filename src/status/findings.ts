@@ -177,7 +177,7 @@ function redisFindings({ nodes, refused }: RedisStatus, config: Config): StatusF
   ]
 }
 
-/** A relay that runs records a gap for these; without one nobody has noticed. */
+/** A relay that runs records a gap for these; without one it is not noticed. */
 function streamFindings(
   { missing, streams }: RedisStatus,
   { streams: saved, incidents }: LineageStatus,
