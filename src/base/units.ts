@@ -1,5 +1,3 @@
-/** Durations and sizes as people write them. Pure; used for the configuration and for the libraries' options. */
-
 const DURATION_UNITS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 
 const SIZE_UNITS: Record<string, number> = {

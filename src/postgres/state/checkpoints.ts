@@ -1,0 +1,85 @@
+import type pg from 'pg'
+import { formatLsn, type Lsn, parseLsn } from '../client/lsn.js'
+
+/**
+ * A snapshot with an LSN taken after it. A commit record is written before its transaction becomes visible, so once
+ * everything below `lsn` is confirmed, every row that the snapshot sees has been published.
+ */
+export interface Checkpoint {
+  lsn: Lsn
+  snapshot: string
+}
+
+/** The statement's snapshot is taken before its functions run: the LSN is the later of the two. */
+export async function takeCheckpoint(client: pg.ClientBase): Promise<Checkpoint> {
+  const { rows } = await client.query(
+    'select pg_current_snapshot()::text as snapshot, pg_current_wal_insert_lsn()::text as lsn',
+  )
+  return { snapshot: rows[0].snapshot, lsn: parseLsn(rows[0].lsn) }
+}
+
+/**
+ * To be called only when the slot is confirmed at or past `checkpoint.lsn`. Saves nothing where it may be untrue: the
+ * publication is not the known one, so rows may not have been decoded; another session leads; a gap is open; or the
+ * snapshot sees a transaction of which it is not known yet that its rows are in the streams.
+ */
+export async function saveCheckpoint(
+  client: pg.ClientBase,
+  lineage: string,
+  session: string,
+  checkpoint: Checkpoint,
+): Promise<void> {
+  await client.query(
+    `insert into outrider.checkpoint (lineage, lsn, snapshot)
+     select lineage, $3, $4 from outrider.lineage as l
+     where lineage = $1 and publication_state = outrider.publication_state(publication)
+       and not exists (
+         select from outrider.session as other
+         where other.lineage = l.lineage and other.number > (select number from outrider.session where session = $2)
+       )
+       and not exists (
+         select from outrider.incident as i
+         where i.lineage = l.lineage and kind = 'gap' and closed_at is null and repaired_at is null
+       )
+       and not exists (
+         select from outrider.repair as r, unnest(unsettled) as xid
+         where r.lineage = l.lineage and pg_visible_in_snapshot(xid, $4)
+       )
+     on conflict do nothing`,
+    [lineage, session, formatLsn(checkpoint.lsn), checkpoint.snapshot],
+  )
+}
+
+/** Which rows are in a stream, and since when there may be others. */
+export interface Bound {
+  snapshot: string | null
+  since: Date | null
+}
+
+/** The clocks of Postgres and Redis may differ by so much. */
+const CLOCK_SKEW = '10 minutes'
+
+/**
+ * For each LSN the newest checkpoint at or before it; nulls where there is none, or no LSN. The snapshot was taken some time
+ * before its checkpoint was saved, but after the one before that was.
+ */
+export async function newestCheckpoints(
+  client: pg.ClientBase,
+  lineage: string,
+  lsns: readonly (Lsn | null)[],
+): Promise<Bound[]> {
+  const { rows } = await client.query<Bound>(
+    `select newest.snapshot::text, previous.taken_at - interval '${CLOCK_SKEW}' as since
+     from unnest($2::pg_lsn[]) with ordinality as required (lsn, place)
+       left join lateral (
+         select c.lsn, c.snapshot from outrider.checkpoint as c where lineage = $1 and c.lsn <= required.lsn
+         order by c.lsn desc limit 1
+       ) as newest on true
+       left join lateral (
+         select taken_at from outrider.checkpoint as c where lineage = $1 and c.lsn < newest.lsn order by c.lsn desc limit 1
+       ) as previous on true
+     order by place`,
+    [lineage, lsns.map((lsn) => (lsn === null ? null : formatLsn(lsn)))],
+  )
+  return rows
+}
