@@ -2,9 +2,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
-import { Failure } from '../failure.js'
+import { OutriderError } from '../base/failure.js'
+import { readSecret } from '../base/secret.js'
 import { loadConfig } from './load.js'
-import { readSecret } from './secret.js'
 import { VARIABLES } from './variables.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'outrider-config-'))
@@ -21,15 +21,15 @@ const URLS = { OUTRIDER_POSTGRES_URL: 'postgres://me@db/shop', OUTRIDER_REDIS_UR
 const load = (env: Record<string, string> = {}, yaml?: string) =>
   loadConfig({ env: { ...URLS, ...env }, ...(yaml === undefined ? {} : { file: written(yaml) }) })
 
-function failure(load: () => unknown): Failure {
+function failure(load: () => unknown): OutriderError {
   try {
     load()
   } catch (error) {
-    expect(error).toBeInstanceOf(Failure)
-    expect((error as Failure).exitCode).toBe(2)
-    return error as Failure
+    expect(error).toBeInstanceOf(OutriderError)
+    expect((error as OutriderError).exitCode).toBe(2)
+    return error as OutriderError
   }
-  throw new Error('Expected a Failure, found none.')
+  throw new Error('Expected an OutriderError, found none.')
 }
 
 describe('every setting is refused when it is wrong, with its name, what was expected and what was found', () => {
@@ -69,6 +69,7 @@ describe('every setting is refused when it is wrong, with its name, what was exp
     ['OUTRIDER_SOURCE', '/100%', 'a URI reference', '"/100%"'],
     ['OUTRIDER_DURABILITY', 'fsnc', 'one of auto, memory, fsync, replicated, fsync+replicated', '"fsnc"'],
     ['OUTRIDER_RETENTION', 'a week', 'a duration', '"a week"'],
+    ['OUTRIDER_REPAIR_MAX_EVENTS', '0', 'a number of events from 1 to 1000000000', '"0"'],
     ['OUTRIDER_MAX_EVENT_BYTES', '65MiB', 'at most 64MiB', '"65MiB"'],
     ['OUTRIDER_MAX_EVENT_BYTES', '1 megabyte', 'a size', '"1 megabyte"'],
     ['OUTRIDER_ON_GAP', 'ignore', 'one of repair, halt', '"ignore"'],
@@ -325,6 +326,7 @@ describe('what comes out', () => {
       retention: 259_200_000,
       maxEventBytes: 1_048_576,
       onGap: 'repair',
+      repairMaxEvents: 10_000_000,
       http: { port: 9474, host: '0.0.0.0' },
       logLevel: 'info',
       streams: {},
@@ -403,7 +405,7 @@ describe('what comes out', () => {
     })
   })
 
-  it('reads a secret from its file anew each time', async () => {
+  it('reads a secret from its file again each time', async () => {
     const file = written('first\n')
     const { password } = load({ OUTRIDER_POSTGRES_PASSWORD_FILE: file }).postgres
     expect(await readSecret(password!)).toBe('first')
@@ -415,7 +417,7 @@ describe('what comes out', () => {
     )
   })
 
-  it('reads the password of a URL in a file anew each time, too', async () => {
+  it('reads the password of a URL in a file again each time, too', async () => {
     const file = written('redis://:first@r/1\n')
     const { url, password } = load({ OUTRIDER_REDIS_URL: '', OUTRIDER_REDIS_URL_FILE: file }).redis
     expect(url).toBe('redis://r/1')
@@ -428,22 +430,20 @@ describe('what comes out', () => {
 
 describe('a setting that is given and has no effect yet is named as it was given', () => {
   it('from variables', () => {
-    expect(load({ OUTRIDER_RETENTION: '72h', OUTRIDER_ON_GAP: 'repair' }).withoutEffect).toEqual([
-      'OUTRIDER_RETENTION',
-      'OUTRIDER_ON_GAP',
-    ])
+    expect(load({ OUTRIDER_RETENTION: '72h', OUTRIDER_ON_GAP: 'repair' }).withoutEffect).toEqual(['OUTRIDER_RETENTION'])
   })
 
   it('from the file', () => {
-    const yaml = 'onGap: repair\nstreams:\n  orders: { partitions: 4, retention: 7d, groups: [billing] }\n'
+    const yaml =
+      'onGap: repair\nretention: 72h\nstreams:\n  orders: { partitions: 4, retention: 7d, groups: [billing] }\n'
     expect(load({}, yaml).withoutEffect).toEqual([
-      expect.stringMatching(/^onGap in \//),
+      expect.stringMatching(/^retention in \//),
       expect.stringMatching(/^streams\.orders\.retention in \//),
       expect.stringMatching(/^streams\.orders\.groups in \//),
     ])
   })
 
-  it('but not a default, nor halting on a gap, which is what happens', () => {
+  it('but not a default, nor what is in effect', () => {
     expect(load({ OUTRIDER_ON_GAP: 'halt' }, 'streams:\n  orders: { partitions: 4 }\n').withoutEffect).toEqual([])
   })
 })

@@ -1,17 +1,17 @@
 import type { z } from 'zod'
-import { type Clash, findClashes } from './clashes.js'
-import { closest } from './closest.js'
+import type { Secret } from '../base/secret.js'
+import { type Conflict, findConflicts } from './conflicts.js'
 import { withoutEffect } from './effect.js'
 import { parsePostgresUrl } from './postgres-url.js'
 import { type Problem, refuse, shown } from './problem.js'
 import { type Config, type PostgresConfig, type RedisConfig, type Settings, settings } from './schema.js'
-import type { Secret } from './secret.js'
 import { get, readSource, type Source } from './source.js'
+import { closest } from './suggestion.js'
 import { unknownVariables, VARIABLES, variableOf } from './variables.js'
 
 /**
  * Reads the configuration: defaults, over them the file, over it the variables. DATABASE_URL and REDIS_URL count only
- * where nothing of Outrider's own is set; a variable that is empty counts as not set. Throws one Failure (exit code 2)
+ * where nothing of Outrider's own is set; a variable that is empty counts as not set. Throws one OutriderError (exit code 2)
  * that names everything that is wrong. A server that is `unused` need not be given; its URL then leads nowhere.
  */
 export function loadConfig(options: { file?: string; env: NodeJS.ProcessEnv; unused?: readonly Server[] }): Config {
@@ -20,7 +20,7 @@ export function loadConfig(options: { file?: string; env: NodeJS.ProcessEnv; unu
   const problems = [...source.problems, ...unknownVariables(options.env).map(unknownVariable)]
   const result = settings.safeParse(source.tree)
   if (!result.success) problems.push(...result.error.issues.flatMap((issue) => problemsOf(issue, source)))
-  else problems.push(...findClashes(result.data).map((clash) => clashProblem(clash, source)))
+  else problems.push(...findConflicts(result.data).map((conflict) => conflictProblem(conflict, source)))
   if (problems.length > 0 || !result.success) throw refuse(problems)
   return toConfig(result.data, source)
 }
@@ -64,7 +64,7 @@ function problemsOf(issue: z.core.$ZodIssue, source: Source): Problem[] {
   return [{ name: nameOf(path, source), expected, found: shown(path, value) }]
 }
 
-const clashProblem = ({ path, expected, found }: Clash, source: Source): Problem => ({
+const conflictProblem = ({ path, expected, found }: Conflict, source: Source): Problem => ({
   name: nameOf(path, source),
   expected,
   found,
@@ -140,7 +140,7 @@ function fileOrValue(value: string | undefined, file: string | undefined): Secre
 function withoutPassword(text: string): string {
   const url = new URL(text)
   url.password = ''
-  // Only where it is there: touching the parameters writes all of them anew.
+  // Only where it is there: touching the parameters writes all of them again.
   if (url.searchParams.has('password')) url.searchParams.delete('password')
   return url.href
 }

@@ -1,5 +1,5 @@
-import { ExitCode, Failure } from '../failure.js'
-import { maskUrl } from './secret.js'
+import { ExitCode, OutriderError } from '../base/failure.js'
+import { maskUrl } from '../base/secret.js'
 
 /** One thing that is wrong with the configuration. */
 export interface Problem {
@@ -25,12 +25,12 @@ export function shown(path: string, value: unknown): string {
   return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text
 }
 
-/** All problems in one Failure: one line for one, a list for more. */
-export function refuse(problems: Problem[]): Failure {
+/** All problems in one OutriderError: one line for one, a list for more. */
+export function refuse(problems: Problem[]): OutriderError {
   const lines = problems.map(({ name, expected, found }) => `${name}: expected ${expected}; found ${found}`)
   const message =
     lines.length === 1
       ? `Configuration: ${lines[0]}`
       : `Configuration: ${lines.length} settings are wrong\n${lines.map((line) => `  ${line}`).join('\n')}`
-  return new Failure(message, { exitCode: ExitCode.usage })
+  return new OutriderError(message, { exitCode: ExitCode.usage })
 }

@@ -1,12 +1,12 @@
 import { z } from 'zod'
+import type { Secret } from '../base/secret.js'
 import { STREAM_NAME } from '../event/names.js'
 import { parsePostgresUrl } from './postgres-url.js'
 import { parseRedisUrl } from './redis-url.js'
-import type { Secret } from './secret.js'
 import { duration, integer, matching, oneOf, setting, size, text, url } from './setting.js'
 import type { TlsConfig } from './tls.js'
 
-export type { Secret } from './secret.js'
+export type { Secret } from '../base/secret.js'
 export type { TlsConfig } from './tls.js'
 
 export interface PostgresConfig {
@@ -68,6 +68,8 @@ export interface Config {
   retention: number
   maxEventBytes: number
   onGap: 'repair' | 'halt'
+  /** Events that a repair puts back without being asked. */
+  repairMaxEvents: number
   http: { port: number; host: string }
   logLevel: string
   streams: Record<string, StreamConfig>
@@ -183,6 +185,7 @@ export const settings = z.strictObject({
   retention: duration('3650d').default(72 * 3_600_000),
   maxEventBytes: size('64MiB').default(1_048_576),
   onGap: oneOf('repair', 'halt').default('repair'),
+  repairMaxEvents: integer(1, 1_000_000_000, 'a number of events').default(10_000_000),
   http: section({
     port: integer(0, 65_535, 'a port').default(9474),
     host: text('an address to listen on, such as 0.0.0.0').default('0.0.0.0'),

@@ -1,8 +1,6 @@
 import { z } from 'zod'
 import { parseDuration, parseSize } from '../base/units.js'
 
-/** Kinds of settings. Each says in its issue what was expected; `load.ts` adds the name, what was found and where. */
-
 /** As JSON Schema has it, for those who check a configuration before Outrider sees it; it may let through more. */
 interface JsonKind {
   type?: string | string[]
@@ -10,7 +8,10 @@ interface JsonKind {
   items?: { type: string }
 }
 
-/** `read` returns undefined for what it does not accept, or throws a TypeError that says what it expected instead. */
+/**
+ * A kind of setting. `read` returns undefined for a value that it does not accept, or throws a TypeError that says what it
+ * expected instead. The issue says what was expected; `load.ts` adds the name, what was found and where.
+ */
 export const setting = <T>(expected: string, read: (value: unknown) => T | undefined, kind: JsonKind = {}) =>
   z
     .unknown()

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { parseDocument } from 'yaml'
+import { withoutLastBreak } from '../base/secret.js'
 import { type Problem, refuse } from './problem.js'
-import { withoutLastBreak } from './secret.js'
 import { ALTERNATIVES, FALLBACKS, VARIABLES } from './variables.js'
 
 export type Tree = { [key: string]: unknown }
@@ -17,7 +17,7 @@ export interface Source {
   problems: Problem[]
 }
 
-/** Reads the file and lays the variables over it. Throws a Failure only when the file cannot be read at all. */
+/** Reads the file and lays the variables over it. Throws an OutriderError only when the file cannot be read at all. */
 export function readSource(file: string | undefined, env: NodeJS.ProcessEnv): Source {
   const tree = file === undefined ? {} : readTree(file)
   const source: Source = { tree, variables: new Map(), urlFiles: new Map(), file, problems: [] }

@@ -1,5 +1,5 @@
 import tls from 'node:tls'
-import { readConfiguredFile } from './secret.js'
+import { readConfiguredFile } from '../base/secret.js'
 
 /**
  * TLS with files in PEM form. Verification is never turned off: without `ca` the certificates that Node trusts are
@@ -12,7 +12,7 @@ export interface TlsConfig {
   serverName?: string
 }
 
-/** Options for `tls.connect`. The files are read anew for each connection, so that renewed certificates are picked up. */
+/** Options for `tls.connect`. The files are read again for each connection, so that renewed certificates are picked up. */
 export async function readTls(config: TlsConfig): Promise<tls.ConnectionOptions> {
   const { serverName } = config
   const [ca, cert, key] = await Promise.all([

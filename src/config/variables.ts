@@ -29,6 +29,7 @@ export const VARIABLES: Readonly<Record<string, string>> = {
   OUTRIDER_RETENTION: 'retention',
   OUTRIDER_MAX_EVENT_BYTES: 'maxEventBytes',
   OUTRIDER_ON_GAP: 'onGap',
+  OUTRIDER_REPAIR_MAX_EVENTS: 'repairMaxEvents',
   OUTRIDER_HTTP_PORT: 'http.port',
   OUTRIDER_HTTP_HOST: 'http.host',
   OUTRIDER_LOG_LEVEL: 'logLevel',

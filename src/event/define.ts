@@ -10,7 +10,7 @@ const DEFAULT_MAX_BYTES = 1_048_576
 /** What a Postgres integer holds. */
 const MAX_VERSION = 2_147_483_647
 
-/** A kind of event, as `defineEvent` makes it: shared by the code that publishes it and the code that handles it. */
+/** The definition of an event, made by `defineEvent`. The code that publishes the event and the code that handles it share it. */
 export interface EventDefinition<
   Schema extends StandardSchemaV1 = StandardSchemaV1,
   Type extends string = string,
@@ -20,28 +20,32 @@ export interface EventDefinition<
   readonly type: Type
   readonly version: Version
   readonly data: Schema
-  /** Bytes. */
+  /** The largest event, in bytes. */
   readonly maxBytes: number
 }
 
-/** What `publish` and `toRow` take as `data`: the schema's input. */
+/** The type of `data` in `publish` and `toRow`: the input of the schema. */
 export type EventInputData<Event extends EventDefinition> = StandardSchemaV1.InferInput<Event['data']>
 
-/** What a consumer gets as `data`: the schema's output. */
+/** The type of `event.data` in a handler: the output of the schema. */
 export type EventOutputData<Event extends EventDefinition> = StandardSchemaV1.InferOutput<Event['data']>
 
 export interface EventOptions<Schema extends StandardSchemaV1, Type extends string, Version extends number> {
-  /** The Redis stream: a letter or digit, then letters, digits, dots, underscores, hyphens; at most 200; not `outrider…`. */
+  /** The Redis stream: a letter or digit, then letters, digits, dots, underscores, hyphens; at most 200 characters. It must not begin with `outrider`. */
   stream: string
   /** CloudEvents type, such as `order.placed`: 1 to 255 characters. */
   type: Type
   /** Version of the payload's schema: a whole number from 1. */
   version: Version
-  /** The payload: any Standard Schema (zod, valibot, arktype …). It is met as JSON on both sides: see `publish`. */
+  /**
+   * The schema of the payload: any Standard Schema (zod, valibot, arktype …). It validates parsed JSON in the producer
+   * and in the consumer: see `publish`.
+   */
   data: Schema
   /**
-   * The largest event: payload, headers and names in UTF-8, and 256 bytes for the rest of the row. In bytes, or as in
-   * `512KiB`; default 1 MiB. Raise the relay's OUTRIDER_MAX_EVENT_BYTES (1MiB) along with it.
+   * The largest event: payload, headers and names in UTF-8, and 256 bytes for the rest of the row. A number of bytes, or a
+   * text such as `512KiB`. Default 1 MiB. If you raise it, raise OUTRIDER_MAX_EVENT_BYTES of the relay, too, and run
+   * `outrider setup` again.
    */
   maxBytes?: number | string | undefined
 }
@@ -53,7 +57,7 @@ export interface EventOptions<Schema extends StandardSchemaV1, Type extends stri
  *       stream: 'orders', type: 'order.placed', version: 1, data: z.object({ total: z.number() }),
  *     })
  *
- * Throws an EventError that names everything wrong with the definition.
+ * Throws an EventError that lists every problem of the definition.
  */
 export function defineEvent<
   Schema extends StandardSchemaV1,

@@ -3,12 +3,6 @@ import { POSITION_BYTES } from './position.js'
 import type { Shape } from './shape.js'
 import { type EventSink, type RowColumns, textOf } from './sink.js'
 
-/**
- * A row of the outbox as the fields of a stream entry: CloudEvents 1.0 attributes, flat, null ones left out.
- * On the hot path: values go as bytes from the row to the event. Texts are made only of what decides: of headers, of a
- * time in an unusual form, of data that the server has not checked.
- */
-
 /** Where each column of the mapping stands among a row's values. Columns of the stream's template follow behind. */
 export const Column = {
   id: 0,
@@ -24,7 +18,11 @@ export const Column = {
 
 export const COLUMN_COUNT = 9
 
-/** Writes the rows of one source. */
+/**
+ * Writes the rows of one source, each as the fields of a stream entry: CloudEvents 1.0 attributes, flat, null ones left out.
+ * On the hot path: values go as bytes from the row to the event. Texts are made only of what decides: of headers, of a
+ * time in an unusual form, of data that the server has not checked.
+ */
 export class Envelope {
   /** By which of the optional columns are there; without headers. */
   readonly #shapes: Shape[]
@@ -37,7 +35,7 @@ export class Envelope {
   }
 
   /**
-   * Gives an event to `sink` as publish.lua wants it: position, id, shape, values. Says why where the row cannot be
+   * Gives an event to `sink` as append.lua wants it: position, id, shape, values. Says why where the row cannot be
    * published, and gives nothing then. `commitTime`, in milliseconds, stands in where the table has no time of its own.
    * `dataIsJson`: the server has checked it; other data is parsed, since consumers are told that it is JSON.
    */

@@ -1,15 +1,15 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 
-/** One thing that is wrong with an event: the message says what was expected and what was found, the path where. */
+/** One problem of an event. `message` says what was expected and what was found; `path` says where. */
 export type EventIssue = StandardSchemaV1.Issue
 
 /**
- * An event, or the definition of one, that must not be stored as it is. Thrown before anything is sent to Postgres,
- * so the transaction it was meant for is untouched and may go on.
+ * Thrown for an event that does not fit its schema or a limit, and for a wrong definition. Nothing was sent to Postgres
+ * then, so the transaction can continue.
  */
 export class EventError extends Error {
   override name = 'EventError'
-  /** Everything that was found wrong: by the schema, and by the limits of the outbox. Never empty. */
+  /** All problems that the schema and the limits of the outbox report. Never empty. */
   readonly issues: readonly EventIssue[]
 
   constructor(subject: string, issues: readonly EventIssue[], advice: string) {

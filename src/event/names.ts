@@ -1,8 +1,3 @@
-/**
- * Names that more than one side has to agree on: stream names, and Outrider's own keys in Redis.
- * Every own key of a stream carries the stream key as its hash tag, so both live in one Cluster slot.
- */
-
 /** What a row's `stream` must look like; the same rule stands as a constraint in `sql/001-outbox.sql`. */
 export const STREAM_NAME = /^(?!outrider)[A-Za-z0-9][A-Za-z0-9._-]{0,199}$/
 
@@ -35,7 +30,10 @@ export const ATTRIBUTES: ReadonlySet<string> = new Set([
 export const streamKey = (stream: string, partition?: number): string =>
   partition === undefined ? stream : `${stream}:${partition}`
 
-/** The hash that holds the head of one lineage in one stream. */
+/** The stream of a key that `streamKey` made. */
+export const streamOf = (key: string): string => key.split(':', 1)[0] as string
+
+/** The hash that holds the head of one lineage in one stream. Every own key of a stream has the stream key as its hash tag: one Cluster slot. */
 export const headKey = (streamKey: string, lineage: string): string => `outrider:{${streamKey}}:head:${lineage}`
 
 /** The string that the leading relay of a lineage renews, and that expires when it ends: see src/relay/sink/alive-key.ts. */
@@ -56,6 +54,10 @@ export const waitingKey = (streamKey: string, group: string): string => `outride
 /** The sorted set of its entries by the time of their next attempt, in milliseconds. */
 export const waitingDueKey = (streamKey: string, group: string): string =>
   `outrider:{${streamKey}}:waiting-due:${group}`
+
+/** The sorted set of its entries by the time at which their event failed first, in milliseconds; without those that never failed. */
+export const waitingSinceKey = (streamKey: string, group: string): string =>
+  `outrider:{${streamKey}}:waiting-since:${group}`
 
 /** The hash of failed attempts of what is taken from it: as `retriesKey` for the stream itself. */
 export const waitingRetriesKey = (streamKey: string, group: string): string =>

@@ -4,7 +4,7 @@ const DIGITS = Buffer.from('0123456789abcdef')
 const LSN_AT = 9
 const INDEX_AT = 26
 
-/** The position of one row after the other, as bytes: a text is made only where somebody looks at it. */
+/** The position of one row after the other, as bytes: a text is made only where someone looks at it. */
 export class PositionBytes {
   readonly bytes = Buffer.from(ZERO_POSITION)
 

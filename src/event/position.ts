@@ -3,7 +3,7 @@
  * Postgres replays a transaction with the same positions, so a position names a row for ever.
  *
  * Written as fixed-width hexadecimal groups, `tttttttt-llllllllllllllll-iiiiiiii`: the text order is then the numeric
- * order, in a bytewise collation. It is published as the CloudEvents extension `sequence`, and compared in publish.lua
+ * order, in a bytewise collation. It is published as the CloudEvents extension `sequence`, and compared in append.lua
  * as four 32-bit numbers, because Lua compares strings by locale.
  */
 export type Position = string
@@ -22,6 +22,16 @@ export const positionPrefix = (timeline: number, commitLsn: bigint): string =>
 
 /** `prefix` from `positionPrefix`, `index` counted from 0. */
 export const positionOf = (prefix: string, index: number): Position => prefix + hex8(index)
+
+/**
+ * A position that no row of WAL has: commit records begin at multiples of 8. Above every row that was committed before
+ * `lsn`, and below every later one. Events that are put back from the table have positions of it.
+ */
+export const placePrefix = (timeline: number, lsn: bigint): string => positionPrefix(timeline, ((lsn + 7n) & ~7n) - 1n)
+
+/** Is it one of `placePrefix`? */
+export const isPlace = (position: Position): boolean =>
+  position !== ZERO_POSITION && (parsePosition(position).lsn & 7n) === 7n
 
 interface PositionParts {
   timeline: number

@@ -9,7 +9,7 @@ import type { Position } from './position.js'
  *   name<id           the event's id
  *   name<position     its position
  *
- * Names are lower-case letters and digits. publish.lua reads the same text.
+ * Names are lower-case letters and digits. append.lua reads the same text.
  */
 export type Shape = string
 
@@ -19,7 +19,7 @@ export const SAME_SHAPE = '^'
 /** How many values an event of this shape has. */
 export const countValues = (shape: Shape): number => shape.split('\n').filter((line) => !/[=<]/.test(line)).length
 
-/** The entry that publish.lua makes of an event. */
+/** The entry that append.lua makes of an event. */
 export function fieldsOf(
   shape: Shape,
   id: string,

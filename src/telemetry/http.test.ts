@@ -4,16 +4,16 @@ import { text } from 'node:stream/consumers'
 import { pino } from 'pino'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { freePort } from '../../testkit/services/index.js'
-import { type HttpOptions, type Status, startHttp } from './http.js'
-import { createMetrics } from './metrics.js'
+import { type HealthStatus, type HttpOptions, startHttp } from './http.js'
+import { createRelayMetrics } from './metrics.js'
 
-const status: Status = { role: 'active', state: 'streaming', ready: true }
+const status: HealthStatus = { role: 'active', state: 'streaming', ready: true }
 
 async function serve(more: Partial<HttpOptions> = {}) {
   const options = {
     port: await freePort(),
     host: '127.0.0.1',
-    metrics: createMetrics(),
+    metrics: createRelayMetrics(),
     status: () => status,
     log: pino({ level: 'silent' }),
   }
@@ -36,7 +36,7 @@ describe('the HTTP server', () => {
   })
 
   it('says whether it is ready, and why not', async () => {
-    let now: Status = status
+    let now: HealthStatus = status
     const { get } = await serve({ status: () => now })
     expect((await get('/readyz')).status).toBe(200)
     now = { role: 'halted', state: 'halted', reason: 'foreign', message: 'Another database …', ready: false }
@@ -61,13 +61,13 @@ describe('the HTTP server', () => {
     expect((await get('/other')).status).toBe(404)
   })
 
-  it('does not wait for ever for somebody who sends half a request', async () => {
+  it('does not wait without end for a client that sends half a request', async () => {
     const { port } = await serve()
     const socket = connect(port, '127.0.0.1', () => socket.write('GET /livez HTTP/1.1\r\n'))
     expect(await text(socket)).toContain('408')
   }, 60_000)
 
-  it('ends while somebody still holds a connection', async () => {
+  it('ends while a client still holds a connection', async () => {
     const server = await serve()
     const socket = connect(server.port, '127.0.0.1')
     socket.on('error', () => {})
@@ -80,15 +80,22 @@ describe('the HTTP server', () => {
 
   it('is turned off by port 0', async () => {
     expect(
-      (await startHttp({ port: 0, host: '127.0.0.1', metrics: createMetrics(), status: () => status, log: pino() }))
-        .port,
+      (
+        await startHttp({
+          port: 0,
+          host: '127.0.0.1',
+          metrics: createRelayMetrics(),
+          status: () => status,
+          log: pino(),
+        })
+      ).port,
     ).toBe(0)
   })
 
   it('says which setting to change when its port is taken', async () => {
     const { port } = await serve()
     await expect(serve({ port })).rejects.toMatchObject({
-      name: 'Failure',
+      name: 'OutriderError',
       exitCode: 1,
       message: `Expected a free port for health and metrics, found that 127.0.0.1:${port} is taken by another process. Choose another with OUTRIDER_HTTP_PORT (http.port); 0 turns it off.`,
     })

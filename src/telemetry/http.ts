@@ -1,11 +1,11 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { ExitCode, Failure } from '../failure.js'
+import { ExitCode, OutriderError } from '../base/failure.js'
 import type { Logger } from './log.js'
 import type { Metrics, Role } from './metrics.js'
 
 /** The body of /readyz. */
-export interface Status {
+export interface HealthStatus {
   role: Role
   /** What it is doing: `streaming`, `blocked` … */
   state: string
@@ -22,7 +22,7 @@ export interface HttpOptions {
   port: number
   host: string
   metrics: Metrics
-  status: () => Status
+  status: () => HealthStatus
   log: Logger
 }
 
@@ -32,7 +32,7 @@ interface HttpServer {
   close(): Promise<void>
 }
 
-/** A probe or a scrape sends a few hundred bytes at once; whoever needs longer is none of them. */
+/** A probe or a scrape sends a few hundred bytes at once; a client that needs longer is none of them. */
 const REQUEST_TIMEOUT_MS = 5_000
 /** How soon Node notices that a time-out is over; by default it looks every 30 s. */
 const CHECK_INTERVAL_MS = 1_000
@@ -103,7 +103,7 @@ async function answer(request: IncomingMessage, response: ServerResponse, option
   }
 }
 
-function listenFailure(error: NodeJS.ErrnoException, { host, port }: HttpOptions): Failure {
+function listenFailure(error: NodeJS.ErrnoException, { host, port }: HttpOptions): OutriderError {
   const setting = 'OUTRIDER_HTTP_PORT (http.port)'
   const text =
     error.code === 'EADDRINUSE'
@@ -111,7 +111,7 @@ function listenFailure(error: NodeJS.ErrnoException, { host, port }: HttpOptions
       : error.code === 'EACCES'
         ? `may not be used by this user. Choose one above 1023 with ${setting}`
         : `cannot be listened on (${error.code ?? error.message}). Check OUTRIDER_HTTP_HOST (http.host) and ${setting}`
-  return new Failure(`Expected a free port for health and metrics, found that ${host}:${port} ${text}.`, {
+  return new OutriderError(`Expected a free port for health and metrics, found that ${host}:${port} ${text}.`, {
     exitCode: ExitCode.failed,
     cause: error,
   })

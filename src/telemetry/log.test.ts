@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { ExitCode, Failure } from '../failure.js'
+import { ExitCode, OutriderError } from '../base/failure.js'
 import { describeError } from './log.js'
 
 /** Runs `body` in a process of its own, with `log` at hand, and returns what it wrote. */
@@ -11,7 +11,7 @@ async function run(
   options = "{ level: 'info', output: 'stdout', pretty: false }",
 ): Promise<{ out: string; err: string }> {
   const code = `import { createLogger } from ${JSON.stringify(new URL('./log.ts', import.meta.url).href)}
-    import { Failure } from ${JSON.stringify(new URL('../failure.ts', import.meta.url).href)}
+    import { OutriderError } from ${JSON.stringify(new URL('../base/failure.ts', import.meta.url).href)}
     const log = createLogger(${options}); ${body}`
   const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', code], {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -65,7 +65,7 @@ describe('a log line', () => {
       const error = Object.assign(new Error('WRONGPASS'), { command: { name: 'auth', args: ['hunter2'] }, detail: 'hunter2' })
       log.error({ err: error })
       log.error({ error })
-      log.error({ err: new Failure('refused', { cause: error }) })
+      log.error({ err: new OutriderError('refused', { cause: error }) })
       log.child({ token: 'hunter2' }).info('child')
     `)
     expect(lines(out)).toHaveLength(7)
@@ -94,10 +94,12 @@ describe('a log line', () => {
 })
 
 describe('an error in the log', () => {
-  it('comes with its causes, and a Failure without its stack', () => {
+  it('comes with its causes, and an OutriderError without its stack', () => {
     const cause = Object.assign(new Error('no'), { code: 'ECONNREFUSED', query: 'select secret' })
-    expect(describeError(new Failure('Postgres did not answer.', { exitCode: ExitCode.unreachable, cause }))).toEqual({
-      type: 'Failure',
+    expect(
+      describeError(new OutriderError('Postgres did not answer.', { exitCode: ExitCode.unreachable, cause })),
+    ).toEqual({
+      type: 'OutriderError',
       message: 'Postgres did not answer.',
       cause: { type: 'Error', message: 'no', code: 'ECONNREFUSED', stack: expect.any(String) },
     })

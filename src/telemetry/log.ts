@@ -1,7 +1,7 @@
 import pino from 'pino'
 import pretty from 'pino-pretty'
-import { maskUrlsIn } from '../config/secret.js'
-import { Failure } from '../failure.js'
+import { OutriderError } from '../base/failure.js'
+import { maskUrlsIn } from '../base/secret.js'
 
 export type Logger = pino.Logger
 
@@ -59,7 +59,7 @@ export interface ErrorDescription {
 
 /**
  * An error for the log. Only named properties are taken: errors of ioredis carry the command with its arguments (of AUTH,
- * too), errors of pg carry rows. A Failure explains itself, so it comes without a stack.
+ * too), errors of pg carry rows. An OutriderError explains itself, so it comes without a stack.
  */
 export function describeError(error: unknown, depth = 0): ErrorDescription {
   if (!(error instanceof Error)) return { type: typeof error, message: String(error) }
@@ -68,7 +68,7 @@ export function describeError(error: unknown, depth = 0): ErrorDescription {
     type: error.name,
     message: error.message,
     ...(typeof code === 'string' ? { code } : {}),
-    ...(error instanceof Failure || error.stack === undefined ? {} : { stack: error.stack }),
+    ...(error instanceof OutriderError || error.stack === undefined ? {} : { stack: error.stack }),
     ...(cause === undefined || depth >= 3 ? {} : { cause: describeError(cause, depth + 1) }),
   }
 }

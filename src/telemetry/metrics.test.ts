@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest'
-import { createMetrics } from './metrics.js'
+import { createRelayMetrics } from './metrics.js'
 
 type Sample = Record<string, number>
 
 /** Every sample of Outrider's own, by its name and labels as Prometheus would read them. */
-async function scrape(metrics: ReturnType<typeof createMetrics>): Promise<Sample> {
+async function scrape(metrics: ReturnType<typeof createRelayMetrics>): Promise<Sample> {
   const text = await metrics.registry.metrics()
   return Object.fromEntries(
     text
@@ -18,8 +18,8 @@ async function scrape(metrics: ReturnType<typeof createMetrics>): Promise<Sample
 }
 
 describe('metrics', () => {
-  it('are named as Prometheus wants them: a prefix, base units, _total for counters', async () => {
-    const metrics = createMetrics()
+  it('are named as Prometheus requires them: a prefix, base units, _total for counters', async () => {
+    const metrics = createRelayMetrics()
     metrics.watchInflight(() => ({ events: 0, bytes: 0, oldestSeconds: 0 }))
     for (const { name, type } of await metrics.registry.getMetricsAsJSON()) {
       if (!name.startsWith('outrider_')) continue
@@ -30,11 +30,11 @@ describe('metrics', () => {
   })
 
   it('live in a registry of their own', () => {
-    expect(createMetrics().registry).not.toBe(createMetrics().registry)
+    expect(createRelayMetrics().registry).not.toBe(createRelayMetrics().registry)
   })
 
   it('count what was received, appended, recognised and rejected', async () => {
-    const metrics = createMetrics()
+    const metrics = createRelayMetrics()
     metrics.received.inc()
     metrics.received.inc(4)
     metrics.appended('orders', 3, 1, 0.002)
@@ -54,7 +54,7 @@ describe('metrics', () => {
   })
 
   it('stay bounded, however many streams there are', async () => {
-    const metrics = createMetrics()
+    const metrics = createRelayMetrics()
     for (let i = 0; i < 1_000; i++) metrics.appended(`s${i}`, 1, 0, 0.001)
     metrics.appended('s0', 1, 0, 0.001)
     const series = Object.entries(await scrape(metrics)).filter(([name]) =>
@@ -68,7 +68,7 @@ describe('metrics', () => {
   })
 
   it('show exactly one role, state and durability level', async () => {
-    const metrics = createMetrics()
+    const metrics = createRelayMetrics()
     metrics.setRole('standby', 'waiting')
     metrics.setRole('active', 'streaming')
     metrics.setDurability('fsync')
@@ -84,7 +84,7 @@ describe('metrics', () => {
   })
 
   it('tell how long nothing could flow, also while it lasts', async () => {
-    const metrics = createMetrics()
+    const metrics = createRelayMetrics()
     const blocked = async () => (await scrape(metrics))['outrider_blocked_seconds_total{reason="redis_oom"}'] ?? 0
     metrics.setRole('active', 'streaming')
     expect(await blocked()).toBe(0)
@@ -97,8 +97,8 @@ describe('metrics', () => {
     expect(await blocked()).toBe(after)
   })
 
-  it('ask for what is in flight when somebody looks', async () => {
-    const metrics = createMetrics()
+  it('ask for what is in flight when someone looks', async () => {
+    const metrics = createRelayMetrics()
     let events = 1
     metrics.watchInflight(() => ({ events, bytes: events * 100, oldestSeconds: 0.5 }))
     expect(await scrape(metrics)).toMatchObject({
@@ -113,7 +113,7 @@ describe('metrics', () => {
   })
 
   it('tell about the slot', async () => {
-    const metrics = createMetrics()
+    const metrics = createRelayMetrics()
     const sizes = { retainedBytes: 10, lagBytes: 5, safeBytes: 100 }
     metrics.slot({ ...sizes, walStatus: 'reserved' })
     expect(await scrape(metrics)).toMatchObject({
@@ -131,7 +131,7 @@ describe('metrics', () => {
   })
 
   it('say nothing of what is not known: a 0 would be an alarm, or hide one', async () => {
-    const metrics = createMetrics()
+    const metrics = createRelayMetrics()
     const known = async () =>
       Object.entries(await scrape(metrics))
         .filter(

@@ -1,5 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
-import { VERSION } from '../version.js'
+import { VERSION } from '../base/version.js'
 
 export type Role = 'starting' | 'standby' | 'active' | 'halted' | 'stopping'
 
@@ -21,7 +21,7 @@ export interface Inflight {
   oldestSeconds: number
 }
 
-export type Metrics = ReturnType<typeof createMetrics>
+export type Metrics = ReturnType<typeof createRelayMetrics>
 
 /** A database with more streams than this has the rest counted together: a label must never grow without end. */
 const MOST_STREAMS = 200
@@ -32,9 +32,9 @@ const BATCH = [1, 2, 5, 10, 25, 50, 100, 256, 512, 1024]
 
 /**
  * The relay's metrics, in a registry of their own. They answer: is it working, how far behind, and why not.
- * What happens per event or per batch is a number here and becomes a metric when somebody looks.
+ * What happens per event or per batch is a number here and becomes a metric when someone looks.
  */
-export function createMetrics() {
+export function createRelayMetrics() {
   const registry = new Registry()
   const registers = [registry]
   collectDefaultMetrics({ register: registry })
@@ -71,7 +71,9 @@ export function createMetrics() {
     'Time for which Postgres has been decoding without sending anything; 0 while it sends',
   )
   const spilled = gauge('slot_spilled_bytes', 'Bytes that decoding for the slot wrote to disk, as Postgres counts them')
-  const openIncidents = gauge('open_incidents', 'Incidents that wait for somebody', ['kind'])
+  const openIncidents = gauge('open_incidents', 'Incidents that wait for an operator', ['kind'])
+  const repairFound = gauge('repair_events_found', 'Events that the last repair of a gap has found missing')
+  const repairPutBack = gauge('repair_events_put_back', 'Events that it has put back')
   const streamLabel = bounded(MOST_STREAMS)
   const setDurability = oneHot(
     gauge('durability_level', 'The level that positions are confirmed at, as 1', ['level']),
@@ -134,15 +136,17 @@ export function createMetrics() {
       decodingSeconds.set(seconds)
       spilled.set(spilledBytes)
     },
+    repairFound: (events: number): void => repairFound.set(events),
+    repairPutBack: (events: number): void => repairPutBack.set(events),
     errors: counter('errors_total', 'Errors by where they came from and what they were', ['target', 'code']),
     sessions: counter('sessions_total', 'Sessions begun as the active relay'),
     epochs: counter('epochs_total', 'Connections to Redis after one was lost'),
-    /** How many of each kind wait for somebody. */
+    /** How many of each kind wait for someone. */
     setOpenIncidents(counts: ReadonlyMap<string, number>): void {
       openIncidents.reset()
       for (const kind of ['gap', 'foreign', 'rejected', 'operator']) openIncidents.set({ kind }, counts.get(kind) ?? 0)
     },
-    /** The gauges ask `read` when somebody looks. */
+    /** The gauges ask `read` when someone looks. */
     watchInflight(read: () => Inflight): void {
       asked(registry, 'outrider_inflight_events', 'Events received and not yet appended', () => read().events)
       asked(registry, 'outrider_inflight_bytes', 'Bytes of events held in memory', () => read().bytes)
@@ -191,7 +195,7 @@ function roleMetrics(registry: Registry, role: Gauge<'role'>, state: Gauge<'stat
   }
 }
 
-/** A counter for the hot path: a plain addition, read when somebody looks. */
+/** A counter for the hot path: a plain addition, read when someone looks. */
 function pulled(registry: Registry, name: string, help: string): { inc(by?: number): void } {
   let total = 0
   new Counter({

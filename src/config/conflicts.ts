@@ -5,18 +5,18 @@ import { parseRedisUrl } from './redis-url.js'
 import type { Settings } from './schema.js'
 
 /** Settings that are right each by itself, and wrong together. `path` is the one to change. */
-export interface Clash {
+export interface Conflict {
   path: string
   expected: string
   found: string
 }
 
-export function findClashes(settings: Settings): Clash[] {
-  const clashes: Clash[] = []
-  const refuse = (path: string, expected: string, found: string) => clashes.push({ path, expected, found })
-  postgresClashes(settings, refuse)
-  redisClashes(settings, refuse)
-  limitClashes(settings, refuse)
+export function findConflicts(settings: Settings): Conflict[] {
+  const conflicts: Conflict[] = []
+  const refuse = (path: string, expected: string, found: string) => conflicts.push({ path, expected, found })
+  postgresConflicts(settings, refuse)
+  redisConflicts(settings, refuse)
+  limitConflicts(settings, refuse)
   for (const [path, file] of filesOf(settings)) {
     if (file === undefined) continue
     const code = unreadable(file)
@@ -26,12 +26,12 @@ export function findClashes(settings: Settings): Clash[] {
     if (STREAM_NAME.test(name)) continue
     refuse(`streams.${name}`, `a stream name that matches ${STREAM_NAME.source}`, JSON.stringify(name))
   }
-  return clashes
+  return conflicts
 }
 
 type Refuse = (path: string, expected: string, found: string) => void
 
-function postgresClashes({ postgres }: Settings, refuse: Refuse): void {
+function postgresConflicts({ postgres }: Settings, refuse: Refuse): void {
   const url = parsePostgresUrl(postgres.url)
   twoPasswords('postgres', url.password, postgres, refuse)
   certAndKey('postgres', postgres.tls, refuse)
@@ -48,7 +48,7 @@ function postgresClashes({ postgres }: Settings, refuse: Refuse): void {
   }
 }
 
-function redisClashes({ redis }: Settings, refuse: Refuse): void {
+function redisConflicts({ redis }: Settings, refuse: Refuse): void {
   const url = parseRedisUrl(redis.url)
   twoPasswords('redis', url.password, redis, refuse)
   certAndKey('redis', redis.tls, refuse)
@@ -82,7 +82,7 @@ function certAndKey(section: 'postgres' | 'redis', tls: Settings['postgres']['tl
     refuse(`${section}.tls.cert`, 'the certificate of the key', 'no certificate')
 }
 
-function limitClashes({ limits, maxEventBytes }: Settings, refuse: Refuse): void {
+function limitConflicts({ limits, maxEventBytes }: Settings, refuse: Refuse): void {
   const room = `at most limits.inflightBytes (${limits.inflightBytes})`
   if (limits.batchBytes > limits.inflightBytes) refuse('limits.batchBytes', room, String(limits.batchBytes))
   if (maxEventBytes > limits.inflightBytes) refuse('maxEventBytes', room, String(maxEventBytes))

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { closest } from './closest.js'
+import { closest } from './suggestion.js'
 
 it.each([
   ['setpu', 'setup'],
