@@ -2,19 +2,19 @@ import type { EventIssue } from '../event/error.js'
 import { ATTRIBUTES, HEADER_NAME } from '../event/names.js'
 import { textIssue, UNSTORABLE, unstorable } from '../event/text.js'
 
-/** What an event may carry beside its payload. */
+/** The attributes of an event, without its payload. */
 export interface EventAttributes {
-  /** The entity that the event is about, the key of order and of partitioning: 1 to 1024 characters. */
+  /** The entity that the event is about: 1 to 1,024 characters. It selects the partition, and is the key of ordered groups. */
   subject?: string | null | undefined
   /** A UUID, by which consumers deduplicate. Default: a new one of version 7. */
   id?: string | undefined
-  /** What the event belongs to, across services: 1 to 255 characters. */
+  /** The business process that the event belongs to, such as one order, across services: 1 to 255 characters. */
   correlationId?: string | null | undefined
   /** The event or command that caused this one: 1 to 255 characters. */
   causationId?: string | null | undefined
   /**
    * Further CloudEvents attributes, such as `traceparent`: at most 32, 8 KiB as JSON; names of 1 to 40 lower-case
-   * letters and digits, none that Outrider writes itself. Undefined values are left out.
+   * letters and digits, except the names that Outrider writes itself. Undefined values are left out.
    */
   headers?: Readonly<Record<string, string | undefined>> | undefined
   /** CloudEvents time, of the years 1 to 9999. Default: Postgres' clock at the insert. */

@@ -1,7 +1,8 @@
 /**
- * A payload as JSON text, fit for the `data` column through any library: `pg` (and Kysely, Knex … on top of it) sends the
- * text as it is, libraries that write JSON themselves (Drizzle's `json()`, Prisma, TypeORM …) meet the value it stands
- * for. A bare string would be doubly encoded by the second kind, a bare array taken for a Postgres array by the first.
+ * A payload as JSON text that every library stores correctly in the column `data`. `pg`, and Kysely and Knex on top of
+ * it, call `toPostgres` and send the text unchanged. Libraries that serialize JSON themselves, such as Drizzle's
+ * `json()`, Prisma and TypeORM, call `toJSON` and get the value. A plain string would be encoded twice by the second
+ * kind; a plain array would become a Postgres array with the first.
  */
 export class JsonText {
   readonly #text: string
@@ -15,12 +16,12 @@ export class JsonText {
     return this.#text
   }
 
-  /** What JSON.stringify writes in its place: the value, not a string. */
+  /** Called by JSON.stringify: returns the value, so that the result is not a string in quotes. */
   toJSON(): unknown {
     return JSON.parse(this.#text)
   }
 
-  /** What `pg` sends in its place. */
+  /** Called by `pg`: returns the text to send. */
   toPostgres(): string {
     return this.#text
   }

@@ -5,43 +5,43 @@ import { attributeIssues, definedHeaders, type EventAttributes } from './attribu
 import { newId } from './id.js'
 import { JsonText, toJson } from './json.js'
 
-/** One event to publish: its payload, `data`, and what else it carries. */
+/** One event to publish: its payload, `data`, and its attributes. `data` is optional if the schema accepts `undefined`. */
 export type EventInput<Event extends EventDefinition> = EventAttributes &
   (undefined extends EventInputData<Event>
     ? { data?: EventInputData<Event> | undefined }
     : { data: EventInputData<Event> })
 
-/** The columns of `outrider.outbox` that an event fills. The others are the relay's own: leave them to their defaults. */
+/** The columns of `outrider.outbox` that an event fills. Leave all other columns to their defaults: Outrider uses them. */
 export interface OutboxRow {
   id: string
   stream: string
   type: string
-  /** Null: about no one entity. */
+  /** Null: the event has no subject. */
   subject: string | null
-  /** The payload, which every library stores verbatim; `String(row.data)` is its text. Null: no payload. */
+  /** The payload. Every library stores the same JSON; `String(row.data)` returns its text. Null: no payload. */
   data: JsonText | null
   schema_version: number
   correlation_id: string | null
   causation_id: string | null
   headers: Record<string, string>
-  /** Absent where no `time` was given: the column's default then applies. */
+  /** Absent if the input has no `time`; the default of the column then applies. */
   created_at?: Date
 }
 
 /**
- * The column values of one event, for an ORM's own insert into `outrider.outbox`, checked as `publish` checks them.
+ * Checks one event as `publish` does, and returns the values of its columns for an insert into `outrider.outbox` with an ORM.
  *
  *     await tx.insert(outbox).values(toRow(OrderPlaced, { subject, data }))                   // Drizzle
  *     await tx.insertInto('outrider.outbox').values(toRow(OrderPlaced, { data })).execute()   // Kysely
  *
  * Its keys are the names of the columns. Declare `data` and `headers` in Drizzle as `json()`, in Kysely as
- * `JsonText | null` and `Record<string, string>`. Throws an EventError where the event fits its schema or the limits
- * not, and where the schema validates asynchronously: only `publish` can wait for it.
+ * `JsonText | null` and `Record<string, string>`. Throws an EventError if the event does not fit its schema or a
+ * limit, and if the schema validates asynchronously: only `publish` can wait for it.
  */
 export function toRow<Event extends EventDefinition>(event: Event, input: EventInput<Event>): OutboxRow {
   const row = checkedRow(event, input)
   if (!(row instanceof Promise)) return row
-  // Nobody waits for it any more; the error below says all there is to say.
+  // No one waits for it any more; the error below says all there is to say.
   row.catch(() => {})
   const message = 'Expected a schema that validates synchronously, found one that returns a promise'
   throw new EventError(subjectOf(event), [{ path: ['data'], message }], 'Use publish, or a schema without async rules.')

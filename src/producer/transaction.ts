@@ -1,28 +1,31 @@
-/** Runs one statement with text parameters, `$1` …, in a transaction that is open. What it returns is not looked at. */
+/**
+ * Runs one statement with text parameters, `$1` …, in the open transaction. `publish` ignores the result. `accept` of
+ * 'outrider/consumer' needs the rows, or `{ rows }`.
+ */
 export type Query = (text: string, values: string[]) => PromiseLike<unknown>
 
-/** A `pg` Client or PoolClient, between `BEGIN` and `COMMIT`. A Pool is not one: it has no escapeLiteral. */
+/** A `pg` Client or PoolClient, between `BEGIN` and `COMMIT`. The compiler refuses a Pool, because it has no `escapeLiteral`. */
 export interface PgTransaction {
   query: Query
   escapeLiteral(text: string): string
 }
 
-/** The `tx` of a Drizzle Postgres transaction. A database is not one: it cannot roll back. */
+/** The `tx` of a Drizzle Postgres transaction. The compiler refuses a Drizzle database, because it has no `rollback`. */
 export interface DrizzleTransaction {
   execute(query: never): PromiseLike<unknown>
   rollback(): never
   setTransaction(config: never): Promise<void>
 }
 
-/** The `trx` of a Kysely transaction. A database is not one: its `isTransaction` is false. */
+/** The `trx` of a Kysely transaction. `isTransaction` of a Kysely database is false. */
 export interface KyselyTransaction {
   readonly isTransaction: true
   executeQuery(query: never): Promise<unknown>
 }
 
 /**
- * The `manager` of a TypeORM transaction. One outside a transaction has the same type; it is refused at run time. A
- * DataSource is none: it cannot be released.
+ * The `manager` of a TypeORM transaction. A manager outside a transaction has the same type; `publish` refuses it at run
+ * time. The compiler refuses a DataSource, because it has no `release`.
  */
 export interface TypeOrmManager {
   readonly queryRunner?: TypeOrmRunner | undefined
@@ -36,7 +39,7 @@ export interface TypeOrmRunner {
   startTransaction(): Promise<void>
 }
 
-/** The `trx` of a Knex transaction. A Knex instance is not one: nothing of it completes. */
+/** The `trx` of a Knex transaction. The compiler refuses a Knex instance, because it has no `isCompleted`. */
 export interface KnexTransaction {
   raw(text: string, values: string[]): PromiseLike<unknown>
   isCompleted(): boolean
@@ -44,11 +47,11 @@ export interface KnexTransaction {
 }
 
 /**
- * For any other library: one function that runs a statement inside the open transaction. The only values are strings.
+ * For any other library: one function that runs a statement in the open transaction. All values are strings.
  *
  *     sql.begin((tx) => publish({ query: (text, values) => tx.unsafe(text, values) }, OrderPlaced, { data }))   // postgres.js
  *
- * Pools and databases, which also have a `query`, are told apart by their being able to connect or to begin.
+ * A pool or a database also has a `query`. The types exclude it by `connect` and `transaction`.
  */
 export interface TransactionAdapter {
   query: Query
@@ -66,7 +69,7 @@ export type Transaction =
   | KnexTransaction
   | TransactionAdapter
 
-/** What was given as a transaction is none. Thrown before anything is sent to Postgres. */
+/** Thrown if the first argument of `publish` or `accept` is not an open transaction. Nothing was sent to Postgres then. */
 export class TransactionError extends Error {
   override name = 'TransactionError'
 

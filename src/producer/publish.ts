@@ -4,20 +4,22 @@ import { bytesOf, checkedRow, type EventInput, type OutboxRow } from './row.js'
 import { queryOf, type Transaction } from './transaction.js'
 
 /**
- * Inserts an event into `outrider.outbox`, inside the caller's transaction: it is published if that commits. Returns the
- * event's id.
+ * Inserts an event into `outrider.outbox` in the caller's transaction. If the transaction commits, the relay publishes
+ * the event. Returns the id of the event.
  *
  *     await publish(tx, OrderPlaced, { subject: 'order-42', data: { total: 99 } })
  *
- * An array is one INSERT of at most 64 MiB, in the array's order, all or nothing; the ids come back in the same order.
+ * An array of inputs becomes one INSERT of at most 64 MiB, in the order of the array. If one event is refused, none is
+ * inserted. Returns the ids in the same order.
  *
  * `tx` is a `pg` client between BEGIN and COMMIT, the transaction of Drizzle, Kysely, Knex or TypeORM (its manager or its
- * QueryRunner), or `{ query(text, values) }` for another library. Throws a TransactionError on a pool or a database, which begin no transaction of yours.
+ * QueryRunner), or `{ query(text, values) }` for another library. Throws a TransactionError for a pool or a database: they are not an open transaction.
  *
- * `data` is stored as JSON.stringify writes it, and it is that JSON which the schema checks, because that is what consumers
- * will check: a Date is a string there. What is stored is what the schema takes, not what it makes of it: transforms,
- * defaults and the removal of unknown keys happen where the event is read. `undefined` means no payload. Throws an EventError
- * where the event does not fit; nothing has been sent then, and the transaction may go on.
+ * `data` is stored as JSON.stringify writes it. The schema validates the parsed JSON, as it does in consumers: a Date is
+ * a string there, so `z.date()` refuses it. The outbox stores the input of the schema, not its output: transforms,
+ * defaults and the removal of unknown keys take effect in the consumer. `undefined` means no payload. Throws an
+ * EventError if the event does not fit its schema or a limit. Nothing was sent to Postgres then, and the transaction can
+ * continue.
  *
  * Needs the role `outrider_writer` and nothing else.
  */
