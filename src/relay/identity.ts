@@ -1,12 +1,15 @@
 import type pg from 'pg'
-import type { ForeignReason, GapReason, HaltingReason, IncidentCause } from '../postgres/incident-reasons.js'
-import { openIncident } from '../postgres/incidents.js'
-import type { Lineage } from '../postgres/lineage.js'
-import { formatLsn, parseLsn } from '../postgres/lsn.js'
-import { describeRemedy, type OpenIncident, remedyOf } from '../postgres/remedy.js'
-import { serverVersion } from '../postgres/server.js'
-import { readSlot, type Slot } from '../postgres/slot.js'
-import { Halt } from './halt.js'
+import { OWN_OUTBOX } from '../config/schema.js'
+import { formatLsn, type Lsn, parseLsn } from '../postgres/client/lsn.js'
+import { serverVersion } from '../postgres/client/server.js'
+import { findOmissions } from '../postgres/replication/publication.js'
+import { readSlot, type Slot } from '../postgres/replication/slot.js'
+import type { ForeignReason, GapReason, IncidentCause } from '../postgres/state/incident-reasons.js'
+import { describeFinding } from '../postgres/state/incident-text.js'
+import { openIncident } from '../postgres/state/incidents.js'
+import type { Lineage } from '../postgres/state/lineage.js'
+import { describeRemedy, type OpenIncident, remedyOf } from '../postgres/state/remedy.js'
+import { GapError, HaltError } from './errors.js'
 
 /**
  * Does the session still hold the lock of its slot? One that has lost it sees what its successor does, and must not record
@@ -15,20 +18,24 @@ import { Halt } from './halt.js'
 export type Leads = () => Promise<boolean>
 
 /**
- * Is this the database, the slot and the publication that the lineage was made with? A gap or a foreign server is
- * recorded before anything else happens, and halts the relay until somebody has decided.
+ * Is this the database that the lineage was made with? Another one is recorded before anything else happens, and halts the
+ * relay until an operator has decided.
  */
-export async function verifyIdentity(
+export async function verifyServer(
   client: pg.ClientBase,
   lineage: Lineage,
   server: { systemId: string; timeline: number },
-): Promise<Slot> {
+): Promise<void> {
   if (server.systemId !== lineage.systemId) {
     throw await foreign(client, lineage, 'system_id', { expected: lineage.systemId, found: server.systemId })
   }
   if (server.timeline < lineage.timeline) {
     throw await foreign(client, lineage, 'timeline', { expected: lineage.timeline, found: server.timeline })
   }
+}
+
+/** Does everything come that was committed after what is confirmed, and has a person decided on what was found before? */
+export async function verifySource(client: pg.ClientBase, lineage: Lineage): Promise<Slot> {
   const slot = await readSlot(client, lineage.slot)
   if (!slot) throw await gap(client, lineage, 'slot_missing', { slot: lineage.slot, confirmed: lineage.confirmedLsn })
   await verifySlot(client, lineage, slot)
@@ -39,45 +46,86 @@ export async function verifyIdentity(
 
 /** Can the slot still give everything after what is confirmed? */
 export async function verifySlot(client: pg.ClientBase, lineage: Lineage, slot: Slot, leads?: Leads): Promise<void> {
-  if (slot.walStatus === 'lost') {
-    throw await gap(client, lineage, 'slot_lost', { slot: lineage.slot, confirmed: lineage.confirmedLsn }, leads)
-  }
-  if (slot.confirmedFlush !== undefined && slot.confirmedFlush > parseLsn(lineage.confirmedLsn)) {
-    const found = formatLsn(slot.confirmedFlush)
-    const detail = { slot: lineage.slot, confirmed: lineage.confirmedLsn, found }
-    throw await gap(client, lineage, 'slot_ahead', detail, leads)
-  }
+  const reason = gapOfSlot(slot, parseLsn(lineage.confirmedLsn))
+  if (reason === undefined) return
+  const detail = { slot: lineage.slot, confirmed: lineage.confirmedLsn }
+  const found =
+    reason === 'slot_ahead' && slot.confirmedFlush !== undefined ? { found: formatLsn(slot.confirmedFlush) } : {}
+  throw await gap(client, lineage, reason, { ...detail, ...found }, leads)
 }
 
-/** Every change to the publication may have let rows pass unseen, also one that was undone. */
+/** What keeps the slot from giving everything after `confirmed`; undefined: nothing does. Pure. */
+export function gapOfSlot(
+  { walStatus, confirmedFlush }: Pick<Slot, 'walStatus' | 'confirmedFlush'>,
+  confirmed: Lsn,
+): 'slot_lost' | 'slot_ahead' | undefined {
+  if (walStatus === 'lost') return 'slot_lost'
+  return confirmedFlush !== undefined && confirmedFlush > confirmed ? 'slot_ahead' : undefined
+}
+
+/**
+ * Every change to the publication may have let rows pass unseen, also one that was undone. Both states are read at once: a gap
+ * that is closed meanwhile changes the stored one.
+ */
 export async function verifyPublication(client: pg.ClientBase, lineage: Lineage, leads?: Leads): Promise<void> {
-  const { rows } = await client.query('select outrider.publication_state($1) as state', [lineage.publication])
-  const state: string | null = rows[0].state
-  if (state === lineage.publicationState) return
-  const reason = state === null ? 'publication_missing' : 'publication_changed'
-  const detail = { publication: lineage.publication, expected: lineage.publicationState, found: state }
+  const { rows } = await client.query<{ expected: string; found: string | null }>(
+    `select publication_state as expected, outrider.publication_state(publication) as found
+     from outrider.lineage where lineage = $1`,
+    [lineage.lineage],
+  )
+  const { expected, found } = rows[0]!
+  if (found === expected) return
+  // Created again since it was missing: that gap is open, and closing it accepts the publication as it is.
+  const known = found !== null && (await openIncidentsOf(client, lineage)).find(isMissingPublication)
+  if (known) throw await haltFor(client, lineage, known)
+  const reason = found === null ? 'publication_missing' : 'publication_changed'
+  const omitted = await findOmissions(client, lineage)
+  const detail = { publication: lineage.publication, expected, found, confirmed: lineage.confirmedLsn, ...omitted }
   throw await gap(client, lineage, reason, detail, leads)
 }
 
 /** But for streams that Redis had lost: those are looked at again, see sink/found-again.ts. */
 async function verifyIncidents(client: pg.ClientBase, lineage: Lineage): Promise<void> {
+  const [open] = await openIncidentsOf(client, lineage)
+  if (open) throw await haltFor(client, lineage, open)
+}
+
+const isMissingPublication = ({ reason }: OpenIncident): boolean => reason === 'publication_missing'
+
+async function openIncidentsOf(client: pg.ClientBase, { lineage }: Lineage): Promise<OpenIncident[]> {
   const { rows } = await client.query<OpenIncident>(
     `select id::text, kind, reason, stream, detail from outrider.incident
-      where lineage = $1 and kind in ('gap', 'foreign') and reason <> 'stream_behind' and closed_at is null order by id`,
-    [lineage.lineage],
+      where lineage = $1 and kind in ('gap', 'foreign') and reason <> 'stream_behind' and closed_at is null
+        and repaired_at is null
+      order by id`,
+    [lineage],
   )
-  const open = rows[0]
-  if (open) throw await haltFor(client, open)
+  return rows
 }
 
 /** What to throw while an incident is open. */
-export async function haltFor(client: pg.ClientBase, incident: OpenIncident): Promise<Halt> {
-  return new Halt(incident.reason, advice(incident, await serverVersion(client)))
+export async function haltFor(
+  client: pg.ClientBase,
+  { outboxTable }: Pick<Lineage, 'outboxTable'>,
+  incident: OpenIncident,
+): Promise<HaltError> {
+  const message = advice(incident, await serverVersion(client), outboxTable)
+  if (incident.kind !== 'gap') return new HaltError(incident.reason, message)
+  return new GapError(incident.reason, message, incident.id, describeFinding(incident))
 }
 
 /** Opens a gap, and gives what to throw. */
 export const gap = (client: pg.ClientBase, lineage: Lineage, reason: GapReason, detail: object, leads?: Leads) =>
   record(client, lineage, { kind: 'gap', reason }, { detail, leads })
+
+/** Opens the gap for WAL that this version of Postgres cannot decode, and gives what to throw. */
+export async function undecodable(client: pg.ClientBase, lineage: Lineage, { message }: Error): Promise<Error> {
+  const { rows } = await client.query<{ confirmed: string }>(
+    'select confirmed_lsn::text as confirmed from outrider.lineage where lineage = $1',
+    [lineage.lineage],
+  )
+  return gap(client, lineage, 'slot_lost', { slot: lineage.slot, confirmed: rows[0]?.confirmed, message })
+}
 
 /** Opens an incident that says this database or this Redis is not the one that the lineage knows. */
 export const foreign = (
@@ -91,7 +139,7 @@ export const foreign = (
 /** Opens an incident, unless another session leads now, and gives what to throw. */
 export async function record(
   client: pg.ClientBase,
-  { lineage }: Lineage,
+  lineage: Lineage,
   cause: IncidentCause,
   { detail, stream, leads }: { detail: object; stream?: string | undefined; leads?: Leads | undefined },
 ): Promise<Error> {
@@ -100,41 +148,19 @@ export async function record(
       `Found ${cause.reason} without the lock of the slot: another session may lead, and nothing is recorded.`,
     )
   }
-  const id = await openIncident(client, { ...cause, lineage, detail, ...(stream === undefined ? {} : { stream }) })
-  return haltFor(client, { ...cause, id, detail, stream: stream ?? null })
+  const id = await openIncident(client, {
+    ...cause,
+    lineage: lineage.lineage,
+    detail,
+    ...(stream === undefined ? {} : { stream }),
+  })
+  return haltFor(client, lineage, { ...cause, id, detail, stream: stream ?? null })
 }
 
-const WHAT: Record<HaltingReason, string> = {
-  slot_missing: 'The replication slot is gone: what was committed since it was last confirmed cannot be read from WAL.',
-  slot_lost: 'Postgres has removed WAL that the slot needed: what was committed meanwhile cannot be read from it.',
-  slot_ahead:
-    'The slot stands beyond what Outrider confirmed: somebody advanced it or made it anew, and rows may have been passed over.',
-  publication_missing: 'The publication is gone: inserts made since then are not decoded.',
-  publication_changed: 'The publication was altered: inserts may not have been decoded meanwhile.',
-  outbox_renamed:
-    'The outbox table was renamed before this version ran: an earlier one may have skipped its rows since then.',
-  outbox_replaced: 'Another table has the name of the outbox table: its rows are not decoded.',
-  outbox_inherited: 'A table inherits from the outbox table: its rows are not published.',
-  outbox_unlogged:
-    'The outbox table has partitions that are unlogged or foreign tables: their rows never reach the WAL, so they are not published.',
-  outbox_foreign_rows:
-    'The publication gave a row of a table that is not the outbox. The slot stays before that row; closing skips all rows of that table.',
-  stream_behind: 'Redis has lost events that were confirmed.',
-  system_id: 'This is another Postgres cluster than the one that was set up (a restore, a copy, or a major upgrade).',
-  timeline: 'This Postgres is on an older timeline than one that was published from: an old primary, or a restore.',
-  session_unknown:
-    'The head in Redis was written by a relay that this database knows nothing of: a copy of it publishes, or this is the copy.',
-  wal_beyond: 'The head in Redis lies beyond the WAL of this server: this is an older copy of the database.',
-  diverged:
-    'Redis holds another event at a position that this database gives to a different one: a copy of it has published.',
-}
-
-const isKnown = (reason: string): reason is HaltingReason => Object.hasOwn(WHAT, reason)
-
-function advice(incident: OpenIncident, version: number): string {
-  const { id, reason, stream } = incident
+/** The next step for a person. A gap that is repaired without one does not show it. */
+function advice(incident: OpenIncident, version: number, outboxTable: string): string {
+  const { id, stream } = incident
   const where = stream ? ` Stream: ${stream}.` : ''
-  const what = isKnown(reason) ? WHAT[reason] : 'Found something that a person has to decide.'
-  const next = describeRemedy(remedyOf(incident, version))
-  return `${what}${where} Nothing newer is published. \`outrider incidents show ${id}\` has the details. To continue: ${next}`
+  const next = describeRemedy(remedyOf(incident, version, { repairs: false, mapped: outboxTable !== OWN_OUTBOX.table }))
+  return `${describeFinding(incident)}${where} Nothing newer is published. \`outrider incidents show ${id}\` has the details. To continue: ${next}`
 }

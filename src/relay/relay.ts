@@ -1,16 +1,18 @@
-import { backoff, pause } from '../backoff.js'
+import { backoff, pause } from '../base/backoff.js'
+import { OutriderError } from '../base/failure.js'
 import type { Config } from '../config/schema.js'
-import { Failure } from '../failure.js'
-import { classifyPostgres } from '../postgres/errors.js'
-import { BulkLimitLowered } from '../redis/bulk-limit.js'
-import type { Status } from '../telemetry/http.js'
+import { classifyPostgres } from '../postgres/client/errors.js'
+import { BulkLimitLoweredError } from '../redis/client/bulk-limit.js'
+import { classifyRedis } from '../redis/client/errors.js'
+import type { HealthStatus } from '../telemetry/http.js'
 import type { Logger } from '../telemetry/log.js'
 import type { Metrics, Role } from '../telemetry/metrics.js'
-import { Halt } from './halt.js'
-import { Loss } from './loss.js'
-import { ColumnMissing } from './route.js'
-import { SetupAwaited } from './schema.js'
+import { GapError, HaltError, isUndecodable, RedisFaultError, RepairedError } from './errors.js'
+import { repairsByItself } from './repair/repair-plan.js'
+import { SetupMissingError } from './schema-check.js'
 import { Session } from './session.js'
+import { LossError } from './sink/loss.js'
+import { ColumnMissingError } from './source/row-router.js'
 import { Steadiness } from './steadiness.js'
 
 /**
@@ -19,12 +21,14 @@ import { Steadiness } from './steadiness.js'
  * starting  connects, or will connect again soon after a fault, or waits for `outrider setup`
  * standby   another relay is active; this one waits for its lock
  * active    holds the lock; `state` says whether events flow or what holds them up
- * halted    somebody has to act; looked at again from time to time
+ * halted    an operator has to act; looked at again from time to time
  * stopping  drains after a signal
  *
  * Ready are active and standby, whatever Redis does: a relay that waits for Redis is not helped by a restart.
  */
 
+/** The pause between a session that found a gap and the one that repairs it, in milliseconds. */
+const BEFORE_REPAIR = 200
 /** How soon a halted relay looks again, in milliseconds. */
 const LOOK_AGAIN = 3_000
 /** A session that streamed so long, in milliseconds, was a good one: the next fault begins with a short pause again. */
@@ -42,7 +46,7 @@ export class Relay {
   readonly #redisLimit = { bytes: Number.POSITIVE_INFINITY }
   /** Reports that the session streams, once it has for long enough. */
   #held: NodeJS.Timeout | undefined
-  #status: Status = { role: 'starting', state: 'starting', ready: false }
+  #status: HealthStatus = { role: 'starting', state: 'starting', ready: false }
 
   constructor(config: Config, log: Logger, metrics: Metrics) {
     this.#config = config
@@ -51,7 +55,7 @@ export class Relay {
     metrics.watchInflight(() => this.#session?.inflight ?? { events: 0, bytes: 0, oldestSeconds: 0 })
   }
 
-  get status(): Status {
+  get status(): HealthStatus {
     return this.#status
   }
 
@@ -71,18 +75,19 @@ export class Relay {
         await this.#session.run()
       } catch (error) {
         if (signal.aborted) break
-        const verdict = judge(error)
-        this.#steadiness.ended(performance.now(), verdict.halt)
-        this.#metrics.errors.inc({ target: verdict.target, code: verdict.reason })
+        if (await this.#repairs(error)) continue
+        const known = classifySessionError(error)
+        this.#steadiness.ended(performance.now(), known.halt)
+        this.#metrics.errors.inc({ target: known.target, code: known.reason })
         this.#report(
-          verdict.halt ? 'halted' : 'starting',
-          verdict.halt ? 'halted' : error instanceof SetupAwaited ? 'waiting' : 'reconnecting',
-          verdict.reason,
-          verdict.message,
+          known.halt ? 'halted' : 'starting',
+          known.halt ? 'halted' : error instanceof SetupMissingError ? 'waiting' : 'reconnecting',
+          known.reason,
+          known.message,
         )
-        if (verdict.bug) this.#log.error({ err: error }, 'unexpected error')
+        if (known.bug) this.#log.error({ err: error }, 'unexpected error')
         if (performance.now() - began > GOOD_SESSION) attempt = 1
-        await pause(verdict.halt ? LOOK_AGAIN : backoff(attempt, 100, 5_000), signal)
+        await pause(known.halt ? LOOK_AGAIN : backoff(attempt, 100, 5_000), signal)
       }
     }
   }
@@ -93,6 +98,16 @@ export class Relay {
     this.#report('stopping', 'draining')
     this.#stop.abort()
     await this.#session?.stop(this.#config.drainTimeout)
+  }
+
+  /** Does the next session repair what ended this one, or stream after it has repaired? Waits for a moment. */
+  async #repairs(error: unknown): Promise<boolean> {
+    if (error instanceof RepairedError) return true
+    if (!(error instanceof GapError) || !repairsByItself(this.#config, error.reason)) return false
+    this.#metrics.errors.inc({ target: 'outrider', code: error.reason })
+    this.#report('starting', 'repairing', error.reason, `${error.finding} It is repaired from the outbox.`)
+    await pause(BEFORE_REPAIR, this.#stop.signal)
+    return true
   }
 
   #report(role: Role, state: string, reason?: string, message?: string): void {
@@ -127,38 +142,44 @@ export class Relay {
   }
 }
 
-interface Verdict {
+interface SessionErrorClass {
   target: 'postgres' | 'redis' | 'outrider'
   halt: boolean
   reason: string
   message: string
-  /** Nobody foresaw it: the stack goes into the log. */
+  /** No one foresaw it: the stack goes into the log. */
   bug: boolean
 }
 
 /** What ended a session, and what follows. */
-export function judge(error: unknown): Verdict {
+export function classifySessionError(error: unknown): SessionErrorClass {
   const { message } = error as Error
   const known = { message, bug: false }
-  if (error instanceof Halt) return { ...known, target: 'outrider', halt: true, reason: error.reason }
-  if (error instanceof SetupAwaited) return { ...known, target: 'outrider', halt: false, reason: error.reason }
-  if (error instanceof ColumnMissing) return { ...known, target: 'postgres', halt: true, reason: 'column_missing' }
-  if (error instanceof BulkLimitLowered) return { ...known, target: 'redis', halt: false, reason: 'redis_bulk_length' }
-  if (error instanceof Loss) return { ...known, target: 'redis', halt: false, reason: 'redis_behind' }
-  const cause = error instanceof Failure && error.cause instanceof Error ? error.cause : error
+  if (error instanceof HaltError) return { ...known, target: 'outrider', halt: true, reason: error.reason }
+  if (error instanceof SetupMissingError) return { ...known, target: 'outrider', halt: false, reason: error.reason }
+  if (error instanceof ColumnMissingError) return { ...known, target: 'postgres', halt: true, reason: 'column_missing' }
+  if (error instanceof BulkLimitLoweredError)
+    return { ...known, target: 'redis', halt: false, reason: 'redis_bulk_length' }
+  if (error instanceof RedisFaultError) {
+    return { ...known, target: 'redis', halt: false, reason: classifyRedis(message).reason }
+  }
+  if (error instanceof LossError) return { ...known, target: 'redis', halt: false, reason: 'redis_behind' }
+  const cause = error instanceof OutriderError && error.cause instanceof Error ? error.cause : error
   const { code, severity } = cause as { code?: string; severity?: string }
-  if (error instanceof Failure && error.cause === undefined) {
+  if (error instanceof OutriderError && error.cause === undefined) {
     return { ...known, target: 'outrider', halt: true, reason: 'setup_differs' }
   }
   if (code === undefined && severity === undefined && (cause as Error).name !== 'Error') {
     return { ...known, target: 'outrider', halt: true, reason: 'internal', bug: true }
   }
-  const { fate, reason } = classifyPostgres(code)
+  const { policy, reason } = classifyPostgres(code)
   // Before 18 the plugin looks for the publication in the catalogue of the time of each row, and fails where it was missing.
-  if (code === '42704' && message.startsWith('publication ')) {
-    known.message = `${message}, found in WAL from a time when it was missing. This version of Postgres cannot decode past that, also once the publication is there again. \`outrider adopt\` starts a new lineage and says which events it leaves out.`
+  if (isUndecodable(cause)) {
+    known.message = `${message}, found in WAL from a time when it was missing. This version of Postgres cannot decode past that, also once the publication is there again. With onGap: repair the relay creates a new slot and puts back the rows of outrider.outbox. Otherwise \`outrider adopt\` starts a new lineage and says which events it leaves out.`
     return { ...known, target: 'postgres', halt: true, reason: 'publication_undecodable' }
   }
-  if (reason === 'setup_missing') known.message = `${message}. \`outrider check\` says what is missing.`
-  return { ...known, target: 'postgres', halt: fate === 'halt', reason, bug: reason === 'postgres_unknown' }
+  if (reason === 'setup_missing' || reason === 'postgres_privilege') {
+    known.message = `${message}. \`outrider check\` says what is missing.`
+  }
+  return { ...known, target: 'postgres', halt: policy === 'halt', reason, bug: reason === 'postgres_unknown' }
 }

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
-import { pause } from '../../backoff.js'
-import type { RedisClient } from '../../redis/connect.js'
+import { pause } from '../../base/backoff.js'
+import type { RedisClient } from '../../redis/client/connect.js'
 import { AliveKey, newSession, renewsAliveKey } from './alive-key.js'
 
 /** A key of one Redis, and relays that renew it or listen. */

@@ -1,7 +1,7 @@
-import { pause } from '../../backoff.js'
+import { pause } from '../../base/backoff.js'
 import { aliveKey } from '../../event/names.js'
-import { newId } from '../../outbox/id.js'
-import type { RedisClient } from '../../redis/connect.js'
+import { newId } from '../../producer/id.js'
+import type { RedisClient } from '../../redis/client/connect.js'
 
 /** A UUID of version 7, which says that the session renews the alive key. Before there was that key they were of version 4. */
 export const newSession = newId
@@ -53,15 +53,28 @@ export class AliveKey {
 
   /** Renews the key for a while, and resolves with whether no session of another database did. */
   othersAreSilent(client: RedisClient): Promise<boolean> {
-    this.#listening ??= this.#listen(client).finally(() => {
+    const { owns } = this.#options
+    return this.#hearNone(client, owns)
+  }
+
+  /**
+   * Renews the key for a while, and resolves with whether no other session at all did. A copy of a database has the sessions
+   * of the original that began before it was made, and a relay runs for months.
+   */
+  allAreSilent(client: RedisClient): Promise<boolean> {
+    return this.#hearNone(client, async () => false)
+  }
+
+  #hearNone(client: RedisClient, ignores: (session: string) => Promise<boolean>): Promise<boolean> {
+    this.#listening ??= this.#listen(client, ignores).finally(() => {
       this.#listening = undefined
     })
     return this.#listening
   }
 
   /** What it sends also keeps the connection in use: a server with a `timeout` would close a silent one each time. */
-  async #listen(client: RedisClient): Promise<boolean> {
-    const { session, owns, signal, renewEveryMs, listenMs } = this.#options
+  async #listen(client: RedisClient, ignores: (session: string) => Promise<boolean>): Promise<boolean> {
+    const { session, signal, renewEveryMs, listenMs } = this.#options
     // This may be the last word of a relay that is gone. What is there later was said meanwhile.
     await this.#set(client)
     const until = performance.now() + listenMs
@@ -69,7 +82,7 @@ export class AliveKey {
       await pause(Math.min(left, renewEveryMs), signal)
       signal.throwIfAborted()
       const found = await this.#set(client)
-      if (found !== null && found !== session && !(await owns(found))) return false
+      if (found !== null && found !== session && !(await ignores(found))) return false
     }
     return true
   }

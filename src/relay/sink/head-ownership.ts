@@ -1,7 +1,8 @@
 import type { Head } from '../../event/head.js'
-import { type Position, ZERO_POSITION } from '../../event/position.js'
-import { type AppendReply, type AppendStatus, append, batchArguments } from '../../redis/append.js'
-import type { RedisClient } from '../../redis/connect.js'
+import { isPlace, type Position, ZERO_POSITION } from '../../event/position.js'
+import type { RedisClient } from '../../redis/client/connect.js'
+import { type AppendReply, append, batchArguments, type HeadReport } from '../../redis/streams/append.js'
+import { isSoundAlone, mayHaveSoundEnd } from './sound-end.js'
 
 /** What tells whose head it is. */
 export interface HeadOwnership {
@@ -9,6 +10,8 @@ export interface HeadOwnership {
   session: string
   /** Did the database issue this session? */
   owns(session: string): Promise<boolean>
+  /** In the order in which sessions began; undefined where the database did not issue it. */
+  numberOf(session: string): Promise<number | undefined>
   /** Where the chain begins at a head that an earlier session left; undefined when this database cannot have written it. */
   chain(head: Head, saved: Position): Position | undefined
   /** May a failover have lost the row of a session that this database does not know? */
@@ -36,19 +39,56 @@ export interface HeadLook {
   reply: AppendReply
 }
 
-/** What came of opening a head. BEYOND: this server cannot have written it. */
-export type OpenReply = Omit<AppendReply, 'status'> & { status: AppendStatus | 'BEYOND' }
+/** The reply to opening a head. BEYOND: this server cannot have written it. */
+export type OpenReply = AppendReply | (HeadReport & { status: 'BEYOND' })
 
-/** Whose is the head, and is everything there that `saved` says? Writes nothing. */
+/**
+ * Whose is the head, and is everything there that `saved` says? Writes nothing. `repairedBy`: the number of the session that
+ * repaired the stream last. A head of an earlier session is from before that repair, wherever it lies: an old primary that
+ * came back has none of the events that were put back.
+ */
 export async function lookAtHead(
   client: RedisClient,
   key: string,
   saved: Position,
   ownership: HeadOwnership,
+  repairedBy: number | null = null,
 ): Promise<HeadLook> {
   const reply = await append(client, batchArguments(key, ownership.lineage, ''), saved)
-  return { key, saved, owner: await ownerOf(reply, saved, ownership), reply }
+  const owner = await ownerOf(reply, saved, ownership)
+  const look = { key, saved, owner, reply }
+  if (reply.status !== 'OK' || (owner !== 'known' && owner !== 'unrecorded')) return look
+  if (isCutOff(reply.head.position, saved)) return { ...look, reply: { ...reply, status: 'BEHIND', error: CUT_OFF } }
+  if (repairedBy === null || owner !== 'known') return look
+  if (!isBeforeRepair(await ownership.numberOf(reply.session), repairedBy)) return look
+  return { ...look, reply: { ...reply, status: 'BEHIND', error: BEFORE_REPAIR } }
 }
+
+/** The head is saved as a repair leaves it, so any other place is one of a repair that did not come to its end. Pure. */
+export const isCutOff = (found: Position, saved: Position): boolean =>
+  saved !== ZERO_POSITION && isPlace(found) && found !== saved
+
+/** Is a head of the session with this number from before the last repair of its stream? `repairedBy`: null: none did. Pure. */
+export const isBeforeRepair = (session: number | undefined, repairedBy: number | null): boolean =>
+  repairedBy !== null && (session === undefined || session < repairedBy)
+
+/**
+ * Has the stream everything that its head says, where the head is behind? That a head is behind hides that the stream is gone, or
+ * another one.
+ */
+export async function hasSoundEnd(
+  client: RedisClient,
+  { key, reply }: HeadLook,
+  ownership: HeadOwnership,
+): Promise<boolean> {
+  if (!mayHaveSoundEnd(reply)) return false
+  return isSoundAlone(await lookAtHead(client, key, ZERO_POSITION, ownership), reply.head.entry)
+}
+
+/** `error` of a head that a repair has moved, and of whose events only some may be put back. */
+export const CUT_OFF = 'a repair of the stream was cut off'
+/** `error` of a head from before the last repair of its stream. */
+export const BEFORE_REPAIR = 'the head is from before the last repair of its stream'
 
 async function ownerOf({ head, session }: AppendReply, saved: Position, ownership: HeadOwnership): Promise<HeadOwner> {
   if (session === '' || session === ownership.session) return 'known'
@@ -81,6 +121,14 @@ export async function takeOver(
   }
   return reply
 }
+
+/** Is the head this session's, and has it reached `expected`? */
+export const probeHead = (
+  client: RedisClient,
+  key: string,
+  expected: Position,
+  { lineage, session }: Pick<HeadOwnership, 'lineage' | 'session'>,
+): Promise<AppendReply> => append(client, batchArguments(key, lineage, session), expected)
 
 /** Looks at the head of a stream that has no saved head, and takes it over where it is this database's. */
 export async function openHead(client: RedisClient, key: string, ownership: HeadOwnership): Promise<OpenReply> {

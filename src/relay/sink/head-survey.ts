@@ -1,7 +1,8 @@
-import type { Head } from '../../event/head.js'
-import type { Position } from '../../event/position.js'
-import { batchesOf } from '../../in-batches.js'
-import type { RedisClient } from '../../redis/connect.js'
+import { batchesOf } from '../../base/in-batches.js'
+import { type Position, ZERO_POSITION } from '../../event/position.js'
+import type { SavedHead } from '../../postgres/state/heads.js'
+import type { RedisClient } from '../../redis/client/connect.js'
+import { classifyRedis } from '../../redis/client/errors.js'
 import { type HeadLook, type HeadOwnership, isUnmoved, lookAtHead } from './head-ownership.js'
 
 /** Heads looked at at once. */
@@ -29,7 +30,7 @@ export interface HeadSurvey {
 /** Looks at every head, one page after the other. Writes nothing, so that a copy of a database does not disturb the original. */
 export async function surveyHeads(
   client: RedisClient,
-  saved: AsyncIterable<ReadonlyMap<string, Head>>,
+  saved: AsyncIterable<ReadonlyMap<string, SavedHead>>,
   ownership: HeadOwnership,
 ): Promise<HeadSurvey> {
   const survey: HeadSurvey = { known: new Map(), foreign: [], unrecorded: [], lost: [] }
@@ -39,6 +40,7 @@ export async function surveyHeads(
     const { session, status } = look.reply
     if (look.owner === 'foreign' || look.owner === 'beyond') survey.foreign.push(look)
     else if (look.owner === 'unrecorded') survey.unrecorded.push(look)
+    else if (isAccepted(look)) return
     else if (status !== 'OK') survey.lost.push(look)
     else {
       if (!sessions.has(session)) sessions.set(session, session)
@@ -47,12 +49,18 @@ export async function surveyHeads(
   }
   for await (const page of saved) {
     for (const heads of batchesOf(page, HEADS_AT_ONCE)) {
-      const looks = await Promise.all(heads.map(([key, { position }]) => lookAtHead(client, key, position, ownership)))
+      const looks = await Promise.all(
+        heads.map(([key, { position, repairedBy }]) => lookAtHead(client, key, position, ownership, repairedBy)),
+      )
       for (const look of looks) sort(look)
     }
   }
   return survey
 }
+
+/** A person has accepted that the stream is not what its head says: it begins again with its first event. */
+const isAccepted = ({ saved, reply: { status, error } }: HeadLook): boolean =>
+  saved === ZERO_POSITION && (status === 'BEHIND' || (status === 'ERROR' && classifyRedis(error).policy === 'stream'))
 
 /** The same heads, and each of them unmoved. */
 export const areUnmoved = (one: readonly HeadLook[], other: readonly HeadLook[]): boolean =>

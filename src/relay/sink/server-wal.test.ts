@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { positionOf, positionPrefix, ZERO_POSITION } from '../../event/position.js'
-import { parseLsn } from '../../postgres/lsn.js'
+import { placePrefix, positionOf, positionPrefix, ZERO_POSITION } from '../../event/position.js'
+import { parseLsn } from '../../postgres/client/lsn.js'
 import { chainStart, isPhantom, type ServerWal } from './server-wal.js'
 
 const at = (timeline: number, lsn: string) => positionOf(positionPrefix(timeline, parseLsn(lsn)), 0)
@@ -45,19 +45,25 @@ describe('the chain at a head that an earlier session left', () => {
     expect(chainStart(headAt(ZERO_POSITION), ZERO_POSITION, server)).toBe(ZERO_POSITION)
   })
 
-  it.each(['0/7000', '0/8000', '0/8FFF'])('begins at what is saved when the head, at %s, comes again', (lsn) => {
+  it.each(['0/7000', '0/8000', '0/8FF8'])('begins at what is saved when the head, at %s, is sent again', (lsn) => {
     expect(chain(at(3, lsn))).toBe(SAVED)
   })
 
-  it.each(['0/6000', '0/6FFF'])('begins at the head when it, at %s, is confirmed and does not come again', (lsn) => {
+  it.each(['0/6000', '0/6FF8'])('begins at the head when it, at %s, is confirmed and does not come again', (lsn) => {
     expect(chain(at(3, lsn))).toBe(at(3, lsn))
+  })
+
+  it('begins at a head that a repair has left, though what follows it is sent again', () => {
+    const place = positionOf(placePrefix(3, parseLsn('0/7000')), 5)
+    expect(place).toBe(at(3, '0/6FFF').replace(/0{8}$/, '00000005'))
+    expect(chain(place)).toBe(place)
   })
 
   it('begins at the head when this server never had its commit', () => {
     expect(chain(at(2, '0/8000'))).toBe(at(2, '0/8000'))
   })
 
-  it('begins at what is saved when an older timeline wrote the head before the switch, and it comes again', () => {
+  it('begins at what is saved when an older timeline wrote the head before the switch, and it is sent again', () => {
     const behind = { ...server, confirmed: parseLsn('0/4000') }
     expect(chainStart(headAt(at(2, '0/4800')), at(2, '0/3800'), behind)).toBe(at(2, '0/3800'))
   })

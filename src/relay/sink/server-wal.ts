@@ -1,10 +1,10 @@
 import type { Head } from '../../event/head.js'
-import { type Position, parsePosition, ZERO_POSITION } from '../../event/position.js'
-import { openIncident } from '../../postgres/incidents.js'
-import type { Lineage } from '../../postgres/lineage.js'
-import { formatLsn, type Lsn } from '../../postgres/lsn.js'
-import type { TimelineHistory } from '../../postgres/timeline.js'
-import type { Ledger } from '../ledger.js'
+import { isPlace, type Position, parsePosition, ZERO_POSITION } from '../../event/position.js'
+import { formatLsn, type Lsn } from '../../postgres/client/lsn.js'
+import type { TimelineHistory } from '../../postgres/replication/timeline.js'
+import { openIncident } from '../../postgres/state/incidents.js'
+import type { Lineage } from '../../postgres/state/lineage.js'
+import type { StateStore } from '../confirm/state-store.js'
 
 /** What the server's WAL is, at the start of a session. */
 export interface ServerWal {
@@ -15,7 +15,7 @@ export interface ServerWal {
   confirmed: Lsn
 }
 
-export const describe = ({ history, lsn }: ServerWal) => ({ timeline: history.current, lsn: formatLsn(lsn) })
+export const describeServerWal = ({ history, lsn }: ServerWal) => ({ timeline: history.current, lsn: formatLsn(lsn) })
 
 /**
  * Where the chain begins at a head that an earlier session left. What lies at or past the confirmed LSN comes again, so
@@ -27,6 +27,8 @@ export function chainStart(head: Head, saved: Position, server: ServerWal): Posi
   if (head.position === ZERO_POSITION) return saved
   const { timeline, lsn } = parsePosition(head.position)
   if (timeline > server.history.current || (timeline === server.history.current && lsn >= server.lsn)) return undefined
+  // A repair put the head there: no row of WAL lies at it, and those that come again lie above it.
+  if (isPlace(head.position)) return head.position
   return lsn < server.confirmed || isPhantom(head.position, server) ? head.position : saved
 }
 
@@ -45,7 +47,7 @@ export function isOfOlderTimeline(position: Position, { history }: ServerWal): b
 
 /** Says, once for each such head, that events may have been published which this server never had. */
 export async function recordPhantom(
-  ledger: Ledger,
+  stateStore: StateStore,
   lineage: Lineage,
   server: ServerWal,
   key: string,
@@ -53,15 +55,15 @@ export async function recordPhantom(
   session: string,
 ): Promise<void> {
   if (!isPhantom(head.position, server)) return
-  await ledger.inTurn((postgres) =>
+  await stateStore.inTurn((postgres) =>
     openIncident(postgres, {
       ...{ lineage: lineage.lineage, kind: 'operator', reason: 'possible_phantoms', stream: key },
       ...{ position: head.position, eventId: head.event },
-      detail: { found: head, session, server: describe(server) },
+      detail: { found: head, session, server: describeServerWal(server) },
     }),
   )
 }
 
-export const unknown = (message: string): string =>
+export const unknownRedisError = (message: string): string =>
   `Redis answered in a way that Outrider does not know: "${message}". Nothing is published until it is gone. ` +
   'Look it up in the documentation of your Redis, and please report it.'

@@ -1,7 +1,0 @@
-/** A row of a table that is not the outbox: it is neither published nor skipped before somebody has decided. */
-export class ForeignRow extends Error {
-  override name = 'ForeignRow'
-  constructor(readonly relation: { oid: number; schema: string; table: string }) {
-    super(`Expected rows of the outbox table, found one of ${relation.schema}.${relation.table} (oid ${relation.oid}).`)
-  }
-}

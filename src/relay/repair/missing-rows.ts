@@ -1,0 +1,205 @@
+import pg from 'pg'
+import { batchesOf } from '../../base/in-batches.js'
+import { fromTxid } from '../../postgres/outbox/txid-index.js'
+
+export interface MissingRowsOptions {
+  /** A connection of its own: the result stands in a cursor. */
+  client: pg.Client
+  lineage: string
+  /** Of the repair: ids that another one has found do not count. */
+  session: string
+  /** Rows that it sees are put back. */
+  snapshot: string
+}
+
+/** What a repair has to put back: how many rows, and how many bytes their data has. */
+export interface Missing {
+  rows: number
+  bytes: number
+}
+
+/** References that one statement fetches. */
+const FETCHED_AT_ONCE = 1_000
+/** Bytes of rows that are loaded at once, unless one row has more. */
+const LOADED_BYTES = 4 * 1024 * 1024
+/** What a row has beside its data, in bytes; counted roughly. */
+const OTHER_BYTES = 300
+
+interface Reference {
+  bucket: number
+  id: string
+  size: number
+}
+
+/**
+ * Rows of Outrider's own table that the streams of the open gaps lack: the snapshot of the repair sees them, the bound of their
+ * stream does not, no stream has their id, and no incident says that they cannot be published.
+ *
+ * In the order of their commits, where the server tracks commit timestamps; else in the order of inserting. The cursor holds
+ * references alone, and is worked out once: what is put back meanwhile does not move it.
+ */
+export class MissingRows {
+  readonly #options: MissingRowsOptions
+
+  constructor(options: MissingRowsOptions) {
+    this.#options = options
+  }
+
+  /** Works out what is missing. More than `limit` rows are counted, and can not be read. */
+  async find(limit: number): Promise<Missing> {
+    const { client } = this.#options
+    // Closed with the connection at the latest: a session may try again on it.
+    await client.query("close all; set work_mem = '64MB'; set jit = off; set max_parallel_workers_per_gather = 0")
+    const missing = await this.#select()
+    await client.query(
+      `declare missing scroll cursor with hold for
+       select bucket, id::text, size, row_number() over w as place, sum(size) over w as total
+         from (${missing} limit ${limit + 1}) as missing
+       window w as (order by committed nulls first, seq rows between unbounded preceding and current row)
+        order by committed nulls first, seq`,
+    )
+    const { rows } = await client.query<{ place: string; total: string }>('fetch last from missing')
+    await client.query('move absolute 0 from missing')
+    const found = { rows: Number(rows[0]?.place ?? 0), bytes: Number(rows[0]?.total ?? 0) }
+    if (found.rows <= limit) return found
+    await client.query('close missing')
+    // A person has to know how many there are. These are neither sorted nor kept.
+    const counted = await client.query<{ rows: string; bytes: string }>(
+      `select count(*) as rows, coalesce(sum(size), 0) as bytes from (${missing}) as missing`,
+    )
+    return { rows: Number(counted.rows[0]?.rows), bytes: Number(counted.rows[0]?.bytes) }
+  }
+
+  /** The rows: the text of each of `columns`, in order; an empty name is a column that is null. */
+  async *read(columns: readonly string[]): AsyncGenerator<(string | null)[][]> {
+    const { client } = this.#options
+    const list = columns.map((column) => (column === '' ? 'null' : `${pg.escapeIdentifier(column)}::text`)).join(', ')
+    for (;;) {
+      const { rows } = await client.query<Reference>(`fetch ${FETCHED_AT_ONCE} from missing`)
+      if (rows.length === 0) return
+      for (const page of pagesOf(rows)) yield await this.#load(page, list)
+    }
+  }
+
+  /** Rows that were deleted since they were found are left out. */
+  async #load(page: readonly Reference[], list: string): Promise<(string | null)[][]> {
+    const loaded = new Map<string, (string | null)[]>()
+    for (const bucket of new Set(page.map((reference) => reference.bucket))) {
+      const ids = page.filter((reference) => reference.bucket === bucket).map(({ id }) => id)
+      const { rows } = await this.#options.client.query<(string | null)[]>({
+        text: `select id::text, ${list} from outrider.outbox where bucket = $1 and id = any ($2::uuid[])`,
+        values: [bucket, ids],
+        rowMode: 'array',
+        types: AS_TEXT,
+      })
+      for (const [id, ...row] of rows) loaded.set(`${bucket} ${id}`, row)
+    }
+    return page.map(({ bucket, id }) => loaded.get(`${bucket} ${id}`)).filter((row) => row !== undefined)
+  }
+
+  /** The bounds decide from which transaction on the table is read. */
+  async #select(): Promise<string> {
+    const { client } = this.#options
+    const lineage = pg.escapeLiteral(this.#options.lineage)
+    const session = pg.escapeLiteral(this.#options.session)
+    const snapshot = `${pg.escapeLiteral(this.#options.snapshot)}::pg_snapshot`
+    const { rows } = await client.query<{ tracked: boolean; first: string | null }>(
+      `select current_setting('track_commit_timestamp') = 'on' as tracked,
+         case when bool_and(bound is not null) then min(pg_snapshot_xmin(bound)::text::bigint)::text end as first
+       from (select coalesce(snapshot, first_snapshot) as bound from ${gapsOf(lineage)}) as gap`,
+    )
+    const [known] = rows
+    const committed = known?.tracked ? 'pg_xact_commit_timestamp(o.txid::xid)' : 'null::timestamptz'
+    return `
+      with gap as (
+        select split_part(stream_key, ':', 1) as stream, snapshot from ${gapsOf(lineage)}
+      ), affected as materialized (
+        select stream, case when bool_and(snapshot is not null) then (array_agg(snapshot order by
+            pg_snapshot_xmax(snapshot), pg_snapshot_xmin(snapshot),
+            (select count(*) from pg_snapshot_xip(snapshot)) desc))[1] end as bound
+          from gap group by stream
+      ), rejected as materialized (
+        select distinct event_id from outrider.incident
+         where lineage = ${lineage} and kind = 'rejected' and event_id is not null
+      )
+      select o.bucket, o.id, coalesce(octet_length(o.data::text), 0) + ${OTHER_BYTES} as size,
+             ${committed} as committed, o.seq
+        from outrider.outbox as o join affected as a on a.stream = o.stream
+       where ${await fromTxid(client, known?.first ?? undefined)} and pg_visible_in_snapshot(o.txid, ${snapshot})
+         and pg_visible_in_snapshot(o.txid,
+           coalesce(a.bound, (select first_snapshot from outrider.lineage where lineage = ${lineage}))) is not true
+         and not exists (select from outrider.present as p where p.lineage = ${lineage} and p.session = ${session} and p.stream = o.stream
+             and p.id = o.id)
+         and not exists (select from rejected where event_id = o.id::text)`
+  }
+}
+
+/** For a `from`: the streams of the open gaps, with what is known of each. */
+const gapsOf = (lineage: string): string =>
+  `(select stream_key, g.snapshot, first_snapshot
+    from outrider.gap_stream as g join outrider.incident as i on i.id = incident join outrider.lineage using (lineage)
+    where lineage = ${lineage} and i.closed_at is null and i.repaired_at is null) as of_gap`
+
+function* pagesOf(references: readonly Reference[]): Generator<Reference[]> {
+  let page: Reference[] = []
+  let bytes = 0
+  for (const reference of references) {
+    if (page.length > 0 && bytes + reference.size > LOADED_BYTES) {
+      yield page
+      page = []
+      bytes = 0
+    }
+    page.push(reference)
+    bytes += reference.size
+  }
+  if (page.length > 0) yield page
+}
+
+const AS_TEXT = { getTypeParser: () => (value: string) => value }
+
+const IDS_AT_ONCE = 5_000
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
+
+/**
+ * Records ids that streams have, in `outrider.present`, for the repair of a session. By stream: only within a bucket of the table
+ * is an id unique.
+ */
+export class PresentIds {
+  readonly #client: pg.Client
+  readonly #lineage: string
+  readonly #session: string
+  #found: [stream: string, id: string][] = []
+
+  constructor(client: pg.Client, lineage: string, session: string) {
+    this.#client = client
+    this.#lineage = lineage
+    this.#session = session
+  }
+
+  /** Of earlier repairs, too; nothing where a later one has begun. */
+  async clear(): Promise<void> {
+    await this.#client.query(
+      'delete from outrider.present where lineage = $1 and exists (select from outrider.repair where session = $2)',
+      [this.#lineage, this.#session],
+    )
+  }
+
+  /** What is no UUID is no id of Outrider's own table. */
+  async add(stream: string, ids: readonly string[]): Promise<void> {
+    for (const id of ids) if (UUID.test(id)) this.#found.push([stream, id])
+    if (this.#found.length >= IDS_AT_ONCE) await this.flush()
+  }
+
+  async flush(): Promise<void> {
+    const found = this.#found
+    this.#found = []
+    for (const batch of batchesOf(found, IDS_AT_ONCE)) {
+      await this.#client.query(
+        `insert into outrider.present (lineage, session, stream, id)
+         select $1, $2, * from unnest($3::text[], $4::uuid[]) on conflict do nothing`,
+        [this.#lineage, this.#session, batch.map(([stream]) => stream), batch.map(([, id]) => id)],
+      )
+    }
+  }
+}

@@ -1,0 +1,256 @@
+import pg from 'pg'
+import { every } from '../../base/interval.js'
+import { type Lsn, parseLsn } from '../../postgres/client/lsn.js'
+import { amongTxids } from '../../postgres/outbox/txid-index.js'
+import { settlingStreams } from '../../postgres/state/gaps.js'
+import type { Lineage } from '../../postgres/state/lineage.js'
+import {
+  closeRepaired,
+  loadRepair,
+  loadSettling,
+  type Repair,
+  readEnded,
+  reopenRepaired,
+  saveSettled,
+} from '../../postgres/state/repairs.js'
+import { lockLost } from '../../postgres/state/sessions.js'
+import { closeRedis, type RedisClient } from '../../redis/client/connect.js'
+import { classifyRedisError } from '../../redis/client/errors.js'
+import { readEventIds } from '../../redis/streams/repair.js'
+import type { Logger } from '../../telemetry/log.js'
+import type { StateStore } from '../confirm/state-store.js'
+import { RepairedError } from '../errors.js'
+import type { RowRouter } from '../source/row-router.js'
+import type { SettledRows } from './settled-rows.js'
+import { type Awaited, awaitedLsn, dueOf, type Ended, isSettled } from './settlement.js'
+
+const LOOK_EVERY_MS = 1_000
+/** Looking for rows reads the table: what has ended meanwhile is looked for together. */
+const VERIFY_EVERY_MS = 60_000
+/** The clocks of Postgres and Redis may differ by so much. */
+const CLOCK_SKEW_MS = 600_000
+/** Rows that are held at once. */
+const ROWS_AT_ONCE = 10_000
+
+/** A repair whose last transactions are awaited. */
+export interface SettlingRepair extends Repair {
+  /** The streams that were repaired; undefined: all of them. */
+  streams: ReadonlySet<string> | undefined
+}
+
+export interface SettlingOptions {
+  repair: SettlingRepair
+  lineage: Lineage
+  stateStore: StateStore
+  /** Takes rows that are read by a query; used for nothing else. */
+  router: RowRouter
+  settled: SettledRows
+  log: Logger
+  connectRedis(): Promise<RedisClient>
+  /** A connection without a limit to how long a statement runs. */
+  connectPostgres(): Promise<pg.Client>
+  /** The position that the slot was told last. */
+  confirmed(): Lsn
+  failed(error: unknown): void
+}
+
+/**
+ * Awaits the transactions that were open when a repair took its snapshot. Their rows come from WAL; but of one that was open
+ * while rows were not decoded, only a part may come, whatever its Begin says. So each row is looked for by its id, and the
+ * repair begins again where one is missing. Events flow meanwhile; an orphaned prepared transaction is awaited without end.
+ */
+export class Settling {
+  readonly #options: SettlingOptions
+  readonly #open: Set<string>
+  #ended: Ended[] = []
+  #verifiedAt = Number.NEGATIVE_INFINITY
+  #isLooking = false
+  #isClosed = false
+  #said = ''
+
+  constructor(options: SettlingOptions) {
+    this.#options = options
+    this.#open = new Set(options.repair.unsettled)
+  }
+
+  /** What must be confirmed before there is more to be seen; 0: nothing. Without traffic the relay would not confirm so little. */
+  get awaited(): Lsn {
+    return this.#isClosed ? 0n : awaitedLsn(this.#awaited)
+  }
+
+  get #awaited(): Awaited {
+    return { until: this.#options.repair.until, open: this.#open, ended: this.#ended }
+  }
+
+  get #own() {
+    return { lineage: this.#options.lineage.lineage, session: this.#options.repair.session }
+  }
+
+  start(signal: AbortSignal): void {
+    every(LOOK_EVERY_MS, () => void this.#look(signal), signal)
+  }
+
+  async #look(signal: AbortSignal): Promise<void> {
+    if (this.#isLooking || this.#isClosed) return
+    this.#isLooking = true
+    try {
+      await this.#notice()
+      await this.#verify(signal)
+      await this.#close()
+    } catch (error) {
+      if (!signal.aborted) this.#fail(error as Error)
+    } finally {
+      this.#isLooking = false
+    }
+  }
+
+  /** Redis is asked again. */
+  #fail(error: Error): void {
+    const { stateStore, log, failed } = this.#options
+    const isOfRedis =
+      !(error instanceof RepairedError) && !(error instanceof pg.DatabaseError) && !stateStore.hasFailedWith(error)
+    if (!isOfRedis || classifyRedisError(error).policy !== 'retry') {
+      failed(error)
+      return
+    }
+    if (error.message !== this.#said)
+      log.warn({ err: error }, 'looking for events that a repair awaits failed, retrying')
+    this.#said = error.message
+  }
+
+  /** Which have ended since? What they wrote lies before the LSN that is read after that. */
+  async #notice(): Promise<void> {
+    if (this.#open.size === 0) return
+    const { stateStore } = this.#options
+    await stateStore.inTurn(async (postgres) => {
+      const { committed, aborted } = await readEnded(postgres, [...this.#open])
+      if (committed.length + aborted.length === 0) return
+      const { rows } = await postgres.query<{ lsn: string }>('select pg_current_wal_insert_lsn()::text as lsn')
+      const lsn = parseLsn(rows[0]!.lsn)
+      for (const xid of [...committed, ...aborted]) this.#open.delete(xid)
+      this.#ended.push(...committed.map((xid) => ({ xid, lsn })))
+      if (aborted.length > 0) await saveSettled(postgres, this.#own, aborted)
+    })
+  }
+
+  /** Have the rows of what has ended arrived? */
+  async #verify(signal: AbortSignal): Promise<void> {
+    const { confirmed, stateStore, lineage, log } = this.#options
+    const due = dueOf(this.#awaited, confirmed())
+    const isLast = this.#open.size === 0 && due.length === this.#ended.length
+    if (due.length === 0 || (!isLast && performance.now() - this.#verifiedAt < VERIFY_EVERY_MS)) return
+    this.#verifiedAt = performance.now()
+    const xids = due.map(({ xid }) => xid)
+    const missing = await this.#countMissing(xids, signal)
+    if (missing > 0) {
+      await stateStore.inTurn((postgres) => reopenRepaired(postgres, lineage.lineage))
+      log.warn(
+        { events: missing },
+        'events of transactions that were open during a repair are missing: repairing again',
+      )
+      throw new RepairedError(
+        'Events are missing that a transaction had written before a repair: the repair begins again.',
+      )
+    }
+    await stateStore.inTurn((postgres) => saveSettled(postgres, this.#own, xids))
+    this.#ended = this.#ended.filter((each) => !due.includes(each))
+  }
+
+  async #close(): Promise<void> {
+    const { confirmed, stateStore, log } = this.#options
+    if (!isSettled(this.#awaited, confirmed())) return
+    const closed = await stateStore.inTurn((postgres) => closeRepaired(postgres, this.#own))
+    this.#isClosed = true
+    if (closed.length > 0) log.info({ incidents: closed }, 'gap closed: repaired')
+  }
+
+  /** How many rows of these transactions neither came from WAL in this session nor are in their stream. */
+  async #countMissing(xids: readonly string[], signal: AbortSignal): Promise<number> {
+    const { connectPostgres, stateStore } = this.#options
+    const postgres = await connectPostgres()
+    const breakOff = () => postgres.connection.stream.destroy()
+    signal.addEventListener('abort', breakOff, { once: true })
+    try {
+      // A standby that lags would have none of the rows, and none would be missing.
+      if (!(await stateStore.holdsLock(postgres))) throw lockLost()
+      let missing = 0
+      for await (const wanted of this.#readRows(postgres, xids)) missing += await this.#countAbsent(wanted)
+      return missing
+    } finally {
+      signal.removeEventListener('abort', breakOff)
+      breakOff()
+    }
+  }
+
+  /** Ids of the rows by stream, in pages, but for those that an incident says cannot be published. */
+  async *#readRows(postgres: pg.Client, xids: readonly string[]): AsyncGenerator<Map<string, Set<string>>> {
+    const { lineage, repair, router, settled } = this.#options
+    const columns = router.columns.map((column) =>
+      ['id', 'stream', 'subject'].includes(column) ? `${column}::text` : 'null',
+    )
+    const list = xids.map((xid) => `${pg.escapeLiteral(xid)}::xid8`).join(', ')
+    await postgres.query(
+      `declare awaited no scroll cursor with hold for
+       select id::text, ${columns.join(', ')} from outrider.outbox as o
+       where txid = any (array[${list}]) and ${await amongTxids(postgres, xids)} and not exists (
+         select from outrider.incident
+         where lineage = ${pg.escapeLiteral(lineage.lineage)} and kind = 'rejected' and event_id = o.id::text)`,
+    )
+    for (;;) {
+      const { rows } = await postgres.query<(string | null)[]>({
+        text: `fetch ${ROWS_AT_ONCE} from awaited`,
+        rowMode: 'array',
+      })
+      if (rows.length === 0) return
+      const wanted = new Map<string, Set<string>>()
+      for (const [id, ...row] of rows) {
+        router.take(row)
+        const key = router.key()
+        if (key === undefined || id == null || settled.hasArrived(id) || (repair.streams && !repair.streams.has(key)))
+          continue
+        wanted.set(key, (wanted.get(key) ?? new Set()).add(id))
+      }
+      yield wanted
+    }
+  }
+
+  /** How many of these ids are in no stream of theirs. */
+  async #countAbsent(wanted: ReadonlyMap<string, Set<string>>): Promise<number> {
+    if (wanted.size === 0) return 0
+    const { connectRedis, lineage, repair } = this.#options
+    let absent = 0
+    const client = await connectRedis()
+    try {
+      const recent = `${repair.beganAt.getTime() - CLOCK_SKEW_MS}-0`
+      for (const [key, ids] of wanted) {
+        // Only a commit that waited long for a synchronous standby was published before the repair began.
+        for (const first of [recent, '-']) {
+          if (ids.size === 0) break
+          for await (const page of readEventIds(client, key, lineage.source, first)) {
+            for (const id of page) ids.delete(id)
+            if (ids.size === 0) break
+          }
+        }
+        absent += ids.size
+      }
+    } finally {
+      closeRedis(client)
+    }
+    return absent
+  }
+}
+
+export async function readSettling(postgres: pg.ClientBase, { lineage }: Lineage): Promise<SettlingRepair | undefined> {
+  const repair = await loadSettling(postgres, lineage)
+  if (!repair) return undefined
+  const streams = repair.everyStream ? undefined : await settlingStreams(postgres, lineage)
+  return { ...repair, streams }
+}
+
+/** What was repaired last on another timeline cannot settle: transaction ids mean something else on it. */
+export async function reopenIfFailedOver(stateStore: StateStore, lineage: Lineage, timeline: number): Promise<void> {
+  await stateStore.inTurn(async (postgres) => {
+    const repair = await loadRepair(postgres, lineage.lineage)
+    if (repair && repair.timeline !== timeline) await reopenRepaired(postgres, lineage.lineage)
+  })
+}
