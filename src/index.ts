@@ -6,10 +6,10 @@ export {
   type EventOutputData,
 } from './event/define.js'
 export { EventError, type EventIssue } from './event/error.js'
-export type { EventAttributes } from './outbox/attributes.js'
-export type { JsonText } from './outbox/json.js'
-export { publish } from './outbox/publish.js'
-export { type EventInput, type OutboxRow, toRow } from './outbox/row.js'
+export type { EventAttributes } from './producer/attributes.js'
+export type { JsonText } from './producer/json.js'
+export { publish } from './producer/publish.js'
+export { type EventInput, type OutboxRow, toRow } from './producer/row.js'
 export {
   type DrizzleTransaction,
   type KnexTransaction,
@@ -21,4 +21,4 @@ export {
   TransactionError,
   type TypeOrmManager,
   type TypeOrmRunner,
-} from './outbox/transaction.js'
+} from './producer/transaction.js'

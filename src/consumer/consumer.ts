@@ -1,19 +1,22 @@
 import { Registry } from 'prom-client'
 import type { EventDefinition } from '../event/define.js'
 import { describeIssues } from '../event/error.js'
-import type { EventInput } from '../outbox/row.js'
+import type { EventInput } from '../producer/row.js'
 import { createLogger } from '../telemetry/log.js'
-import { type Database, type DatabaseOption, databaseOf, TransactionFailure, type TransactionOf } from './database.js'
-import { type Delivery, definedDelivery, deliveryOf } from './delivery.js'
+import { DeadLetter } from './delivery/retry-policy.js'
 import { type Duration, durationOf } from './duration.js'
 import type { BatchHandler, BatchOptions, Handler, HandlerOptions, LongHandler, Wrap } from './handler.js'
-import { type ConsumerLogger, type ConsumerOptions, type Settings, settingsOf } from './options.js'
-import { perform, type Setting } from './perform.js'
-import { connectorOf } from './redis.js'
-import { DeadLetter } from './retry.js'
-import { Routes, sizeOf } from './routes.js'
-import { Run, type RunParts, type Stats } from './run.js'
-import { Stop } from './stop.js'
+import { batchSizeOf, HandlerRegistry } from './handler-registry.js'
+import { type Database, TransactionFailedError } from './inbox/database.js'
+import type { DatabaseOption, TransactionOf } from './inbox/database-adapter.js'
+import { databaseOf } from './inbox/database-of.js'
+import { type ExecutionContext, execute } from './inbox/execute.js'
+import { LazyAbort } from './lazy-abort.js'
+import { type ConsumerLogger, type ConsumerOptions, type ConsumerSettings, settingsOf } from './options.js'
+import { connectorOf } from './redis/connector.js'
+import { Runtime, type RuntimeParts } from './runtime.js'
+import type { Stats } from './stats.js'
+import { definedTestDelivery, type TestDelivery, testDeliveryOf } from './test-delivery.js'
 
 /**
  * Makes a worker of a consumer group. Nothing is connected before `start` or `run`.
@@ -30,22 +33,22 @@ export function createConsumer<Db extends DatabaseOption>(options: ConsumerOptio
   return new Consumer<TransactionOf<Db>>(options as ConsumerOptions)
 }
 
-/** What became of an event; a duplicate is one that this group has done before. */
+/** The result of `deliver`. `duplicate`: this group has processed the event before. `skipped`: its type is in `skip`. */
 export type Delivered = 'done' | 'duplicate' | 'skipped'
 
 type Definitions<Event extends EventDefinition> = Event | readonly Event[]
 
-/** A worker: one process' share in the work of a group. */
+/** A worker of a consumer group. Several may run in one process. */
 export class Consumer<Tx> {
-  /** Where its metrics are. */
+  /** Holds the metrics: the option `registry`, or a registry of this consumer's own. */
   readonly registry: Registry
   readonly #options: ConsumerOptions
-  readonly #settings: Settings
-  readonly #connect: RunParts['connect']
+  readonly #settings: ConsumerSettings
+  readonly #connect: RuntimeParts['connect']
   readonly #database: Database
-  readonly #routes: Routes
-  readonly #setting: Setting
-  #run: Run | undefined
+  readonly #routes: HandlerRegistry
+  readonly #execution: ExecutionContext
+  #run: Runtime | undefined
 
   constructor(options: ConsumerOptions) {
     this.#options = options
@@ -53,19 +56,20 @@ export class Consumer<Tx> {
     this.#settings = settingsOf(options, this.#database.maxTransactions)
     this.#connect = connectorOf(options.redis, this.#settings.name)
     this.registry = options.registry ?? new Registry()
-    this.#routes = new Routes(this.#settings, this.#settings.skip)
+    this.#routes = new HandlerRegistry(this.#settings, this.#settings.skip)
     const wrap = options.wrap as Wrap<unknown> | undefined
-    this.#setting = { database: this.#database, group: this.#settings.group, wrap }
+    this.#execution = { database: this.#database, group: this.#settings.group, wrap }
   }
 
-  /** The name in Redis. */
+  /** The name of this consumer in Redis: the option `name`, or its default. */
   get name(): string {
     return this.#settings.name
   }
 
   /**
-   * Says what is to be done with events of this definition, or of these. What the handler does with `tx` is committed together
-   * with the record that the event is done, so it takes effect once. A handler that throws is tried again.
+   * Adds a handler for the events of one definition, or of several. Everything that the handler writes through `tx` is
+   * committed in one transaction with the inbox row of the event, so it takes effect once. If the handler throws, the
+   * consumer retries the event.
    */
   on<Event extends EventDefinition, Result>(
     event: Definitions<Event>,
@@ -86,8 +90,8 @@ export class Consumer<Tx> {
   }
 
   /**
-   * The same for many events in one transaction: as many as are there, up to `size`. A call that fails is made again for each
-   * of its events alone, so that only the one to blame is held up.
+   * Adds a handler that processes many events in one transaction: all that are available, up to `size`. If a call fails,
+   * the consumer calls the handler again for each event alone, so that only the event that fails is retried.
    */
   onBatch<Event extends EventDefinition>(
     event: Definitions<Event>,
@@ -98,12 +102,12 @@ export class Consumer<Tx> {
       throw new TypeError('Expected the handler of batches as a function, found something else.')
     }
     const handle = handler as BatchHandler<EventDefinition, unknown>
-    return this.#add(event, { kind: 'batch', handle, size: sizeOf(options.size) }, options)
+    return this.#add(event, { kind: 'batch', handle, size: batchSizeOf(options.size) }, options)
   }
 
   #add<Event extends EventDefinition>(
     event: Definitions<Event>,
-    work: Parameters<Routes['add']>[1],
+    work: Parameters<HandlerRegistry['add']>[1],
     options: BatchOptions<Event>,
   ): this {
     if (this.#run)
@@ -113,8 +117,8 @@ export class Consumer<Tx> {
   }
 
   /**
-   * Runs until the signal, then stops in an orderly way. Rejects where `start` does. Traps no signals of the process: pass on
-   * those that you want, as in `process.once('SIGTERM', () => controller.abort())`.
+   * Starts, runs until `signal` is aborted, then stops as `stop` does. Rejects if `start` rejects. It installs no
+   * handlers for process signals. Install your own: `process.once('SIGTERM', () => controller.abort())`.
    */
   async run({ signal, timeout }: { signal?: AbortSignal; timeout?: Duration } = {}): Promise<void> {
     if (signal?.aborted) return
@@ -128,23 +132,24 @@ export class Consumer<Tx> {
   }
 
   /**
-   * Connects and begins to work. Resolves once the group is there and events are read. Rejects where Redis or the database
-   * cannot be reached, or is not set up: the message says what to do. Once started, it goes on through whatever happens.
+   * Connects and starts to process events. Resolves when the group exists and the worker reads its streams. Rejects if
+   * Redis or the database cannot be reached or is not set up; the message says what to do. After a successful start the
+   * consumer reconnects by itself.
    */
   async start(): Promise<void> {
     if (this.#run)
       throw new Error('Expected a consumer that was not started before, found one that was. Make a new one.')
     if (this.#routes.all.length === 0) throw new Error('Expected at least one handler, found none. Add one with on().')
     const log = this.#options.logger ?? createLogger({ level: 'info' })
-    const parts: RunParts = {
+    const parts: RuntimeParts = {
       connect: this.#connect,
       settings: this.#settings,
       routes: this.#routes,
-      setting: this.#setting,
+      execution: this.#execution,
       registry: this.registry,
       log: loggerOf(log, this.#settings),
     }
-    const run = new Run(parts)
+    const run = new Runtime(parts)
     this.#run = run
     await run.start().catch((error) => {
       this.#run = undefined
@@ -153,14 +158,18 @@ export class Consumer<Tx> {
   }
 
   /**
-   * Reads nothing more, releases at once what does not run, for other workers to take, and waits for running handlers up to
-   * `timeout` (default: `stopTimeout`, 30s). Then it aborts the signal of those that still run. Never rejects.
+   * Stops reading, releases the entries that do not run, so that other workers can take them, and waits for running
+   * handlers, at most `timeout` (default: `stopTimeout`, 30s). Then it aborts the signal of the handlers that still run.
+   * Rejects only if `timeout` is no duration.
    */
   async stop({ timeout }: { timeout?: Duration } = {}): Promise<void> {
     await this.#run?.stop(timeout === undefined ? this.#settings.stopTimeout : durationOf('timeout', timeout, 0))
   }
 
-  /** Begins nothing and reads nothing until `resume`; what runs goes on, and nothing is taken from this worker. */
+  /**
+   * Starts no handler and reads no entry until `resume`. Running handlers continue, and the worker keeps the entries that
+   * it holds.
+   */
   pause(): void {
     this.#started().pause()
   }
@@ -169,24 +178,25 @@ export class Consumer<Tx> {
     this.#started().resume()
   }
 
-  /** How it stands, for a person. Asks Redis. */
+  /** The state of this worker and of the streams of its group. Requests the latter from Redis. */
   stats(): Promise<Stats> {
     return this.#started().stats()
   }
 
   /**
-   * Does one event without Redis, in a real transaction: for tests. `'done'`, or `'duplicate'` where this group has done the
-   * event before, or `'skipped'`. Rejects with what the handler throws, and with a DeadLetter where nobody takes the event.
+   * For tests: processes one event in a real transaction, without a connection to Redis, and commits it. Resolves to
+   * `'done'`, to `'duplicate'` if this group has processed the event before, or to `'skipped'`. Rejects with the error of
+   * the handler, or with a DeadLetter if no handler takes the event or its payload does not fit the schema.
    *
    *     await consumer.deliver(OrderPlaced, { subject: 'order-42', data: { total: 99 } })
    *     await consumer.deliver({ type: 'order.placed', subject: 'order-42', data: { total: 99 } })
    */
   async deliver<Event extends EventDefinition>(event: Event, input: EventInput<Event>): Promise<Delivered>
   // A definition alone is no event, though it has a type.
-  async deliver(event: Delivery & { maxBytes?: never }): Promise<Delivered>
-  async deliver(given: EventDefinition | Delivery, input?: EventInput<EventDefinition>): Promise<Delivered> {
-    const event = deliveryOf(
-      input === undefined ? (given as Delivery) : definedDelivery(given as EventDefinition, input),
+  async deliver(event: TestDelivery & { maxBytes?: never }): Promise<Delivered>
+  async deliver(given: EventDefinition | TestDelivery, input?: EventInput<EventDefinition>): Promise<Delivered> {
+    const event = testDeliveryOf(
+      input === undefined ? (given as TestDelivery) : definedTestDelivery(given as EventDefinition, input),
       (type) => this.#routes.streamsOf(type),
     )
     const found = this.#routes.find(event)
@@ -197,28 +207,28 @@ export class Consumer<Tx> {
     if (valid.issues) throw new DeadLetter('invalid_data', { cause: new Error(describeIssues(valid.issues)) })
     const events = [{ ...event, data: valid.value }]
     try {
-      const done = await perform(this.#setting, {
+      const done = await execute(this.#execution, {
         route: found.route,
         events,
         attempt: 1,
-        stop: new Stop(),
+        stop: new LazyAbort(),
         isSettled: async () => false,
         lease: undefined,
       })
       return done.has(0) ? 'done' : 'duplicate'
     } catch (error) {
-      throw error instanceof TransactionFailure ? error.cause : error
+      throw error instanceof TransactionFailedError ? error.cause : error
     }
   }
 
-  #started(): Run {
+  #started(): Runtime {
     if (this.#run) return this.#run
     throw new Error('Expected a consumer that was started, found one that was not. Call start() or run() first.')
   }
 }
 
 /** Every line says which group it is of. A logger that throws, as on an error that cannot be read, changes nothing else. */
-function loggerOf(log: ConsumerLogger, { group, name }: Settings): ConsumerLogger {
+function loggerOf(log: ConsumerLogger, { group, name }: ConsumerSettings): ConsumerLogger {
   const own = { group, consumer: name }
   const line = (level: keyof ConsumerLogger) => (object: object, message: string) => {
     try {

@@ -83,7 +83,7 @@ describe('the fields of an entry', () => {
     expect(() => read(more)).toThrow(`Expected ${message}`)
   })
 
-  it('are malformed, and nothing worse, whatever somebody else has appended', () => {
+  it('are malformed, and nothing worse, whatever someone else has appended', () => {
     const fields = fc.array(fc.oneof(anyText, fc.constantFrom(...Object.entries(FIELDS).flat(), 'data', '{}')))
     fc.assert(
       fc.property(fields, (given) => {

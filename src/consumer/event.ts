@@ -1,30 +1,30 @@
 import type { EventDefinition, EventOutputData } from '../event/define.js'
 import { ATTRIBUTES } from '../event/names.js'
 
-/** An event as a handler gets it: CloudEvents attributes, and the payload as the schema makes it. */
+/** An event as a handler gets it: CloudEvents attributes, and the payload as the schema returns it (its output). */
 export interface ConsumerEvent<Data = unknown, Type extends string = string, Version extends number = number> {
-  /** The outbox id: with `source`, what effects are deduplicated by. */
+  /** The id of the row in the outbox. Effects are deduplicated by `source` and `id`. */
   readonly id: string
   readonly source: string
   readonly type: Type
-  /** Of the payload's schema. */
+  /** The version of the payload's schema. */
   readonly version: Version
-  /** The entity that the event is about; undefined where it is about none. */
+  /** The entity that the event is about; undefined if it has none. */
   readonly subject: string | undefined
-  /** When the event was made, to the millisecond. */
+  /** The CloudEvents time of the event, to the millisecond: by default the time of the insert. */
   readonly time: Date
   readonly correlationId: string | undefined
   readonly causationId: string | undefined
   /** Further attributes, such as `traceparent`. */
   readonly headers: Readonly<Record<string, string>>
-  /** Opaque; ordered as text in commit order within a source. */
+  /** An opaque text. Within one source, the order of these texts, compared byte by byte, is the order of commits. */
   readonly sequence: string | undefined
-  /** The Redis key that it came from: the stream's name, with `:N` behind it where it is partitioned. */
+  /** The key of the Redis stream: the name of the stream, followed by `:N` if the stream is partitioned. */
   readonly stream: string
   readonly data: Data
 }
 
-/** The event of a definition; of several definitions, any of theirs. */
+/** The type of the event of a definition. For a union of definitions: the union of their events. */
 export type EventOf<Event extends EventDefinition> =
   Event extends EventDefinition<infer _, infer Type, infer Version>
     ? ConsumerEvent<EventOutputData<Event>, Type, Version>

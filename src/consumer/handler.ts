@@ -1,29 +1,33 @@
 import type { EventDefinition } from '../event/define.js'
-import type { EventInput } from '../outbox/row.js'
+import type { EventInput } from '../producer/row.js'
 import type { Duration } from './duration.js'
 import type { ConsumerEvent, EventOf } from './event.js'
 
-/** Inserts an event into the outbox, in the handler's transaction: see `publish` of 'outrider'. */
+/** Inserts an event, or an array of events, into the outbox in the handler's transaction. See `publish` of 'outrider'. */
 export interface Publish {
   <Event extends EventDefinition>(event: Event, input: EventInput<Event>): Promise<string>
   <Event extends EventDefinition>(event: Event, inputs: readonly EventInput<Event>[]): Promise<string[]>
 }
 
-/** What a handler gets beside the event. */
+/** The second argument of a handler. For a LongHandler it is the third argument of `commit`. */
 export interface HandlerContext<Tx> {
   /**
-   * The open transaction: with it, effects are committed together with the record that the event is done. A use after the handler
-   * has returned is refused.
+   * The open transaction. Everything that is written through it is committed together with the inbox row of the event. A
+   * use after the handler has returned throws an Error.
    */
   tx: Tx
   /**
-   * Publishes in the same transaction: the outbox must be in this database, and the worker's role in `outrider_writer`.
-   * `correlationId` is by default that of the event, or its id; `causationId` is the event's id.
+   * Publishes in the same transaction. The outbox must be in this database, and the worker's role must be a member of
+   * `outrider_writer`. Defaults: `causationId` is the event's id; `correlationId` is the event's `correlationId`, or its
+   * id if it has none. In a batch handler there are no defaults.
    */
   publish: Publish
-  /** From 1. */
+  /** The number of this attempt, from 1. */
   attempt: number
-  /** Aborted when a stop has reached its deadline, the handler its `timeout`, or the event was taken over by another worker. */
+  /**
+   * Aborted when a stop reaches its deadline, when the handler reaches its `timeout`, and when another worker has taken
+   * over the event.
+   */
   signal: AbortSignal
 }
 
@@ -34,11 +38,14 @@ export type Handler<Event extends EventDefinition, Tx> = (
   context: HandlerContext<Tx>,
 ) => Promise<unknown> | unknown
 
-/** Long work in two steps, so that no transaction is open while it lasts. */
+/** A handler in two steps, so that no transaction is open during long work. */
 export interface LongHandler<Event extends EventDefinition, Tx, Result> {
-  /** Outside any transaction. May run more than once for one event: after a crash, or when the commit failed. */
+  /**
+   * Runs outside any transaction. It may run more than once for one event, for example after a crash or after `commit`
+   * has failed.
+   */
   work(event: EventOf<Event>, context: WorkContext): Promise<Result> | Result
-  /** Inside a transaction, at most once with effect. */
+  /** Runs inside a transaction, with the result of `work`. It may run more than once, but is committed once. */
   commit(event: EventOf<Event>, result: Result, context: HandlerContext<Tx>): Promise<unknown> | unknown
 }
 
@@ -48,36 +55,40 @@ export type BatchHandler<Event extends EventDefinition, Tx> = (
 ) => Promise<unknown> | unknown
 
 export interface HandlerOptions<Event extends EventDefinition> {
-  /** How many run at once, at most; never more than the consumer's own `concurrency`, which is the default. */
+  /** The most calls of this handler at once. Default and upper limit: the consumer's `concurrency`. */
   concurrency?: number | undefined
-  /** Before an event is dead-lettered. Default: the consumer's. */
+  /** The most failed attempts of an event before it is dead-lettered. Default: the consumer's. */
   maxAttempts?: number | undefined
-  /** From the first failed attempt until an event is dead-lettered. Default: the consumer's. */
+  /** How long an event is retried, from its first failed attempt, before it is dead-lettered. Default: the consumer's. */
   retryFor?: Duration | undefined
-  /** The ceiling of the first pause and of all, between which it doubles; or a function of the failed attempts, from 1. */
+  /**
+   * The pauses between attempts. A pause is random, from half of a ceiling to the ceiling. The ceiling starts at `min`
+   * and doubles up to `max`. A function gets the number of failed attempts, from 1, and returns the pause. Default: the
+   * consumer's.
+   */
   backoff?: BackoffOption | undefined
   /**
-   * How long one call may take: `work` and `commit` each, or a batch. Then its signal is aborted, its transaction rolled back, and an
-   * attempt has failed. Default: no limit.
+   * How long one call may take: `work` and `commit` each, or one batch. After this time the signal is aborted, the
+   * transaction is rolled back, and the attempt has failed. Default: no limit.
    */
   timeout?: Duration | undefined
   /**
-   * What effects are deduplicated by instead of the event's id, within this type and group: for work such as "this source,
-   * this analysis, this version", which several events may ask for. At most 1,000 characters.
+   * Returns a text of 1 to 1,000 characters that replaces the event's id for deduplication, within this type and group.
+   * Use it if several events may request the same work, such as one version of an analysis of one file.
    */
   key?: ((event: EventOf<Event>) => string) | undefined
 }
 
 export interface BatchOptions<Event extends EventDefinition> extends HandlerOptions<Event> {
-  /** How many events one call gets, at most. Default 100. */
+  /** The most events in one call: 1 to 10,000. Default 100. */
   size?: number | undefined
 }
 
 export type BackoffOption = { min?: Duration | undefined; max?: Duration | undefined } | ((attempt: number) => Duration)
 
 /**
- * Around every call of a handler, for tracing and tenants. For a batch `event` is the array of its events. It must call `run` and
- * return after the promise of `run` has settled; else the attempt fails. An error of `run` fails the attempt, whatever `wrap` does.
+ * Around every call of a handler, for tracing and tenants. For a batch `event` is the array of its events. It must call `run`
+ * once and return after the promise of `run` has settled; else the attempt fails. An error of `run` fails the attempt, whatever `wrap` does.
  */
 export type Wrap<Tx> = <Result>(
   event: ConsumerEvent | ConsumerEvent[],

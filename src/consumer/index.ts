@@ -1,6 +1,5 @@
 export { type Consumer, createConsumer, type Delivered } from './consumer.js'
-export type { DatabaseAdapter, DatabaseOption, PgPool, QueryResult, Ran, TransactionOf } from './database.js'
-export type { Delivery } from './delivery.js'
+export { DeadLetter, Retry } from './delivery/retry-policy.js'
 export type { Duration } from './duration.js'
 export type { ConsumerEvent, EventOf } from './event.js'
 export type {
@@ -15,7 +14,15 @@ export type {
   WorkContext,
   Wrap,
 } from './handler.js'
-export { accept } from './inbox.js'
+export type {
+  DatabaseAdapter,
+  DatabaseOption,
+  PgPool,
+  QueryResult,
+  Ran,
+  TransactionOf,
+} from './inbox/database-adapter.js'
+export { accept } from './inbox/inbox.js'
 export type { ConsumerLogger, ConsumerOptions, RedisOptions } from './options.js'
-export { DeadLetter, Retry } from './retry.js'
-export type { Stats } from './run.js'
+export type { Stats } from './stats.js'
+export type { TestDelivery } from './test-delivery.js'

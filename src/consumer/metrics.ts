@@ -1,14 +1,23 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
-import type { GroupState } from '../redis/group.js'
+import type { GroupState } from '../redis/streams/group-replies.js'
 import { type ConsumerEvent, streamOf } from './event.js'
-import type { WaitingState } from './read/waiting.js'
 
 const DURATION = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800]
 const AGE = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 3_600, 21_600, 86_400]
 
 export type Result = 'done' | 'duplicate' | 'skipped' | 'dead_lettered'
 
-/** What somebody looks at, taken when somebody looks. */
+/** State of the waiting stream of a group. */
+export interface WaitingState {
+  /** The stream's key. */
+  stream: string
+  /** Events that wait, or whose next attempt runs. */
+  count: number
+  /** Since the event that fails longest has failed first; 0 where none has failed. */
+  oldestSeconds: number
+}
+
+/** What is looked at, taken when someone looks. */
 export interface Watched {
   group: string
   running(): number
@@ -21,7 +30,7 @@ export interface Watched {
   breakers(): readonly { type: string; open: boolean }[]
 }
 
-export type ConsumerMetrics = ReturnType<typeof createMetrics>
+export type ConsumerMetrics = ReturnType<typeof createConsumerMetrics>
 
 /** Reasons that the library itself gives; a handler's own words would be labels without end. */
 const REASONS = new Set([
@@ -30,7 +39,7 @@ const REASONS = new Set([
 ])
 
 /** A group's metrics in this registry; several consumers may share one. Label values are names that the team chose. */
-export function createMetrics(registry: Registry, group: string, watched: Watched) {
+export function createConsumerMetrics(registry: Registry, group: string, watched: Watched) {
   const counter = (name: string, help: string, labels: string[]) =>
     existing<Counter>(registry, name) ??
     new Counter({ name: PREFIX + name, help, labelNames: ['group', ...labels], registers: [registry] })
@@ -48,13 +57,18 @@ export function createMetrics(registry: Registry, group: string, watched: Watche
   const age = histogram('event_age_seconds', 'Time from the event to its commit, by the two clocks', ['stream'], AGE)
   const retries = counter('retries_total', 'Attempts that did not end an event, by reason', ['type', 'reason'])
   const dead = counter('dead_letters_total', 'Events that were dead-lettered, by reason', ['stream', 'type', 'reason'])
-  const duplicates = counter('duplicates_total', 'Deliveries of events that were done before', ['stream'])
+  const duplicates = counter('duplicates_total', 'Deliveries of events that were processed before', ['stream'])
   const trimmed = counter('trimmed_total', 'Entries that were trimmed while they were pending: lost to the group', [
     'stream',
   ])
   const unread = counter(
     'unread_trimmed_total',
     'Entries that were trimmed before they were delivered: lost to the group',
+    ['stream'],
+  )
+  const removed = counter(
+    'removed_pending_total',
+    'Entries that were pending with consumers that were removed from the group, as last seen',
     ['stream'],
   )
   const starved = counter('pool_starved_total', 'Looks that found handlers waiting for a connection while all run', [])
@@ -72,9 +86,9 @@ export function createMetrics(registry: Registry, group: string, watched: Watche
       if (result === 'duplicate') duplicates.inc({ group, stream })
       if (result === 'done') aged(stream).observe(Math.max(0, Date.now() - event.time.getTime()) / 1000)
     },
-    buried(key: string, event: ConsumerEvent, reason: string): void {
+    deadLettered(key: string, event: ConsumerEvent, reason: string): void {
       const known = REASONS.has(reason) ? reason : 'rejected'
-      // A type that nobody handles may be anything at all.
+      // A type that no one handles may be anything at all.
       const type = known === 'unknown_type' || known === 'malformed' ? 'unknown' : event.type
       processed.inc({ group, stream: streamOf(key), type, result: 'dead_lettered' })
       dead.inc({ group, stream: streamOf(key), type, reason: known })
@@ -83,6 +97,7 @@ export function createMetrics(registry: Registry, group: string, watched: Watche
     retried: (type: string, reason: string): void => retries.inc({ group, type, reason }),
     trimmed: (key: string): void => trimmed.inc({ group, stream: streamOf(key) }),
     unreadTrimmed: (key: string, count: number): void => unread.inc({ group, stream: streamOf(key) }, count),
+    removedPending: (key: string, count: number): void => removed.inc({ group, stream: streamOf(key) }, count),
     poolStarved: (): void => starved.inc({ group }),
     close: unwatch,
   }
@@ -104,7 +119,7 @@ function existing<M>(registry: Registry, name: string): M | undefined {
   return registry.getSingleMetric(PREFIX + name) as M | undefined
 }
 
-/** By registry: whoever is looked at. */
+/** By registry: the worker that is looked at. */
 const watchedBy = new WeakMap<Registry, Set<Watched>>()
 
 function watch(registry: Registry, watched: Watched): () => void {

@@ -133,6 +133,9 @@ it('a duration is as in 500ms, 30s, 10m, 72h, 7d, or a number of milliseconds', 
   for (const wrong of ['', '5 parsecs', -5, 0, Number.NaN, null, {}]) {
     expect(() => durationOf('after', wrong as never)).toThrow(/^Expected after as a duration such as 500ms/)
   }
+  for (const wrong of ['10', ' 1.5 ', '0']) {
+    expect(() => durationOf('after', wrong)).toThrow(`found ${JSON.stringify(wrong)} without a unit`)
+  }
 })
 
 it('a count is a whole number within its bounds', () => {

@@ -3,19 +3,19 @@ import type { Cluster, Redis } from 'ioredis'
 import type { Registry } from 'prom-client'
 import type { EventDefinition } from '../event/define.js'
 import { GROUP_NAME } from '../event/names.js'
-import type { DatabaseOption, TransactionOf } from './database.js'
+import type { Backoff } from './delivery/retry-policy.js'
 import { countOf, type Duration, durationOf } from './duration.js'
 import type { BackoffOption, Wrap } from './handler.js'
-import type { Backoff } from './retry.js'
-import { backoffOf } from './routes.js'
+import { backoffOf } from './handler-registry.js'
+import type { DatabaseOption, TransactionOf } from './inbox/database-adapter.js'
 
 /** How to reach Redis. A URL is one of `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`. */
 export interface RedisOptions {
-  /** Undefined, as a variable of the environment may be, is refused when the consumer is created. */
+  /** The type allows `undefined`, because `process.env.REDIS_URL` may be missing; `createConsumer` then throws a TypeError. */
   url: string | undefined
   username?: string | undefined
   password?: string | undefined
-  /** Read anew for each connection, so that a rotated password is picked up. */
+  /** A file that holds the password. It is read for each connection, so that a changed password is used. */
   passwordFile?: string | undefined
   /** Paths of PEM files. */
   tls?: { ca?: string; cert?: string; key?: string; serverName?: string } | undefined
@@ -33,52 +33,86 @@ export interface ConsumerLogger {
 
 export interface ConsumerOptions<Db extends DatabaseOption = DatabaseOption> {
   /**
-   * A URL, options, or a client of ioredis, whose settings are taken for connections of the consumer's own. Undefined, as
-   * `process.env.REDIS_URL` may be, is refused when the consumer is created.
+   * A URL, options, or an ioredis client. The consumer does not use that client itself: it opens connections of its own
+   * with the same settings. The type allows `undefined`, because `process.env.REDIS_URL` may be missing; `createConsumer`
+   * then throws a TypeError.
    */
   redis: string | RedisOptions | Redis | Cluster | undefined
-  /** Where effects are committed: a `pg` Pool, or an adapter for another library. */
+  /** The database in which effects are committed: a `pg` Pool, or an adapter for another library. */
   db: Db
-  /** Workers of one group share its events; each group does each event once. Letters, digits, `. _ - :`, at most 100. */
+  /** Workers of one group share its events; each group processes each event once. Letters, digits, `. _ - :`, at most 100. */
   group: string
-  /** How many handlers run at once. Default: 10, or what the pool holds if that is less. Never above the pool's size. */
+  /**
+   * The most handler calls at once. Default: 10, or the size of the pool if that is smaller. A value above the size of
+   * the pool is refused; an ordered consumer needs one connection more.
+   */
   concurrency?: number | undefined
-  /** How many entries this worker holds, at most, running ones included. Default: about one second of work of each handler. */
+  /**
+   * The most new entries that this worker holds, running ones included. Events in backoff and events taken over from
+   * other workers are held in addition. Default: about one second of work of each handler.
+   */
   prefetch?: number | undefined
-  /** Before an event is dead-lettered, where that is earlier than `retryFor`. Default: no limit. */
+  /**
+   * The most failed attempts of an event, 1 to 1,000. The event is then dead-lettered, even if `retryFor` is not over.
+   * Default: no limit.
+   */
   maxAttempts?: number | undefined
-  /** From the first failed attempt until an event is dead-lettered. Default 24h; 1h where `ordered`, since its subject waits for it. */
+  /**
+   * How long an event is retried, from its first failed attempt, before it is dead-lettered. Default 24h; 1h if
+   * `ordered`, because later events of the subject wait.
+   */
   retryFor?: Duration | undefined
-  /** The second half of a ceiling that doubles from `min` (1s) to `max` (1h), or a function of the failed attempts. */
+  /**
+   * The pauses between attempts: random, from half of a ceiling to the ceiling, which doubles from `min` (1s) to `max`
+   * (1h). Or a function that gets the number of failed attempts.
+   */
   backoff?: BackoffOption | undefined
-  /** After so long without a sign of life from its worker an event, or a lease, is taken over by another. Default 30s. */
+  /** If a worker sends no heartbeat for this time, other workers take over its events and leases. 100ms to 1h. Default 30s. */
   claimAfter?: Duration | undefined
-  /** The events of one subject run one after another, across all workers. All workers of a group must agree. Default false. */
+  /**
+   * The events of one subject run one after another, across all workers. All workers of a group must use the same value.
+   * Default false.
+   */
   ordered?: boolean | undefined
   /** How many entries of one stream or partition an ordered worker holds, at most. Default 1,000. */
   maxPending?: number | undefined
-  /** Where a new group begins. Default `beginning`. */
+  /**
+   * Where a new group begins to read: at the beginning of its streams, after their last entry, or at a time. Default
+   * `beginning`.
+   */
   startFrom?: 'beginning' | 'now' | Date | undefined
-  /** Types that are acknowledged without being done. */
+  /** Types, or definitions, whose events are acknowledged without a handler. All versions of a type are skipped. */
   skip?: readonly (string | EventDefinition)[] | undefined
-  /** How long an event of a version above all that are handled waits for a newer worker before it is dead-lettered. Default 15m. */
+  /**
+   * If the version of an event is higher than every handled version: how long it waits for a newer worker before it is
+   * dead-lettered. Default 15m.
+   */
   versionGrace?: Duration | undefined
-  /** How long it is remembered that an event was done. An older event is dead-lettered as `expired`. Default 7d. */
+  /**
+   * How long the inbox remembers an event. An older event is dead-lettered as `expired`, also if the group is new.
+   * Default 7d.
+   */
   inboxWindow?: Duration | undefined
-  /** For `stop` and `run`: how long running handlers may take to finish. Default 30s. */
+  /** How long `stop`, and `run` after its signal, wait for running handlers. Default 30s. */
   stopTimeout?: Duration | undefined
-  /** The name of this consumer in Redis: no two live ones of a group may share it. Default: host name, process id, random. */
+  /**
+   * The name of this consumer in Redis. Two running workers of a group must not have the same name. Default: host name,
+   * process id and a random text.
+   */
   name?: string | undefined
-  /** Around every call of a handler: see `Wrap`. */
+  /** A function that is called around every call of a handler: see `Wrap`. */
   wrap?: Wrap<TransactionOf<Db>> | undefined
   /** Default: JSON lines on standard error, from level info. */
   logger?: ConsumerLogger | undefined
-  /** Of prom-client; the metrics begin with `outrider_consumer_`. Default: the consumer's own, `consumer.registry`. */
+  /**
+   * A registry of prom-client for the metrics, whose names begin with `outrider_consumer_`. Default: a new one,
+   * `consumer.registry`.
+   */
   registry?: Registry | undefined
 }
 
 /** The options with their defaults; durations in milliseconds. */
-export interface Settings {
+export interface ConsumerSettings {
   group: string
   name: string
   concurrency: number
@@ -117,7 +151,7 @@ const DEFAULT_CONCURRENCY = 10
 const LEVELS = ['debug', 'info', 'warn', 'error'] as const
 
 /** Throws a TypeError that names the option, what was expected and what was found. */
-export function settingsOf(options: ConsumerOptions, maxTransactions: number | undefined): Settings {
+export function settingsOf(options: ConsumerOptions, maxTransactions: number | undefined): ConsumerSettings {
   for (const key of Object.keys(options)) {
     if (!KNOWN.has(key)) throw new TypeError(`Expected one of the options ${[...KNOWN].join(', ')}, found ${key}.`)
   }
@@ -150,7 +184,7 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
     maxAttempts: count('maxAttempts', 1_000) ?? Number.POSITIVE_INFINITY,
     retryFor: duration('retryFor', options.ordered === true ? 3_600_000 : 86_400_000, 0),
     backoff: backoffOf('backoff', options.backoff),
-    // What is let go of counts as idle for an hour: see release.lua.
+    // What is released counts as idle for an hour: see MAX_IDLE_MS.
     claimAfter: duration('claimAfter', 30_000, 100, 3_600_000),
     ordered: options.ordered === true,
     maxPending: count('maxPending', 1_000_000) ?? 1_000,

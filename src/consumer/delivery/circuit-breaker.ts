@@ -1,4 +1,4 @@
-import { exponential } from '../retry.js'
+import { exponential } from './retry-policy.js'
 
 /** Events whose first attempt has failed since an event succeeded. So those that always fail open no breaker again and again. */
 const MAX_FAILURES = 10

@@ -1,4 +1,4 @@
-import { pause } from '../../backoff.js'
+import { pause } from '../../base/backoff.js'
 import type { ConsumerLogger } from '../options.js'
 
 export interface EventLoopWatch {

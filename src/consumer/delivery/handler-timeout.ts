@@ -1,4 +1,4 @@
-import type { Stop } from '../stop.js'
+import type { LazyAbort } from '../lazy-abort.js'
 
 /** A call of a handler that took longer than its `timeout`: an attempt. */
 export class HandlerTimeoutError extends Error {
@@ -15,7 +15,7 @@ export class HandlerTimeoutError extends Error {
 /** Runs a handler; after so many milliseconds its signal is aborted and it is waited for no longer. */
 export async function withHandlerTimeout<T>(
   milliseconds: number | undefined,
-  stop: Stop,
+  stop: LazyAbort,
   run: () => Promise<T>,
 ): Promise<T> {
   if (milliseconds === undefined) return run()

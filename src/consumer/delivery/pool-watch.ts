@@ -1,4 +1,4 @@
-import { pause } from '../../backoff.js'
+import { pause } from '../../base/backoff.js'
 
 const LOOK_EVERY_MS = 1_000
 /** A line in a minute. */

@@ -1,4 +1,4 @@
-import { sqlState } from '../../postgres/transaction.js'
+import { sqlState } from '../../postgres/client/transaction.js'
 
 const MAX_CAUSES = 5
 const MAX_TEXT = 1_000

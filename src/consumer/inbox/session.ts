@@ -1,16 +1,18 @@
-import type { RowQuery } from '../database.js'
-import { faultOf, type Session } from '../fault.js'
+import type { RowQuery } from './database.js'
+import { classifyDatabaseError, type SessionState } from './error-class.js'
 
 /**
  * Asks the connection of an open transaction how it stands. A transaction in which a statement has failed refuses any other
  * one (SQLSTATE 25P02), and a connection that is lost says so.
  */
-export async function sessionOf(query: RowQuery): Promise<Session> {
+export async function sessionOf(query: RowQuery): Promise<SessionState> {
   try {
     await query('select 1 as alive', [])
     return 'open'
   } catch (error) {
-    return faultOf({ cause: error, stage: 'commit', session: 'aborted' }) === 'outage' ? 'ended' : 'aborted'
+    return classifyDatabaseError({ cause: error, stage: 'commit', session: 'aborted' }) === 'outage'
+      ? 'ended'
+      : 'aborted'
   }
 }
 

@@ -1,12 +1,12 @@
-import { pause } from '../../backoff.js'
-import type { Group } from '../../redis/group.js'
-import { type Link, StoppedError } from '../link.js'
-import type { Worker } from '../worker.js'
+import { pause } from '../../base/backoff.js'
+import type { ConsumerGroup } from '../../redis/streams/consumer-group.js'
+import type { Worker } from '../delivery/worker.js'
+import { type ReconnectingClient, StoppedError } from '../redis/reconnecting-client.js'
 
 export interface HeartbeatParts {
-  worker: Pick<Worker, 'idsOf' | 'lose'>
-  link: Link
-  groups(): readonly Group[]
+  worker: Pick<Worker, 'idsOf' | 'has' | 'lose' | 'deleted'>
+  link: ReconnectingClient
+  groups(): readonly ConsumerGroup[]
   /** Milliseconds. */
   claimAfter: number
   signal: AbortSignal
@@ -22,8 +22,11 @@ export async function heartbeat({ worker, link, groups, claimAfter, signal }: He
       const ids = worker.idsOf(group)
       for (let from = 0; from < ids.length && !signal.aborted; from += MAX_IDS) {
         const some = ids.slice(from, from + MAX_IDS)
-        const lost = await link.once((client) => group.beat(client, some)).catch(unlessStopped)
-        worker.lose(group.key, lost ?? [])
+        // What was released since then must not look alive again: it would wait for `claimAfter` until another worker may claim it.
+        const held = () => some.filter((id) => worker.has(group, id))
+        const found = await link.requestOnce((client) => group.heartbeat(client, held())).catch(unlessStopped)
+        worker.lose(group.key, found?.lost ?? [])
+        worker.deleted(group, found?.deleted ?? [])
       }
     }
   }

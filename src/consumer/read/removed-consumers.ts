@@ -1,7 +1,7 @@
-import type { ConsumerState } from '../../redis/group.js'
+import type { ConsumerState } from '../../redis/streams/group-replies.js'
 
 /**
- * The consumers that somebody has removed with XGROUP DELCONSUMER while entries were pending with them, by two looks at a
+ * The consumers that someone has removed with XGROUP DELCONSUMER while entries were pending with them, by two looks at a
  * stream. Pure.
  *
  * The group itself removes only names with nothing pending, and a live consumer gives a sign of life more often than each

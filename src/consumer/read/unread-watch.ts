@@ -1,6 +1,6 @@
-import type { RedisClient } from '../../redis/connect.js'
-import { classifyRedisError } from '../../redis/errors.js'
-import type { Group } from '../../redis/group.js'
+import type { RedisClient } from '../../redis/client/connect.js'
+import { classifyRedisError } from '../../redis/client/errors.js'
+import type { ConsumerGroup } from '../../redis/streams/consumer-group.js'
 import type { ConsumerMetrics } from '../metrics.js'
 import type { ConsumerLogger } from '../options.js'
 
@@ -12,7 +12,8 @@ import type { ConsumerLogger } from '../options.js'
 export class UnreadWatch {
   readonly #metrics: Pick<ConsumerMetrics, 'unreadTrimmed'>
   readonly #log: ConsumerLogger
-  #refused = false
+  /** The streams for which Redis does not permit it. */
+  readonly #refused = new Set<string>()
 
   constructor(metrics: Pick<ConsumerMetrics, 'unreadTrimmed'>, log: ConsumerLogger) {
     this.#metrics = metrics
@@ -20,12 +21,14 @@ export class UnreadWatch {
   }
 
   /** Sent at once, so what is sent on this client next is executed after it. Never rejects: the next look finds the same. */
-  async look(client: RedisClient, groups: readonly Group[]): Promise<void> {
-    if (this.#refused) return
-    await Promise.all(groups.map((group) => this.#lookAt(client, group).catch((error) => this.#failed(group, error))))
+  async look(client: RedisClient, groups: readonly ConsumerGroup[]): Promise<void> {
+    const permitted = groups.filter(({ key }) => !this.#refused.has(key))
+    await Promise.all(
+      permitted.map((group) => this.#lookAt(client, group).catch((error) => this.#failed(group, error))),
+    )
   }
 
-  async #lookAt(client: RedisClient, group: Group): Promise<void> {
+  async #lookAt(client: RedisClient, group: ConsumerGroup): Promise<void> {
     const found = await group.unreadTrimmed(client)
     if (!found) return
     this.#metrics.unreadTrimmed(group.key, found.lost)
@@ -37,9 +40,9 @@ export class UnreadWatch {
   }
 
   /** Other errors are those of the connection or the group, which the reader meets as well. */
-  #failed(group: Group, error: unknown): void {
-    if (this.#refused || classifyRedisError(error).reason !== 'redis_noperm') return
-    this.#refused = true
+  #failed(group: ConsumerGroup, error: unknown): void {
+    if (this.#refused.has(group.key) || classifyRedisError(error).reason !== 'redis_noperm') return
+    this.#refused.add(group.key)
     this.#log.warn(
       { stream: group.key, err: error },
       'entries that are trimmed unread cannot be noticed: the Redis user lacks a permission, see docs/redis-acl.md; restart the worker after it is granted',

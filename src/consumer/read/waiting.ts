@@ -1,44 +1,42 @@
-import { pause } from '../../backoff.js'
-import type { Group } from '../../redis/group.js'
-import { type Link, StoppedError } from '../link.js'
-import type { Worker } from '../worker.js'
+import { pause } from '../../base/backoff.js'
+import type { ConsumerGroup } from '../../redis/streams/consumer-group.js'
+import type { Worker } from '../delivery/worker.js'
+import type { WaitingState } from '../metrics.js'
+import { type ReconnectingClient, StoppedError } from '../redis/reconnecting-client.js'
 
 export interface WaitingParts {
   worker: Worker
-  link: Link
-  groups(): readonly Group[]
+  link: ReconnectingClient
+  groups(): readonly ConsumerGroup[]
   /** Room for so many entries of this stream, beside what is new. */
   room(stream: string): number
+  /** Releases what of this stream is too much for one worker. */
+  releaseSurplus(stream: string): void
   /** Milliseconds. */
   claimAfter: number
   signal: AbortSignal
 }
 
-/** How the waiting stream of a group stands. */
-export interface WaitingState {
-  /** The stream's key. */
-  stream: string
-  /** Events that wait, or whose next attempt runs. */
-  count: number
-  /** Since the event of its first entry failed for the first time; 0 without one. */
-  oldestSeconds: number
-}
-
 const LONGEST_BETWEEN_LOOKS = 5_000
 const MAX_IN_ONE_LOOK = 100
 
-/** What the group has set aside until its next attempt, in every stream: see wait.lua. */
+const NOTHING = { found: 0, more: false }
+
+/** What the group has set aside until its next attempt, in every stream: see set-aside.lua. */
 export class Waiting {
-  readonly #states = new Map<Group, WaitingState>()
+  readonly #states = new Map<ConsumerGroup, WaitingState>()
+  /** Where the search for entries continues that a removed consumer or group had taken: see take-due.lua. */
+  readonly #searches = new Map<ConsumerGroup, string>()
 
   /** Takes what is due, in all streams, until the consumer stops. */
-  async take({ worker, link, groups, room, claimAfter, signal }: WaitingParts): Promise<void> {
+  async take({ worker, link, groups, room, releaseSurplus, claimAfter, signal }: WaitingParts): Promise<void> {
     // Not all workers at once.
     const next = () => performance.now() + Math.min(claimAfter / 4, LONGEST_BETWEEN_LOOKS) * (0.75 + Math.random() / 2)
-    const roomOf = ({ stream }: Group) => (worker.blocked ? 0 : Math.max(0, Math.min(room(stream), MAX_IN_ONE_LOOK)))
+    const roomOf = ({ stream }: ConsumerGroup) =>
+      worker.blocked ? 0 : Math.max(0, Math.min(room(stream), MAX_IN_ONE_LOOK))
     let due = 0
     // Those that may have more, and how much room each has had in this round at most.
-    let unfinished = new Map<Group, number>()
+    let unfinished = new Map<ConsumerGroup, number>()
     while (!signal.aborted) {
       const left = due - performance.now()
       if (left <= 0) {
@@ -57,25 +55,33 @@ export class Waiting {
         if (signal.aborted) return
         const count = roomOf(group)
         if (left > 0 && count < Math.max(1, most / 4)) continue
-        const found = await this.#look(group, link, count, worker)
-        if (found < count) unfinished.delete(group)
+        const { found, more } = await this.#look(group, link, count, worker)
+        if (found > 0) releaseSurplus(group.stream)
+        if (found < count && !more) unfinished.delete(group)
         else unfinished.set(group, Math.max(most, count))
       }
     }
   }
 
-  /** How many were due and taken. */
-  async #look(group: Group, link: Link, most: number, worker: WaitingParts['worker']): Promise<number> {
-    const due = await link.once((client) => group.due(client, Date.now(), most)).catch(unlessStopped)
-    if (due === null) return 0
+  /** How many were due and taken, and whether more are due, because these were large. */
+  async #look(
+    group: ConsumerGroup,
+    link: ReconnectingClient,
+    most: number,
+    worker: WaitingParts['worker'],
+  ): Promise<{ found: number; more: boolean }> {
+    const from = this.#searches.get(group)
+    const due = await link.requestOnce((client) => group.takeDue(client, Date.now(), most, from)).catch(unlessStopped)
+    if (due === null) return NOTHING
     if (!due) {
       this.#states.delete(group)
-      return 0
+      return NOTHING
     }
     const oldestSeconds = due.since === 0 ? 0 : Math.max(0, Date.now() - due.since) / 1000
+    this.#searches.set(group, due.searchFrom)
     this.#states.set(group, { stream: group.stream, count: due.waiting, oldestSeconds })
     worker.adopt(group, due.taken)
-    return due.taken.length
+    return { found: due.taken.length, more: due.more }
   }
 
   states(): WaitingState[] {
@@ -83,7 +89,7 @@ export class Waiting {
   }
 
   /** The waiting streams that exist, as groups whose entries are kept alive and claimed like those of any other stream. */
-  get groups(): Group[] {
+  get groups(): ConsumerGroup[] {
     return [...this.#states.keys()]
   }
 }

@@ -1,0 +1,32 @@
+import { ExitCode, OutriderError } from '../base/failure.js'
+import { sqlState } from '../postgres/client/transaction.js'
+import { classifyDatabaseError } from './inbox/error-class.js'
+import { StoppedError } from './redis/reconnecting-client.js'
+
+/** The error that `start` rejects with: what is wrong, and what to do where it is known. Pure. */
+export function explainStartupError(error: unknown): unknown {
+  if (error instanceof OutriderError || error instanceof StoppedError || !(error instanceof Error)) return error
+  const state = sqlState(error) ?? ''
+  if (/^(3F000|42P01|42883|42703)$/.test(state)) {
+    return new OutriderError(
+      `Expected Outrider's inbox in the workers' database, as this version has it, found it missing or older: ${error.message}. ` +
+        'Check which database the pool connects to; `outrider setup --only inbox` creates or completes it.',
+      { cause: error },
+    )
+  }
+  if (state === '42501') {
+    const advice = 'Grant outrider_consumer to the role that the pool connects as.'
+    return new OutriderError(`The worker's role lacks a privilege: ${error.message}. ${advice}`, { cause: error })
+  }
+  if (
+    classifyDatabaseError({ cause: error, stage: 'opening', session: 'aborted' }) === 'outage' &&
+    error.name !== 'ReplyError'
+  ) {
+    const advice = 'Check what the pool connects to.'
+    return new OutriderError(`The workers' database cannot be used: ${error.message || state}. ${advice}`, {
+      cause: error,
+      exitCode: ExitCode.unreachable,
+    })
+  }
+  return error
+}
