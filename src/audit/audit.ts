@@ -1,4 +1,4 @@
-import { readPartitions } from '../postgres/partitions.js'
+import { readPartitions } from '../postgres/state/partitions.js'
 import { readBounds } from './bounds.js'
 import type { Share } from './comparison.js'
 import type { AuditOptions } from './options.js'

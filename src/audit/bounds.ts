@@ -1,8 +1,8 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import type pg from 'pg'
-import { type Checkpoint, takeCheckpoint } from '../postgres/checkpoints.js'
-import { formatLsn, type Lsn, parseLsn } from '../postgres/lsn.js'
-import { Snapshot } from './snapshot.js'
+import { formatLsn, type Lsn, parseLsn } from '../postgres/client/lsn.js'
+import { type Checkpoint, takeCheckpoint } from '../postgres/state/checkpoints.js'
+import { Snapshot } from '../postgres/state/snapshot.js'
 
 /**
  * Which rows must be in their streams. A checkpoint is a snapshot and an LSN after it: what the snapshot sees is published
@@ -79,7 +79,7 @@ export async function checkpointAt(client: pg.Client, lineage: string, lsn: Lsn)
   return rows[0] && new Snapshot(rows[0].snapshot)
 }
 
-/** More than an idle relay passes over: see src/relay/pace.ts. */
+/** More than an idle relay passes over: see src/relay/source/standby-status.ts. */
 const NUDGE_BYTES = 20_000
 const ASK_EVERY_MS = 250
 

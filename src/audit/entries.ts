@@ -1,6 +1,6 @@
 import { POSITION, parsePosition } from '../event/position.js'
-import type { Lsn } from '../postgres/lsn.js'
-import type { RedisClient } from '../redis/connect.js'
+import type { Lsn } from '../postgres/client/lsn.js'
+import type { RedisClient } from '../redis/client/connect.js'
 import { comparable } from './digest.js'
 
 /** What Redis says of a stream before its entries are read. */
@@ -15,7 +15,7 @@ export interface StreamFacts {
 }
 
 /** An entry of the lineage's source. */
-export interface Entry {
+export interface AuditedEntry {
   /** Its id in the stream. */
   entry: string
   id: string
@@ -69,7 +69,10 @@ export async function* readPages(
 }
 
 /** Undefined where it is not an event of this source. */
-export function entryOf([entry, flat]: [entry: string, fields: string[]], source: string): Entry | undefined {
+export function auditedEntryOf(
+  [entry, flat]: [entry: string, fields: string[]],
+  source: string,
+): AuditedEntry | undefined {
   const fields: Record<string, string> = Object.create(null)
   for (let i = 0; i + 1 < flat.length; i += 2) fields[flat[i] as string] = comparable(flat[i + 1] as string)
   if (fields.source !== source || fields.id === undefined) return undefined
@@ -84,7 +87,7 @@ const FIRST_ENTRIES = 100
  */
 export async function firstLsn(client: RedisClient, key: string, source: string): Promise<Lsn | undefined> {
   for (const entry of await client.xrange(key, '-', '+', 'COUNT', FIRST_ENTRIES)) {
-    const sequence = entryOf(entry, source)?.fields.sequence
+    const sequence = auditedEntryOf(entry, source)?.fields.sequence
     if (sequence === undefined || !POSITION.test(sequence)) continue
     const { lsn } = parsePosition(sequence)
     if (lsn % 8n !== 7n) return lsn

@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import type { OutboxMapping } from '../config/schema.js'
-import type { Lineage } from '../postgres/lineage.js'
-import type { RedisClient } from '../redis/connect.js'
+import type { Lineage } from '../postgres/state/lineage.js'
+import type { RedisClient } from '../redis/client/connect.js'
 
 export interface AuditOptions {
   /** A session of its own. */

@@ -1,10 +1,10 @@
+import { Snapshot } from '../postgres/state/snapshot.js'
 import { awaitConfirmed, type Bounds, readNewest, readRejected } from './bounds.js'
 import { Comparison, type Share } from './comparison.js'
 import { differingFields, digestOf, hashEvent } from './digest.js'
-import { addedAt, type Entry } from './entries.js'
+import { type AuditedEntry, addedAt } from './entries.js'
 import type { AuditOptions, AuditProgress } from './options.js'
-import type { OutboxRows, Row } from './rows.js'
-import { Snapshot } from './snapshot.js'
+import type { AuditedRow, OutboxRows } from './rows.js'
 import { type KnownStreams, readEntries, readStreams, type StreamSelection, slicesOf, TrimmedRows } from './streams.js'
 import { onOneSnapshot, TableScan } from './table-scan.js'
 import type { Tally } from './tally.js'
@@ -39,7 +39,7 @@ export class Pass {
   #oldest = Infinity
   #newest: Snapshot | undefined
   #settled = false
-  readonly #copies = new Map<string, Entry[]>()
+  readonly #copies = new Map<string, AuditedEntry[]>()
   readonly #progress: AuditProgress
 
   constructor(context: AuditContext, share: Share, split: (share: Share) => void) {
@@ -82,7 +82,7 @@ export class Pass {
     this.#context.tally.knows(new Map([...streams, ...more]))
   }
 
-  #row(row: Row): void {
+  #row(row: AuditedRow): void {
     if (!this.#context.selection.includes(row.stream)) return
     this.#count('rows')
     if (!this.#keys.has(row.stream) && this.#unpublished.size < MAX_UNPUBLISHED) this.#unpublished.add(row.stream)
@@ -90,7 +90,7 @@ export class Pass {
     if (this.#comparison.accepts(event)) this.#comparison.row(event, this.#digest(), this.#classify(row))
   }
 
-  #entry(key: string, { entry, id, fields }: Entry): void {
+  #entry(key: string, { entry, id, fields }: AuditedEntry): void {
     this.#count('entries')
     const event = hashEvent(key, id)
     if (!this.#comparison.accepts(event)) return
@@ -99,7 +99,7 @@ export class Pass {
   }
 
   /** What the transaction of a row says of it. */
-  #classify({ xid, alien, time }: Row): number {
+  #classify({ xid, alien, time }: AuditedRow): number {
     const { bounds, rows } = this.#context
     if (alien) return Flag.alien
     if (!bounds.start.sees(xid)) return 0
@@ -151,13 +151,13 @@ export class Pass {
   }
 
   /** Is there a row for what was seen in the stream alone, or another one for what seemed altered? */
-  #rowAgain(row: Row): void {
+  #rowAgain(row: AuditedRow): void {
     if (row.time !== undefined && row.time < this.#oldest) this.#oldest = row.time
     this.#comparison.rowAgain(hashEvent(row.stream, row.id), () => this.#digest())
   }
 
   /** Is there an entry for what was seen in the table alone? What has no row is extra. */
-  #entryAgain(key: string, entry: Entry): void {
+  #entryAgain(key: string, entry: AuditedEntry): void {
     const { tally } = this.#context
     const event = hashEvent(key, entry.id)
     const flags = this.#comparison.entryAgain(event, () => digestOf(entry.fields, true))
@@ -168,7 +168,7 @@ export class Pass {
     tally.list({ kind: 'extra', stream: key, id: entry.id, entry: entry.entry })
   }
 
-  #keepCopy(key: string, entry: Entry): void {
+  #keepCopy(key: string, entry: AuditedEntry): void {
     const event = `${key}\0${entry.id}`
     const copies = this.#copies.get(event)
     if (copies === undefined && this.#copies.size < this.#context.options.limit) this.#copies.set(event, [entry])
@@ -182,7 +182,7 @@ export class Pass {
     }
   }
 
-  #conclude(row: Row, trimmed: TrimmedRows): void {
+  #conclude(row: AuditedRow, trimmed: TrimmedRows): void {
     const { tally } = this.#context
     const event = hashEvent(row.stream, row.id)
     const flags = this.#comparison.flagsOf(event)
@@ -195,7 +195,7 @@ export class Pass {
     if (what === 'missing') tally.list({ kind: what, ...nameOf(row) })
   }
 
-  #explainAltered(row: Row): void {
+  #explainAltered(row: AuditedRow): void {
     const { rows, tally } = this.#context
     const expected = rows.fields()
     const event = `${row.stream}\0${row.id}`
@@ -209,7 +209,7 @@ export class Pass {
   }
 
   /** Reads the whole table once more. */
-  async #scan(take: (row: Row) => void): Promise<void> {
+  async #scan(take: (row: AuditedRow) => void): Promise<void> {
     const { options, rows, selection } = this.#context
     await onOneSnapshot(options.postgres, !rows.own, async () => {
       const scan = new TableScan(rows, await rows.parts(), { stream: selection.name }, take)
@@ -220,7 +220,7 @@ export class Pass {
   async #readEntries(
     streams: KnownStreams,
     slice: { from: number; to: number },
-    entry: (key: string, entry: Entry) => void,
+    entry: (key: string, entry: AuditedEntry) => void,
   ): Promise<void> {
     const { options, tally } = this.#context
     await readEntries(options.redis, streams, {
@@ -246,7 +246,11 @@ export class Pass {
   }
 }
 
-const nameOf = ({ stream, id, time }: Row) => ({ stream, id, ...(time === undefined ? {} : { time: new Date(time) }) })
+const nameOf = ({ stream, id, time }: AuditedRow) => ({
+  stream,
+  id,
+  ...(time === undefined ? {} : { time: new Date(time) }),
+})
 
 /** A row that must have its entry, and has none. */
 const isLacking = (flags: number): boolean => (flags & (Flag.due | Flag.entry)) === Flag.due

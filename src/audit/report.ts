@@ -1,6 +1,6 @@
 export type FindingKind = 'missing' | 'extra' | 'altered'
 
-export interface Finding {
+export interface AuditFinding {
   kind: FindingKind
   stream: string
   /** The event's id. */
@@ -66,7 +66,7 @@ export interface AuditReport {
   /** Streams where something is missing or not known. */
   affected: StreamReport[]
   /** At most so many of each kind as were asked for. */
-  findings: Finding[]
+  findings: AuditFinding[]
 }
 
 export const hasFindings = ({ counts, missingAmongTrimmed }: AuditReport): boolean =>

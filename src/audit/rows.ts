@@ -4,13 +4,13 @@ import { Column, Envelope } from '../event/envelope.js'
 import { ZERO_POSITION } from '../event/position.js'
 import { fieldsOf } from '../event/shape.js'
 import type { EventSink } from '../event/sink.js'
-import { parseTable, quoteTable } from '../postgres/table.js'
-import { Router } from '../relay/route.js'
+import { parseTable, quoteTable } from '../postgres/outbox/table-name.js'
+import { fullXid } from '../postgres/state/snapshot.js'
+import { RowRouter } from '../relay/source/row-router.js'
 import { HASHED, MAX_COMPARED_CHARACTERS } from './digest.js'
-import { fullXid } from './snapshot.js'
 
 /** A row of the outbox as the audit compares it. */
-export interface Row {
+export interface AuditedRow {
   /** The stream's key; the name that the row gives where no stream can bear it. */
   stream: string
   id: string
@@ -46,7 +46,7 @@ export class OutboxRows {
   /** Outrider's own table has the inserting transaction in a column. */
   readonly own: boolean
   readonly #client: pg.Client
-  readonly #router: Router
+  readonly #router: RowRouter
   readonly #envelope: Envelope
   readonly #table: string
   readonly #select: string
@@ -58,7 +58,7 @@ export class OutboxRows {
   ) {
     this.own = mapping.table === OWN_OUTBOX.table
     this.#client = client
-    this.#router = new Router(mapping, partitions)
+    this.#router = new RowRouter(mapping, partitions)
     this.#envelope = new Envelope(source)
     this.#table = quoteTable(parseTable(mapping.table))
     const columns = this.#router.columns.map((column) => (column === '' ? 'null' : textOf(column, this.own)))
@@ -99,7 +99,7 @@ export class OutboxRows {
   }
 
   /** Reads the next page, and gives each row to `take`, which may ask for its fields before the next one comes. */
-  async read(part: Part, filter: RowFilter, take: (row: Row) => void): Promise<void> {
+  async read(part: Part, filter: RowFilter, take: (row: AuditedRow) => void): Promise<void> {
     const end = Math.min(part.blocks, part.next + part.step)
     const conditions = [`(${part.constraint})`, 'tableoid = $1::oid', 'ctid >= $2::tid', 'ctid < $3::tid']
     const values: string[] = [part.oid, `(${part.next},0)`, `(${end},0)`]
@@ -123,7 +123,7 @@ export class OutboxRows {
     }
   }
 
-  #row(xid: bigint, next: bigint, columns: (string | null)[]): Row {
+  #row(xid: bigint, next: bigint, columns: (string | null)[]): AuditedRow {
     this.#router.take(columns)
     return {
       stream: this.#router.key() ?? this.#router.stream() ?? '',

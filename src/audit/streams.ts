@@ -1,11 +1,19 @@
 import type pg from 'pg'
+import { inBatches } from '../base/in-batches.js'
 import { streamKey } from '../event/names.js'
-import { inBatches } from '../in-batches.js'
-import { loadHeadsAfter } from '../postgres/heads.js'
-import type { RedisClient } from '../redis/connect.js'
+import { loadHeadsAfter } from '../postgres/state/heads.js'
+import type { Snapshot } from '../postgres/state/snapshot.js'
+import type { RedisClient } from '../redis/client/connect.js'
 import { checkpointAt } from './bounds.js'
-import { addedAt, type Entry, entryOf, firstLsn, readFacts, readPages, type StreamFacts } from './entries.js'
-import type { Snapshot } from './snapshot.js'
+import {
+  type AuditedEntry,
+  addedAt,
+  auditedEntryOf,
+  firstLsn,
+  readFacts,
+  readPages,
+  type StreamFacts,
+} from './entries.js'
 
 /** Streams that are asked about at once. */
 const AT_ONCE = 100
@@ -85,8 +93,8 @@ export function slicesOf(streams: KnownStreams, from: number): Slice[] {
 export interface StreamReading {
   source: string
   slice: Slice
-  entry(key: string, entry: Entry): void
-  /** An entry of somebody else. */
+  entry(key: string, entry: AuditedEntry): void
+  /** An entry of someone else. */
   other(): void
   /** After each page. */
   read(entries: number): void
@@ -100,7 +108,7 @@ export async function readEntries(client: RedisClient, streams: KnownStreams, re
     const to = addedAt(facts.last) < slice.to ? facts.last : String(slice.to - 1)
     for await (const page of readPages(client, key, String(slice.from), to)) {
       for (const each of page) {
-        const entry = entryOf(each, source)
+        const entry = auditedEntryOf(each, source)
         if (entry) reading.entry(key, entry)
         else reading.other()
       }

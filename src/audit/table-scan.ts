@@ -1,15 +1,15 @@
 import type pg from 'pg'
-import type { OutboxRows, Part, Row, RowFilter } from './rows.js'
+import type { AuditedRow, OutboxRows, Part, RowFilter } from './rows.js'
 
 /** One reading of the whole table, which may stop in between for the streams. */
 export class TableScan {
   readonly #rows: OutboxRows
   readonly #filter: RowFilter
-  readonly #take: (row: Row) => void
+  readonly #take: (row: AuditedRow) => void
   /** Up to when each part was read, in milliseconds, by the times of its rows. */
   readonly #reached = new Map<Part, number>()
 
-  constructor(rows: OutboxRows, parts: readonly Part[], filter: RowFilter, take: (row: Row) => void) {
+  constructor(rows: OutboxRows, parts: readonly Part[], filter: RowFilter, take: (row: AuditedRow) => void) {
     this.#rows = rows
     this.#filter = filter
     this.#take = take

@@ -1,5 +1,5 @@
 import type { Comparison } from './comparison.js'
-import type { AuditReport, Finding, StreamReport } from './report.js'
+import type { AuditFinding, AuditReport, StreamReport } from './report.js'
 import type { KnownStreams } from './streams.js'
 import { Flag } from './unmatched.js'
 
@@ -13,7 +13,7 @@ export class Tally {
   readonly #lineage: { lineage: string; source: string }
   readonly #since: number | undefined
   readonly #limit: number
-  readonly #findings: Finding[] = []
+  readonly #findings: AuditFinding[] = []
   readonly #listed = { missing: 0, extra: 0, altered: 0 }
   readonly #counts = { missing: 0, extra: 0, altered: 0 }
   readonly #notKnown = { trimmed: 0, before: 0, unconfirmed: 0, alien: 0, undated: 0, rowGone: 0 }
@@ -32,11 +32,11 @@ export class Tally {
   }
 
   /** Whether a finding of this kind would still be listed. */
-  lists(kind: Finding['kind']): boolean {
+  lists(kind: AuditFinding['kind']): boolean {
     return this.#listed[kind] < this.#limit
   }
 
-  list(finding: Finding): void {
+  list(finding: AuditFinding): void {
     if (!this.lists(finding.kind)) return
     this.#listed[finding.kind] += 1
     this.#findings.push(finding)

@@ -1,7 +1,7 @@
-import { ExitCode, Failure } from '../failure.js'
+import { ExitCode, OutriderError } from '../base/failure.js'
 
 /** Connecting is bounded by the connections themselves; this bounds a server that accepts one and then falls silent. */
-export async function within<T>(timeout: number, place: string, work: Promise<T>): Promise<T> {
+export async function withDeadline<T>(timeout: number, place: string, work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(silent(place, timeout)), timeout)
@@ -9,7 +9,10 @@ export async function within<T>(timeout: number, place: string, work: Promise<T>
   return Promise.race([work, late]).finally(() => clearTimeout(timer))
 }
 
-const silent = (place: string, timeout: number): Failure =>
-  new Failure(`${place} accepted a connection, but did not answer within ${timeout} ms. Is it overloaded, or frozen?`, {
-    exitCode: ExitCode.unreachable,
-  })
+const silent = (place: string, timeout: number): OutriderError =>
+  new OutriderError(
+    `${place} accepted a connection, but did not answer within ${timeout} ms. Is it overloaded, or frozen?`,
+    {
+      exitCode: ExitCode.unreachable,
+    },
+  )

@@ -1,6 +1,6 @@
 import type { Config } from '../config/schema.js'
-import type { RedisClient } from '../redis/connect.js'
-import { LEVELS, type Level, LevelUnmet, tryLevel } from '../redis/durability.js'
+import type { RedisClient } from '../redis/client/connect.js'
+import { DurabilityUnmetError, LEVELS, type Level, tryLevel } from '../redis/streams/durability.js'
 import { blocker, type Finding, inConfiguration, info } from './finding.js'
 
 /** The level that the relay would reach, by its own trial. */
@@ -19,7 +19,7 @@ export async function tryDurability(client: RedisClient, durability: Config['dur
         await tryLevel(client, level, NAME)
         return { level }
       } catch (error) {
-        if (!(error instanceof LevelUnmet) && (error as Error).name !== 'ReplyError') throw error
+        if (!(error instanceof DurabilityUnmetError) && (error as Error).name !== 'ReplyError') throw error
         refusal = (error as Error).message
       }
     }
@@ -37,7 +37,7 @@ const MEANING: Record<Level, string> = {
 }
 
 /** Pure. */
-export function judgeDurability(reached: Reached, durability: Config['durability']): Finding {
+export function assessDurability(reached: Reached, durability: Config['durability']): Finding {
   if ('level' in reached) {
     return info({
       id: 'durability',

@@ -26,11 +26,11 @@ export interface Finding {
 }
 
 /** A finding without its level, which depends on the circumstances. */
-export type Judgement = Omit<Finding, 'level'>
+export type Assessment = Omit<Finding, 'level'>
 
-export const blocker = (finding: Judgement): Finding => ({ level: 'blocker', ...finding })
-export const warning = (finding: Judgement): Finding => ({ level: 'warning', ...finding })
-export const info = (finding: Omit<Judgement, 'expected' | 'fix'>): Finding => ({
+export const blocker = (finding: Assessment): Finding => ({ level: 'blocker', ...finding })
+export const warning = (finding: Assessment): Finding => ({ level: 'warning', ...finding })
+export const info = (finding: Omit<Assessment, 'expected' | 'fix'>): Finding => ({
   level: 'info',
   ...finding,
   expected: finding.is,

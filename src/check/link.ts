@@ -1,6 +1,6 @@
 import { type PostgresUrl, parsePostgresUrl } from '../config/postgres-url.js'
 import { blocker, type Finding, inConfiguration, warning } from './finding.js'
-import type { Link, ServerFacts } from './server-facts.js'
+import type { ReplicationProbe, ServerFacts } from './server-facts.js'
 
 /** Said by a pooler to what only the server itself understands. https://www.pgbouncer.org/config.html */
 const POOLER = '08P01'
@@ -9,8 +9,8 @@ const POOLER = '08P01'
  * What stands between here and the server. A pooler makes up the process that it announces, refuses replication, or
  * leads it elsewhere. Pure.
  */
-export function judgeLink(
-  link: Link,
+export function assessLink(
+  link: ReplicationProbe,
   { backend, senders, settings }: ServerFacts,
   identity: { systemId: string } | undefined,
   rights: { replication: boolean },

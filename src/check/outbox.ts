@@ -1,20 +1,20 @@
 import pg from 'pg'
 import { type Config, OWN_OUTBOX } from '../config/schema.js'
-import { missingColumns, unfitColumns } from '../postgres/outbox-columns.js'
-import { endInheritance } from '../postgres/published-table.js'
-import { renameBack } from '../postgres/rename-back.js'
-import { parseTable, quoteTable } from '../postgres/table.js'
-import { describeUnlogged, endUnlogged } from '../postgres/unlogged-partitions.js'
-import { blocker, type Finding, inConfiguration, inSql, onShell, SETUP, warning } from './finding.js'
+import { missingColumns, unfitColumns } from '../postgres/outbox/columns.js'
+import { endInheritance } from '../postgres/outbox/published-table.js'
+import { parseTable, quoteTable } from '../postgres/outbox/table-name.js'
+import { describeUnlogged, endUnlogged } from '../postgres/outbox/unlogged-partitions.js'
+import { renameBack } from '../postgres/setup/rename-back.js'
+import { blocker, type Finding, INCIDENTS, inConfiguration, inSql, onShell, SETUP, warning } from './finding.js'
 import type { SetupFacts } from './setup-facts.js'
 
 export const isMapped = ({ outbox }: Config): boolean => outbox.table !== OWN_OUTBOX.table
 
 /** The table and its columns, as far as the mapping needs them; before setup, too. Pure. */
-export function judgeOutbox(facts: SetupFacts, config: Config): Finding[] {
+export function assessOutbox(facts: SetupFacts, config: Config): Finding[] {
   const { outbox } = config
   if (!facts.outbox) {
-    // Outrider's own comes with setup; of one that was renamed, `judgeRecorded` or the incident says what to do.
+    // Outrider's own comes with setup; of one that was renamed, `assessRecorded` or the incident says what to do.
     if (!isMapped(config) || (facts.published && facts.lineage?.outboxTable === outbox.table)) return []
     return [
       blocker({
@@ -90,15 +90,32 @@ function unlogged({ unlogged }: Outbox, { incidents }: SetupFacts, { outbox }: C
 }
 
 /** What setup has recorded of the table, against the table that there is now. Pure. */
-export function judgeRecorded(facts: SetupFacts, config: Config): Finding[] {
-  return [name(facts), partitionKey(facts, config), dataLimit(facts, config)].filter((finding) => finding !== undefined)
+export function assessRecorded(facts: SetupFacts, config: Config): Finding[] {
+  return [
+    name(facts),
+    partitionKey(facts, config),
+    hidden(facts, config),
+    txidIndex(facts, config),
+    dataLimit(facts, config),
+  ].filter((finding) => finding !== undefined)
 }
 
 /** The publication follows the oid, applications follow the name. */
-function name({ lineage, published, incidents }: SetupFacts): Finding | undefined {
-  if (!lineage || !published || published.table === lineage.outboxTable) return undefined
+function name({ lineage, published, publicationState, incidents }: SetupFacts): Finding | undefined {
+  if (!lineage || !published) return undefined
   // Recorded already: the incident says what to do.
   if (incidents.some(({ reason }) => reason === 'outbox_replaced' || reason === 'outbox_renamed')) return undefined
+  if (published.table === lineage.outboxTable) {
+    // A publication that was altered is a gap of its own, and closing that one records the table.
+    if (lineage.outboxOids.length > 0 || publicationState !== lineage.publicationState) return undefined
+    return blocker({
+      id: 'outbox-renamed',
+      is: `it is not known whether ${lineage.outboxTable} kept its name while an earlier version ran`,
+      expected: 'a table whose oid was recorded',
+      why: 'that version may have skipped rows',
+      fix: [onShell('outrider relay', ', which records the gap'), INCIDENTS],
+    })
+  }
   const other = published.namesake?.isTable
   const namesake = published.namesake && (other ? 'table' : 'view')
   const back = renameBack({ expected: lineage.outboxTable, published: published.table, namesake })
@@ -118,28 +135,51 @@ function name({ lineage, published, incidents }: SetupFacts): Finding | undefine
 
 /** An UPDATE that moves a row to another partition is decoded as an INSERT. */
 function partitionKey({ outbox }: SetupFacts, { outbox: mapping }: Config): Finding | undefined {
-  if (!outbox || mapping.table === OWN_OUTBOX.table || outbox.guarded) return undefined
+  if (!outbox || mapping.table === OWN_OUTBOX.table) return undefined
   const constant = new Set([mapping.columns.id, mapping.columns.time])
-  const changing = outbox.partitionKey.filter((column) => column === null || !constant.has(column))
-  if (changing.length === 0) return undefined
-  const columns = changing.filter((column) => column !== null)
-  const moved = columns.map(
-    (column) => `old.${pg.escapeIdentifier(column)} is distinct from new.${pg.escapeIdentifier(column)}`,
+  const changing = outbox.partitionKey.filter(({ column }) => column === null || !constant.has(column))
+  const open = changing.filter(({ fixed }) => !fixed)
+  if (open.length === 0) return undefined
+  // Those that are fixed, too: the trigger may be this one, with fewer columns.
+  const moved = changing.flatMap(({ column }) =>
+    column === null ? [] : `old.${pg.escapeIdentifier(column)} is distinct from new.${pg.escapeIdentifier(column)}`,
   )
   return warning({
     id: 'outbox-partition-key',
-    is: `${mapping.table} is partitioned by ${changing.map((column) => column ?? 'an expression').join(', ')}`,
+    is: `${mapping.table} is partitioned by ${open.map(({ column }) => column ?? 'an expression').join(', ')}`,
     expected: 'a partition key that never changes, such as the id or the time of the event',
     why: 'an UPDATE that moves a row to another partition publishes its event again',
-    fix:
-      columns.length < changing.length
-        ? []
-        : [
-            {
-              how: 'In SQL, as the owner of the table with USAGE on schema outrider: refuse such an UPDATE',
-              text: `create trigger outrider_partition_is_fixed before update on ${quoteTable(parseTable(mapping.table))} for each row when (${moved.join(' or ')}) execute function outrider.refuse_move();`,
-            },
-          ],
+    fix: open.some(({ column }) => column === null)
+      ? []
+      : [
+          {
+            how: 'In SQL, as the owner of the table with USAGE on schema outrider: refuse such an UPDATE',
+            text: `create or replace trigger outrider_partition_is_fixed before update on ${quoteTable(parseTable(mapping.table))} for each row when (${moved.join(' or ')}) execute function outrider.refuse_move();`,
+          },
+        ],
+  })
+}
+
+/** WAL has every row, whatever a policy says; of a team's own table the relay reads nothing else. */
+function hidden({ outbox }: SetupFacts, { outbox: mapping }: Config): Finding | undefined {
+  if (!outbox?.hidden || mapping.table !== OWN_OUTBOX.table) return undefined
+  return warning({
+    id: 'outbox-row-security',
+    is: `row level security of ${mapping.table} applies to this role`,
+    expected: 'a role that reads every row, as the owner of the table and a role with BYPASSRLS do',
+    why: 'a repair puts back rows of the table, and halts where some may be hidden; `audit` and `find` fail',
+    fix: [inSql(`alter table ${quoteTable(parseTable(mapping.table))} disable row level security;`)],
+  })
+}
+
+function txidIndex({ txidIndex }: SetupFacts, config: Config): Finding | undefined {
+  if (isMapped(config) || txidIndex) return undefined
+  return warning({
+    id: 'outbox-txid-index',
+    is: 'outrider.outbox has no index by inserting transactions, or not in each partition',
+    expected: 'the index outrider.outbox_txid',
+    why: 'a repair reads all rows without it, and nothing is published meanwhile',
+    fix: [onShell('outrider setup --index txid', ', as the role that owns the schema; writers continue meanwhile')],
   })
 }
 

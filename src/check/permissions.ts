@@ -3,10 +3,10 @@ import { Cluster, type Redis } from 'ioredis'
 import type { Config } from '../config/schema.js'
 import { aliveKey, headKey, partitionsKey } from '../event/names.js'
 import { ZERO_POSITION } from '../event/position.js'
-import { append, batchArguments, loadAppend } from '../redis/append.js'
-import type { RedisClient } from '../redis/connect.js'
-import { loadBarrier } from '../redis/durability.js'
-import { roleOf } from '../redis/primary.js'
+import type { RedisClient } from '../redis/client/connect.js'
+import { roleOf } from '../redis/client/primary.js'
+import { append, batchArguments, loadAppend } from '../redis/streams/append.js'
+import { loadBarrier } from '../redis/streams/durability.js'
 import { blocker, type Finding, warning } from './finding.js'
 import { lacksConfigFile, type NodeFacts, STARTED_WITH } from './redis-facts.js'
 
@@ -70,11 +70,13 @@ function* trials(client: RedisClient, streams: string[], durability: Config['dur
     yield { command: 'hmget', pattern: own, run: () => client.hmget(head, 'position') }
     // An odd number of fields and values.
     yield { command: 'hset', pattern: own, run: () => client.call('HSET', head, 'position', '', 'event') }
-    // A head that nobody has: a relay removes its own where the stream that it stood beside is gone.
+    // A head that no one has: a relay removes its own where the stream that it stood beside is gone.
     yield { command: 'del', run: () => client.del(head) }
     if (known && PARTITION.test(stream)) yield settingOf(client, partitionsKey(stream.replace(PARTITION, '')))
     yield { command: 'xinfo|stream', pattern, run: () => client.call('XINFO', 'STREAM', stream) }
     // An entry may not have the id zero.
+    // Only a repair reads streams.
+    yield { command: 'xrange', pattern, run: () => client.xrange(stream, '0-0', '0-0') }
     yield { command: 'xadd', pattern, run: () => client.call('XADD', stream, '0-0', 'a', 'b') }
   }
   yield settingOf(client, partitionsKey('check'))
@@ -99,7 +101,7 @@ const settingOf = (client: RedisClient, key: string): Trial => ({
   run: () => client.call('SET', key, '1', 'PX', '0'),
 })
 
-/** publish.lua without events, at a head that does not exist, reads and writes nothing. */
+/** append.lua without events, at a head that does not exist, reads and writes nothing. */
 async function probe(client: RedisClient): Promise<void> {
   const args = batchArguments('outrider:{check}:stream', randomUUID(), randomUUID())
   // The head in the hash slot of the stream, as it is for any other.
@@ -141,7 +143,7 @@ const APART: Record<string, string> = {
 }
 
 /** Pure. */
-export function judgeDenials(
+export function assessDenials(
   { user, commands, keys, scripting }: Denials,
   durability: Config['durability'],
   node: Pick<NodeFacts, 'info'>,
@@ -149,14 +151,19 @@ export function judgeDenials(
   const findings: Finding[] = []
   if (commands.length > 0 || keys.length > 0) {
     const lacks = [...commands, ...keys.map((key) => `keys ${key}`)]
-    // `auto` goes on with a weaker level.
-    const bearable = durability === 'auto' && keys.length === 0 && commands.every((name) => FOR_DURABILITY.has(name))
+    // `auto` continues with a weaker level.
+    const isForDurability = (name: string) => durability === 'auto' && FOR_DURABILITY.has(name)
+    const bearable = keys.length === 0 && commands.every((name) => name === 'xrange' || isForDurability(name))
+    const lost = [
+      commands.some(isForDurability) && 'wait until events are safe',
+      commands.includes('xrange') && 'repair a gap: it would halt',
+    ].filter((text) => typeof text === 'string')
     findings.push(
       (bearable ? warning : blocker)({
         id: 'redis-permission',
         is: `user ${user} may not use ${lacks.join(', ')}`,
         expected: 'every command of the relay, on its streams and on outrider:*',
-        why: bearable ? 'the relay cannot wait until events are safe' : 'the relay could not publish',
+        why: bearable ? `the relay cannot ${lost.join(', nor ')}` : 'the relay could not publish',
         fix: [
           {
             how: `In redis-cli, as an administrator; then ${

@@ -11,7 +11,7 @@ export const PROVIDER_ROLES: Record<string, Provider> = {
   azure_pg_admin: 'azure',
 }
 
-export interface Setting {
+export interface ServerSetting {
   name: string
   /** As SQL and postgresql.conf take it: `10GB`. */
   value: string
@@ -21,7 +21,10 @@ export interface Setting {
 }
 
 /** How to change a setting of the server. */
-export function settingFix(provider: Provider | undefined, { name, value, plain = value, restart }: Setting): Fix {
+export function settingFix(
+  provider: Provider | undefined,
+  { name, value, plain = value, restart }: ServerSetting,
+): Fix {
   const then = restart ? ', then restart' : ''
   switch (provider) {
     case 'rds':
@@ -51,7 +54,7 @@ export function settingFix(provider: Provider | undefined, { name, value, plain 
 
 /** Two services have a switch of their own for it. */
 export function logicalFix(provider: Provider | undefined): Fix {
-  const switches: Partial<Record<Provider, Setting>> = {
+  const switches: Partial<Record<Provider, ServerSetting>> = {
     rds: { name: 'rds.logical_replication', value: '1', restart: true },
     cloudsql: { name: 'cloudsql.logical_decoding', value: 'on', restart: true },
   }

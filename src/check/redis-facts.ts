@@ -1,5 +1,5 @@
 import { Cluster, type Redis } from 'ioredis'
-import type { RedisClient } from '../redis/connect.js'
+import type { RedisClient } from '../redis/client/connect.js'
 
 /** One node of Redis that holds streams, as it describes itself. */
 export interface NodeFacts {

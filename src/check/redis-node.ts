@@ -9,7 +9,7 @@ export interface Expectation {
 }
 
 /** One node's settings, memory and state. What INFO does not tell is not judged. Pure. */
-export function judgeNode(facts: NodeFacts, expectation: Expectation): Finding[] {
+export function assessNode(facts: NodeFacts, expectation: Expectation): Finding[] {
   const findings = [
     version(facts),
     cluster(facts, expectation),

@@ -1,13 +1,13 @@
 import pg from 'pg'
 import type { PostgresConfig } from '../config/schema.js'
-import { postgresOptions } from '../postgres/connect.js'
-import type { Link } from './server-facts.js'
+import { postgresOptions } from '../postgres/client/connect.js'
+import type { ReplicationProbe } from './server-facts.js'
 
 /**
- * Opens a replication connection as the relay will, asks it who it is, and closes it. It never streams, so nobody waits
+ * Opens a replication connection as the relay will, asks it who it is, and closes it. It never streams, so no one waits
  * for it, and no slot is touched.
  */
-export async function tryReplication(config: PostgresConfig): Promise<Link> {
+export async function tryReplication(config: PostgresConfig): Promise<ReplicationProbe> {
   const options = await postgresOptions(config, 'outrider check')
   const client = new pg.Client({ ...options, replication: 'database' } as pg.ClientConfig)
   client.on('error', () => {})

@@ -1,5 +1,5 @@
 import type pg from 'pg'
-import { readSilentStandbySlots, type SilentStandbySlot } from '../postgres/standby-slots.js'
+import { readSilentStandbySlots, type SilentStandbySlot } from '../postgres/replication/standby-slots.js'
 import { PROVIDER_ROLES, type Provider } from './provider.js'
 
 /** A server of Postgres as the role of the relay sees it. */
@@ -32,7 +32,7 @@ export interface SettingFact {
 }
 
 /** What became of a replication connection: the server at its other end, or why there is none. */
-export type Link = { systemId: string; timeline: number } | { code: string; message: string }
+export type ReplicationProbe = { systemId: string; timeline: number } | { code: string; message: string }
 
 const SETTINGS = [
   'wal_level',

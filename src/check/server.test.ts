@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import type { Finding } from './finding.js'
-import { judgeLink } from './link.js'
-import { type BeforeSetup, judgeKind, judgeServer } from './server.js'
+import { assessLink } from './link.js'
+import { assessKind, assessServer, type BeforeSetup } from './server.js'
 import type { ServerFacts, SettingFact } from './server-facts.js'
 
 const setting = (value: string): SettingFact => ({ value, source: 'default', pendingRestart: false })
@@ -35,21 +35,21 @@ const GOOD: ServerFacts = {
 }
 
 const SLOT = { name: 'outrider_shop', exists: true, active: false }
-const judge = (facts: Partial<ServerFacts>, slot = {}, before?: BeforeSetup): Finding[] =>
-  judgeServer({ ...GOOD, ...facts }, { ...SLOT, ...slot }, before)
+const assess = (facts: Partial<ServerFacts>, slot = {}, before?: BeforeSetup): Finding[] =>
+  assessServer({ ...GOOD, ...facts }, { ...SLOT, ...slot }, before)
 const brief = (findings: Finding[]) => findings.map(({ level, id }) => `${level} ${id}`)
 const fixes = (findings: Finding[]) => findings.flatMap(({ fix }) => fix.map(({ text }) => text))
 
 test('a good server gives nothing', () => {
-  expect(judge({})).toEqual([])
-  expect(judgeKind(GOOD)).toBeUndefined()
+  expect(assess({})).toEqual([])
+  expect(assessKind(GOOD)).toBeUndefined()
 })
 
 test.each<[string, Partial<ServerFacts>]>([
   ['postgres-version', { version: 140_011, versionText: '14.11' }],
   ['postgres-standby', { inRecovery: true }],
 ])('nothing else can be looked at: %s', (id, facts) => {
-  expect(judgeKind({ ...GOOD, ...facts })).toMatchObject({ level: 'blocker', id })
+  expect(assessKind({ ...GOOD, ...facts })).toMatchObject({ level: 'blocker', id })
 })
 
 describe('each service has its own way to change a setting:', () => {
@@ -63,13 +63,13 @@ describe('each service has its own way to change a setting:', () => {
       'az postgres flexible-server parameter set --resource-group <group> --server-name <server> --name wal_level --value logical',
     ],
   ])('%s', (provider, text) => {
-    expect(fixes(judge({ ...spoiled, provider }))).toEqual([text])
+    expect(fixes(assess({ ...spoiled, provider }))).toEqual([text])
   })
 
-  test('plain numbers where a service wants them, and a metric where it keeps the setting to itself', () => {
+  test('plain numbers where a service requires them, and a metric where it keeps the setting to itself', () => {
     const settings = { ...SETTINGS, max_slot_wal_keep_size: setting('-1') }
-    expect(fixes(judge({ settings, provider: 'rds' }))).toEqual(['max_slot_wal_keep_size = 20480'])
-    expect(fixes(judge({ settings, provider: 'azure' }))).toEqual(['outrider_slot_retained_wal_bytes'])
+    expect(fixes(assess({ settings, provider: 'rds' }))).toEqual(['max_slot_wal_keep_size = 20480'])
+    expect(fixes(assess({ settings, provider: 'azure' }))).toEqual(['outrider_slot_retained_wal_bytes'])
   })
 })
 
@@ -80,7 +80,7 @@ test.each<[number, string, string[]]>([
   [190_000, 'minimal', ['replica or logical']],
 ])('PostgreSQL %i with wal_level %s expects %j', (version, level, expected) => {
   const settings = { ...SETTINGS, wal_level: setting(level) }
-  const found = judge({ version, settings }).filter(({ id }) => id === 'wal-level')
+  const found = assess({ version, settings }).filter(({ id }) => id === 'wal-level')
   expect(found.map((finding) => finding.expected)).toEqual(expected)
 })
 
@@ -95,48 +95,48 @@ test.each<[Partial<ServerFacts['settings']>, string[]]>([
   [{ idle_session_timeout: setting('60000') }, ['info idle-session-timeout']],
   [{ transaction_timeout: setting('0'), idle_session_timeout: setting('0') }, []],
 ])('settings %j give %j', (settings, expected) => {
-  expect(brief(judge({ settings: { ...SETTINGS, ...settings } as ServerFacts['settings'] }))).toEqual(expected)
+  expect(brief(assess({ settings: { ...SETTINGS, ...settings } as ServerFacts['settings'] }))).toEqual(expected)
 })
 
 test('what is taken already matters less where the relay has its own', () => {
   const full = { slots: 10, senders: 10 }
-  expect(brief(judge(full, { exists: false }))).toEqual(['blocker slots-full', 'blocker senders-full'])
-  expect(brief(judge(full, { active: true }))).toEqual(['warning slots-full', 'warning senders-full'])
+  expect(brief(assess(full, { exists: false }))).toEqual(['blocker slots-full', 'blocker senders-full'])
+  expect(brief(assess(full, { active: true }))).toEqual(['warning slots-full', 'warning senders-full'])
 })
 
-test('WAL without a limit stops a first setup, unless somebody allowed it or nobody can set one', () => {
+test('WAL without a limit stops a first setup, unless someone allowed it or no one can set one', () => {
   const unbounded = { settings: { ...SETTINGS, max_slot_wal_keep_size: setting('-1') } }
   const first = (allowUnboundedWal: boolean, provider?: ServerFacts['provider']) =>
-    brief(judge({ ...unbounded, provider }, { exists: false }, { allowUnboundedWal }))
+    brief(assess({ ...unbounded, provider }, { exists: false }, { allowUnboundedWal }))
   expect(first(false)).toEqual(['blocker slot-wal-unbounded'])
   expect(first(false, 'rds')).toEqual(['blocker slot-wal-unbounded'])
   expect(first(true)).toEqual(['warning slot-wal-unbounded'])
   expect(first(false, 'azure')).toEqual(['warning slot-wal-unbounded'])
-  expect(brief(judge(unbounded))).toEqual(['warning slot-wal-unbounded'])
-  expect(brief(judge({}, {}, { allowUnboundedWal: false }))).toEqual([])
+  expect(brief(assess(unbounded))).toEqual(['warning slot-wal-unbounded'])
+  expect(brief(assess({}, {}, { allowUnboundedWal: false }))).toEqual([])
 })
 
 test('standbys that may not be seen are not forgotten', () => {
   const settings = { ...SETTINGS, synchronous_standby_names: setting('*') }
-  const hidden = judge({ settings, standbys: { present: true, names: [] } })
+  const hidden = assess({ settings, standbys: { present: true, names: [] } })
   expect(fixes(hidden)[0]).toContain('"<application_name of your standby>"')
-  expect(fixes(judge({ settings, standbys: { present: true, names: ['replica1'] } }))[0]).toContain("= 'replica1';")
+  expect(fixes(assess({ settings, standbys: { present: true, names: ['replica1'] } }))[0]).toContain("= 'replica1';")
 })
 
 test('transactions become a warning with time, sooner where a slot is still to be made', () => {
   const prepared = { gid: 'a', database: 'shop', owner: 'app', seconds: 61 }
-  expect(brief(judge({ prepared: [prepared] }))).toEqual(['warning prepared-transaction'])
-  expect(brief(judge({ prepared: [{ ...prepared, seconds: 59 }] }))).toEqual(['info prepared-transaction'])
+  expect(brief(assess({ prepared: [prepared] }))).toEqual(['warning prepared-transaction'])
+  expect(brief(assess({ prepared: [{ ...prepared, seconds: 59 }] }))).toEqual(['info prepared-transaction'])
   const writers = [{ pid: 9, database: 'shop', application: 'import', seconds: 60 }]
-  expect(brief(judge({ writers }))).toEqual([])
-  expect(fixes(judge({ writers }, { exists: false }))).toEqual(['select pg_terminate_backend(9);'])
-  expect(brief(judge({ writers: [{ ...writers[0]!, seconds: null }] }, { exists: false }))).toEqual([])
+  expect(brief(assess({ writers }))).toEqual([])
+  expect(fixes(assess({ writers }, { exists: false }))).toEqual(['select pg_terminate_backend(9);'])
+  expect(brief(assess({ writers: [{ ...writers[0]!, seconds: null }] }, { exists: false }))).toEqual([])
 })
 
 describe('what stands in between', () => {
   const reached = { systemId: '1', timeline: 1 }
   const rights = { replication: true }
-  test.each<[string, Parameters<typeof judgeLink>, string | undefined]>([
+  test.each<[string, Parameters<typeof assessLink>, string | undefined]>([
     ['nothing', [reached, GOOD, { systemId: '1' }, rights], undefined],
     ['another server for replication', [reached, GOOD, { systemId: '2' }, rights], 'blocker pooler'],
     [
@@ -165,7 +165,7 @@ describe('what stands in between', () => {
       undefined,
     ],
   ])('%s', (_what, args, expected) => {
-    const finding = judgeLink(...args)
+    const finding = assessLink(...args)
     expect(finding && `${finding.level} ${finding.id}`).toBe(expected)
   })
 })

@@ -1,9 +1,9 @@
 import pg from 'pg'
-import { canDecode, decodableLevels } from '../postgres/wal-level.js'
-import { blocker, type Finding, info, type Judgement, onShell, warning } from './finding.js'
+import { canDecode, decodableLevels } from '../postgres/replication/wal-level.js'
+import { type Assessment, blocker, type Finding, info, onShell, warning } from './finding.js'
 import { logicalFix, settingFix } from './provider.js'
 import type { ServerFacts } from './server-facts.js'
-import { judgeSessionTimeouts } from './session-timeouts.js'
+import { assessSessionTimeouts } from './session-timeouts.js'
 import { matchesStandby, parseStandbyNames, withoutStandby } from './standby-names.js'
 
 /** What of the relay matters here: its slot may be there already, and be in use. */
@@ -15,12 +15,12 @@ export interface OwnSlot {
 
 /** Set where `outrider setup` is still to run, and what stands in its way has to stop it. */
 export interface BeforeSetup {
-  /** Somebody decided that WAL may grow. */
+  /** Someone decided that WAL may grow. */
   allowUnboundedWal: boolean
 }
 
 /** A server on which nothing else can be looked at; undefined when it is one that Outrider can use. */
-export function judgeKind({ version, versionText, inRecovery }: ServerFacts): Finding | undefined {
+export function assessKind({ version, versionText, inRecovery }: ServerFacts): Finding | undefined {
   if (version < 150_000) {
     return blocker({
       id: 'postgres-version',
@@ -43,7 +43,7 @@ export function judgeKind({ version, versionText, inRecovery }: ServerFacts): Fi
 }
 
 /** Settings and limits of the server. Pure. */
-export function judgeServer(facts: ServerFacts, slot: OwnSlot, before?: BeforeSetup): Finding[] {
+export function assessServer(facts: ServerFacts, slot: OwnSlot, before?: BeforeSetup): Finding[] {
   return [
     later(facts),
     encoding(facts),
@@ -55,7 +55,7 @@ export function judgeServer(facts: ServerFacts, slot: OwnSlot, before?: BeforeSe
     idleSlotTimeout(facts),
     synchronousStandbys(facts, slot),
     readOnly(facts),
-    ...judgeSessionTimeouts(facts),
+    ...assessSessionTimeouts(facts),
     ...preparedTransactions(facts),
     ...longTransactions(facts, slot),
   ].filter((finding) => finding !== undefined)
@@ -117,7 +117,7 @@ function sendersLeft({ settings, senders, provider }: ServerFacts, slot: OwnSlot
     id: 'senders-full',
     is: `${senders} of ${most} WAL senders are taken`,
     expected: 'one left for each relay, standby relays included',
-    why: slot.active ? 'a second relay could not wait beside the first' : 'the relay reads WAL through one',
+    why: slot.active ? 'a second relay could not wait next to the first' : 'the relay reads WAL through one',
     fix: [settingFix(provider, { name: 'max_wal_senders', value: String(most + 4), restart: true })],
   })
 }
@@ -164,7 +164,7 @@ function slotWalLimit({ settings, provider }: ServerFacts, before?: BeforeSetup)
 
 const ALLOW_UNBOUNDED_WAL = onShell(
   'outrider check --before-setup --allow-unbounded-wal',
-  ', or setup.check.allowUnboundedWal=true in the Helm chart: to go on without a limit, and watch the disk instead',
+  ', or setup.check.allowUnboundedWal=true in the Helm chart: to continue without a limit, and watch the disk instead',
 )
 
 function idleSlotTimeout({ settings, provider }: ServerFacts): Finding | undefined {
@@ -198,7 +198,7 @@ function synchronousStandbys({ settings, standbys, provider }: ServerFacts, slot
   })
 }
 
-/** The relay's own writes set it away; where one role alone has it, that is nobody else's affair. */
+/** The relay's own writes set it away; where one role alone has it, that is no one else's affair. */
 function readOnly({ settings, database, provider }: ServerFacts): Finding | undefined {
   const { value, source = '' } = settings.default_transaction_read_only ?? {}
   if (value !== 'on' || !['configuration file', 'command line', 'database'].includes(source)) return undefined
@@ -223,14 +223,14 @@ const FORGOTTEN_S = 60
 
 function preparedTransactions({ prepared }: ServerFacts): Finding[] {
   return prepared.map(({ gid, database, owner, seconds }) => {
-    const finding: Judgement = {
+    const finding: Assessment = {
       id: 'prepared-transaction',
       is: `prepared transaction ${gid} in database ${database}, open for ${duration(seconds)}`,
-      expected: 'none that nobody will finish',
+      expected: 'none that is left unfinished',
       why: 'it holds back WAL for the slot, and a new slot waits for its end',
       fix: [
         {
-          how: `In SQL, in database ${database} as ${owner} or an administrator; commit prepared, where its work is wanted`,
+          how: `In SQL, in database ${database} as ${owner} or an administrator; commit prepared, where its work is needed`,
           text: `rollback prepared ${pg.escapeLiteral(gid)};`,
         },
       ],

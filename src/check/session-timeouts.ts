@@ -6,8 +6,8 @@ const WHY = {
   idle_session_timeout: 'the relay sets its own for itself: a quiet connection is no lost one',
 }
 
-/** Time-outs that somebody set for the role, the database or the server, and that do not hold for the relay. Pure. */
-export function judgeSessionTimeouts({ settings }: ServerFacts): Finding[] {
+/** Time-outs that someone set for the role, the database or the server, and that do not hold for the relay. Pure. */
+export function assessSessionTimeouts({ settings }: ServerFacts): Finding[] {
   return Object.entries(WHY).flatMap(([name, why]) => {
     const { value, source } = settings[name] ?? { value: '0', source: 'default' }
     if (value === '0') return []

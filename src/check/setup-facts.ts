@@ -1,17 +1,20 @@
 import type pg from 'pg'
 import type { Config } from '../config/schema.js'
-import { readDataLimit } from '../postgres/data-limit.js'
-import { type Applied, judgeHistory, readHistory } from '../postgres/history.js'
-import { type StoredLineage, serverIdentity, storedLineage } from '../postgres/lineage.js'
-import { type Migration, readMigrations } from '../postgres/migration.js'
-import { type OutboxColumn, readOutboxColumns } from '../postgres/outbox-columns.js'
-import { type PublishedTable, readPublishedTable } from '../postgres/published-table.js'
-import type { OpenIncident } from '../postgres/remedy.js'
-import { findRenamedSchema, type RenamedSchema } from '../postgres/renamed-schema.js'
-import { readSlot, type Slot } from '../postgres/slot.js'
-import { type FoundSlot, findSlot } from '../postgres/slot-creation.js'
-import { childrenOf, parseTable } from '../postgres/table.js'
-import { type UnloggedPartition, unloggedPartitionsOf } from '../postgres/unlogged-partitions.js'
+import { type OutboxColumn, readOutboxColumns } from '../postgres/outbox/columns.js'
+import { readDataLimit } from '../postgres/outbox/data-limit.js'
+import { type PublishedTable, readPublishedTable } from '../postgres/outbox/published-table.js'
+import { childrenOf, parseTable } from '../postgres/outbox/table-name.js'
+import { hasTxidIndex } from '../postgres/outbox/txid-index.js'
+import { type UnloggedPartition, unloggedPartitionsOf } from '../postgres/outbox/unlogged-partitions.js'
+import { findOmissions, type Omitted } from '../postgres/replication/publication.js'
+import { readSlot, type Slot } from '../postgres/replication/slot.js'
+import { type FoundSlot, findSlot } from '../postgres/replication/slot-creation.js'
+import { type Migration, readMigrations } from '../postgres/setup/migration.js'
+import { findRenamedSchema, type RenamedSchema } from '../postgres/setup/renamed-schema.js'
+import { HALTING_COLUMNS, type HaltingIncident } from '../postgres/state/halting.js'
+import { type Applied, classifyHistory, readHistory } from '../postgres/state/history.js'
+import { type StoredLineage, serverIdentity, storedLineage } from '../postgres/state/lineage.js'
+import { type RepairProgress, readRepairProgress } from '../postgres/state/repair-progress.js'
 
 /** What `outrider setup` leaves in a database, as far as the role may see it. */
 export interface SetupFacts {
@@ -28,14 +31,20 @@ export interface SetupFacts {
     | undefined
   /** Null: there is none of this name. */
   publicationState: string | null
+  /** What it leaves out of the outbox table. */
+  omitted: Omitted | undefined
   /** Open, and of a kind that halts the relay. */
-  incidents: OpenIncident[]
+  incidents: HaltingIncident[]
+  /** Undefined: none is under way. */
+  repair: RepairProgress | undefined
   /** Keys of the streams that were published to. */
   streams: string[]
   /** The table that the configuration names; undefined: there is none. */
   outbox: OutboxFacts | undefined
   /** The table that the publication publishes, whatever its name is now. */
   published: PublishedTable | undefined
+  /** Outrider's own table has the index that repairs read by. */
+  txidIndex: boolean
   /** Bytes that `data` of Outrider's own table may have; undefined without a limit. */
   dataLimit: number | undefined
 }
@@ -44,12 +53,12 @@ export interface OutboxFacts {
   columns: OutboxColumn[]
   /** Tables that inherit from it and are no partitions. */
   children: string[]
+  /** Row level security applies to this role: it may see a part of the rows. */
+  hidden: boolean
   /** Its partitions whose rows never reach the WAL. */
   unlogged: UnloggedPartition[]
-  /** Columns that it is partitioned by; null for an expression. */
-  partitionKey: (string | null)[]
-  /** A trigger refuses that a row moves to another partition. */
-  guarded: boolean
+  /** Columns that it is partitioned by, at any level; null for an expression. `fixed`: a trigger keeps it as it is. */
+  partitionKey: { column: string | null; fixed: boolean }[]
 }
 
 export interface Rights {
@@ -68,7 +77,7 @@ export async function readSetup(client: pg.ClientBase, config: Config): Promise<
   const ask = async (sql: string) => (await client.query(sql)).rows
   const applied = rights.schema && rights.tables ? await readHistory(ask) : undefined
   // The newest tables are asked only where they are.
-  const complete = applied !== undefined && judgeHistory(applied, known).missing.length === 0
+  const complete = applied !== undefined && classifyHistory(applied, known).missing.length === 0
   const slot = await findSlot(client, config.slot)
   const lineage = complete ? await readLineage(client, config) : NO_LINEAGE
   return {
@@ -80,11 +89,20 @@ export async function readSetup(client: pg.ClientBase, config: Config): Promise<
     identity: await serverIdentity(client).catch(() => undefined),
     outbox: await readOutbox(client, config.outbox.table),
     dataLimit: await readDataLimit(client),
+    txidIndex: await hasTxidIndex(client),
     ...lineage,
   }
 }
 
-const NO_LINEAGE = { lineage: undefined, publicationState: null, incidents: [], streams: [], published: undefined }
+const NO_LINEAGE = {
+  lineage: undefined,
+  publicationState: null,
+  omitted: undefined,
+  incidents: [],
+  repair: undefined,
+  streams: [],
+  published: undefined,
+}
 
 async function readLineage(client: pg.ClientBase, config: Config) {
   const lineage = await storedLineage(client, config.slot)
@@ -93,8 +111,8 @@ async function readLineage(client: pg.ClientBase, config: Config) {
     lineage.publication,
   ])
   const incidents = await client.query<SetupFacts['incidents'][number]>(
-    `select id::text, kind, reason, stream, detail from outrider.incident
-     where lineage = $1 and kind in ('gap', 'foreign') and closed_at is null order by id`,
+    `select ${HALTING_COLUMNS} from outrider.incident
+     where lineage = $1 and kind in ('gap', 'foreign') and closed_at is null order by incident.id`,
     [lineage.lineage],
   )
   const heads = await client.query<{ key: string }>(
@@ -104,13 +122,15 @@ async function readLineage(client: pg.ClientBase, config: Config) {
   return {
     lineage,
     publicationState: state.rows[0]!.state,
+    omitted: await findOmissions(client, lineage, config.outbox),
     incidents: incidents.rows,
+    repair: await readRepairProgress(client, lineage.lineage),
     streams: heads.rows.map(({ key }) => key),
     published: await readPublishedTable(client, lineage.publication, lineage.outboxTable),
   }
 }
 
-/** By what may be done rather than by membership: whoever owns the tables needs no role. */
+/** By what may be done rather than by membership: the owner of the tables needs no role. */
 async function readRights(client: pg.ClientBase): Promise<Rights> {
   const { rows } = await client.query<Rights>(
     `with needed (name, privilege) as (
@@ -154,15 +174,23 @@ async function readOutbox(client: pg.ClientBase, table: string): Promise<OutboxF
   const columns = await readOutboxColumns(client, parsed)
   if (!columns) return undefined
   const { rows } = await client.query<Omit<OutboxFacts, 'columns'>>(
-    `select ${childrenOf('c.oid')} as children, ${unloggedPartitionsOf('c.oid')} as unlogged,
-       (select coalesce(json_agg(attname order by place), '[]')
-        from pg_partitioned_table cross join unnest(partattrs::int2[]) with ordinality as key (attnum, place)
-        left join pg_attribute as a on a.attrelid = partrelid and a.attnum = key.attnum and key.attnum > 0
-        where partrelid = c.oid) as "partitionKey",
-       exists (
-         select from pg_trigger join pg_proc as p on p.oid = tgfoid join pg_namespace as pn on pn.oid = pronamespace
-         where tgrelid = c.oid and tgenabled <> 'D' and pn.nspname = 'outrider' and proname = 'refuse_move'
-       ) as guarded
+    `select ${childrenOf('c.oid')} as children, ${unloggedPartitionsOf('c.oid')} as unlogged, row_security_active(c.oid) as hidden,
+       (select coalesce(json_agg(json_build_object('column', attname, 'fixed', fixed) order by level, place), '[]')
+        from (
+          select attname, min(level) as level, min(place) as place
+          from pg_partition_tree(c.oid) as tree join pg_partitioned_table on partrelid = tree.relid
+            cross join unnest(partattrs::int2[]) with ordinality as key (attnum, place)
+            left join pg_attribute as a on a.attrelid = partrelid and a.attnum = key.attnum and key.attnum > 0
+          group by attname
+        ) as key cross join lateral (select exists (
+          select from pg_trigger as t join pg_proc as p on p.oid = tgfoid join pg_namespace as pn on pn.oid = pronamespace
+          where tgrelid = c.oid and tgenabled <> 'D' and pn.nspname = 'outrider' and proname = 'refuse_move'
+            and (key.attname is null or tgqual is null or exists (
+              -- The columns that its condition names.
+              select from pg_depend join pg_attribute as a on a.attrelid = refobjid and a.attnum = refobjsubid
+              where classid = 'pg_trigger'::regclass and objid = t.oid and refobjid = c.oid and a.attname = key.attname
+            ))
+        ) as fixed) as trigger) as "partitionKey"
      from pg_class as c join pg_namespace as n on n.oid = relnamespace where nspname = $1 and relname = $2`,
     [parsed.schema, parsed.name],
   )

@@ -1,9 +1,12 @@
 import pg from 'pg'
 import type { Config } from '../config/schema.js'
-import { judgeHistory } from '../postgres/history.js'
-import { decodesWithoutPublication, remedyOf } from '../postgres/remedy.js'
-import { type RenamedSchema, renameSchemaBack } from '../postgres/renamed-schema.js'
-import { parseTable } from '../postgres/table.js'
+import { parseTable } from '../postgres/outbox/table-name.js'
+import { replacePublication } from '../postgres/replication/publication.js'
+import { type RenamedSchema, renameSchemaBack } from '../postgres/setup/renamed-schema.js'
+import { haltingIncidents, inStreams } from '../postgres/state/halting.js'
+import { classifyHistory } from '../postgres/state/history.js'
+import { decodesWithoutPublication } from '../postgres/state/remedy.js'
+import { isSelfRepairing, repairPolicy } from '../postgres/state/repair-state.js'
 import {
   ADOPT,
   blocker,
@@ -16,29 +19,33 @@ import {
   onShell,
   SETUP,
 } from './finding.js'
-import { isMapped, judgeOutbox, judgeRecorded } from './outbox.js'
+import { assessOutbox, assessRecorded, isMapped } from './outbox.js'
 import { replicationFix } from './provider.js'
-import type { Link, ServerFacts } from './server-facts.js'
+import type { ReplicationProbe, ServerFacts } from './server-facts.js'
 import type { SetupFacts } from './setup-facts.js'
-import { judgeSlot, slotTaken } from './slot.js'
+import { assessSlot, slotTaken } from './slot.js'
 
 /** What `outrider setup` does not bring: the right to replicate, and a table of the team's own. Pure. */
-export function judgeGiven(facts: SetupFacts, server: ServerFacts, link: Link, config: Config): Finding[] {
-  const findings = [replication(facts, server, link), ...(isMapped(config) ? judgeOutbox(facts, config) : [])]
+export function assessGiven(facts: SetupFacts, server: ServerFacts, link: ReplicationProbe, config: Config): Finding[] {
+  const findings = [replication(facts, server, link), ...(isMapped(config) ? assessOutbox(facts, config) : [])]
   return findings.filter((finding) => finding !== undefined)
 }
 
 /** What it brings: membership, schema, lineage, slot and publication; and what came of them. Pure. */
-export function judgeSetup(facts: SetupFacts, server: ServerFacts, config: Config): Finding[] {
+export function assessSetup(facts: SetupFacts, server: ServerFacts, config: Config): Finding[] {
   const findings = facts.renamed ? [renamedSchema(facts.renamed)] : [tables(facts, server), migrations(facts)]
   const whole = !findings.some((finding) => finding && isOpen(finding))
-  if (whole) findings.push(...judgeLineage(facts, server, config))
-  if (facts.rights.schema && !isMapped(config)) findings.push(...judgeOutbox(facts, config))
+  if (whole) findings.push(...assessLineage(facts, server, config))
+  if (facts.rights.schema && !isMapped(config)) findings.push(...assessOutbox(facts, config))
   return findings.filter((finding) => finding !== undefined)
 }
 
 /** What the server answers counts for more than what the catalogue says. */
-function replication({ rights }: SetupFacts, { role, provider }: ServerFacts, link: Link): Finding | undefined {
+function replication(
+  { rights }: SetupFacts,
+  { role, provider }: ServerFacts,
+  link: ReplicationProbe,
+): Finding | undefined {
   const refused = 'code' in link && (link.code === '42501' || !rights.replication)
   if (!refused) return undefined
   return blocker({
@@ -89,7 +96,7 @@ function migrations({ rights, applied, known }: SetupFacts): Finding | undefined
     })
   }
   if (!applied) return undefined
-  const { foreign, missing, newer } = judgeHistory(applied, known)
+  const { foreign, missing, newer } = classifyHistory(applied, known)
   if (foreign) {
     return blocker({
       id: 'schema-foreign',
@@ -116,7 +123,7 @@ function migrations({ rights, applied, known }: SetupFacts): Finding | undefined
   })
 }
 
-function judgeLineage(facts: SetupFacts, server: ServerFacts, config: Config): (Finding | undefined)[] {
+function assessLineage(facts: SetupFacts, server: ServerFacts, config: Config): (Finding | undefined)[] {
   const { lineage } = facts
   if (!lineage) return [facts.slot ? slotTaken(facts, config) : noLineage(config)]
   if (lineage.confirmedLsn === undefined) {
@@ -132,10 +139,10 @@ function judgeLineage(facts: SetupFacts, server: ServerFacts, config: Config): (
   return [
     ...fixedSettings(facts, config),
     sameServer(facts),
-    ...judgeSlot(facts, server, config),
+    ...assessSlot(facts, server, config),
     publication(facts, server, config),
-    ...judgeRecorded(facts, config),
-    ...incidents(facts, server),
+    ...assessRecorded(facts, config),
+    ...incidents(facts, server, config),
   ]
 }
 
@@ -182,38 +189,38 @@ function sameServer({ lineage, identity }: SetupFacts): Finding | undefined {
 }
 
 function publication(
-  { lineage, publicationState, incidents }: SetupFacts,
+  { lineage, publicationState, omitted, incidents }: SetupFacts,
   { version }: ServerFacts,
   config: Config,
 ): Finding | undefined {
-  if (!lineage || publicationState === lineage.publicationState) return undefined
+  if (!lineage || (publicationState === lineage.publicationState && !omitted)) return undefined
   // Recorded already: the incident says what to do.
   if (incidents.some(({ reason }) => reason.startsWith('publication_'))) return undefined
   if (publicationState === null) {
+    const repaired = isSelfRepairing(repairPolicy(config, lineage.outboxTable))
     return blocker({
       id: 'publication-missing',
       is: `no publication ${lineage.publication}`,
       expected: `one for ${lineage.outboxTable}`,
       why: 'inserts made without it are not decoded',
-      fix: decodesWithoutPublication(version) ? [SETUP, INCIDENTS] : [ADOPT],
+      fix: repaired
+        ? [SETUP, onShell('outrider relay', ', which puts back what was not decoded meanwhile')]
+        : decodesWithoutPublication(version)
+          ? [SETUP, INCIDENTS]
+          : [ADOPT],
     })
   }
-  const name = pg.escapeIdentifier(lineage.publication)
-  const { schema, name: table } = parseTable(config.outbox.table)
   return blocker({
     id: 'publication-changed',
-    is: `publication ${lineage.publication} was altered since it was last known to be whole`,
+    is: omitted
+      ? `publication ${lineage.publication} is to publish ${omitted.table}, but ${omitted.omissions.join(' and ')}`
+      : `publication ${lineage.publication} was altered since it was last known to be whole`,
     expected: `one that publishes the inserts of ${lineage.outboxTable}, and stays as it is`,
     why: 'rows may have passed unseen, also when the change was undone',
     fix: [
       {
         how: 'In SQL, as its owner: the publication as it should be, in one transaction, so that nothing is missed in between',
-        text: [
-          'begin;',
-          `drop publication ${name};`,
-          `create publication ${name} for table ${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(table)} with (publish = 'insert', publish_via_partition_root = true);`,
-          'commit;',
-        ].join('\n'),
+        text: replacePublication(lineage.publication, parseTable(omitted?.table ?? config.outbox.table)),
       },
       onShell('outrider relay', ', which records the gap'),
       INCIDENTS,
@@ -221,19 +228,30 @@ function publication(
   })
 }
 
-const incidents = ({ incidents }: SetupFacts, { version }: ServerFacts): Finding[] =>
-  incidents.map((incident) => {
-    const { id, kind, reason, stream } = incident
-    const { sql, commands } = remedyOf(incident, version)
-    const show = `outrider incidents show ${id}`
-    return blocker({
-      id: 'incident-open',
-      is: `incident ${id} is open: ${kind}, ${reason}${stream ? ` in stream ${stream}` : ''}`,
-      expected: 'none that waits for a decision',
-      why: 'the relay publishes nothing until then',
-      fix:
-        sql.length === 0
-          ? [onShell([show, ...commands].join('\n'))]
-          : [onShell(show), inSql(sql.join('\n')), onShell(commands.join('\n'))],
-    })
-  })
+const incidents = ({ incidents, repair, lineage }: SetupFacts, { version }: ServerFacts, config: Config): Finding[] =>
+  haltingIncidents(incidents, repair, version, repairPolicy(config, lineage?.outboxTable)).flatMap(
+    ({ incident, repair, steps, byItself }) => {
+      if (repair.is === 'settling') return []
+      const { id, kind, reason } = incident
+      const show = `outrider incidents show ${id}`
+      const is = `${kind}, ${reason}${inStreams(incident)}`
+      if (byItself) {
+        return info({
+          id: 'gap-repairing',
+          is: `the relay repairs incident ${id}: ${is}`,
+          why: `it publishes nothing newer until then; \`${show}\` has its progress`,
+        })
+      }
+      const { sql, commands } = steps
+      return blocker({
+        id: 'incident-open',
+        is: `incident ${id} is open: ${is}`,
+        expected: 'none that waits for a decision',
+        why: 'the relay publishes nothing until then',
+        fix:
+          sql.length === 0
+            ? [onShell([show, ...commands].join('\n'))]
+            : [onShell(show), inSql(sql.join('\n')), onShell(commands.join('\n'))].filter(({ text }) => text !== ''),
+      })
+    },
+  )

@@ -1,12 +1,13 @@
 import type { Config } from '../config/schema.js'
-import { parseLsn } from '../postgres/lsn.js'
+import { parseLsn } from '../postgres/client/lsn.js'
+import { isSelfRepairing, repairPolicy } from '../postgres/state/repair-state.js'
 import { ADOPT, blocker, type Finding, INCIDENTS, inConfiguration, onShell, SETUP, warning } from './finding.js'
 import { settingFix } from './provider.js'
 import type { ServerFacts } from './server-facts.js'
 import type { SetupFacts } from './setup-facts.js'
 
 /** The slot of a lineage that is set up. Pure. */
-export const judgeSlot = (facts: SetupFacts, server: ServerFacts, config: Config): (Finding | undefined)[] => [
+export const assessSlot = (facts: SetupFacts, server: ServerFacts, config: Config): (Finding | undefined)[] => [
   slotState(facts, config),
   slotWal(facts, config),
   slotFailover(facts, server, config),
@@ -19,11 +20,17 @@ export const slotTaken = ({ slot }: SetupFacts, config: Config): Finding =>
     id: 'slot-foreign',
     is: `a slot ${config.slot} that Outrider did not make${slot?.here ? '' : `, in database ${slot?.database ?? '(none)'}`}`,
     expected: 'a name that is free',
-    why: 'what somebody else has read from it is unknown',
+    why: 'what another client has read from it is unknown',
     fix: [inConfiguration(`OUTRIDER_SLOT=${config.slot}_relay`), SETUP],
   })
 
+const REPAIR = onShell(
+  'outrider relay',
+  ', which creates a new slot, and puts back from the table what the old one missed',
+)
+
 function slotState({ slot, lineage, incidents }: SetupFacts, config: Config): Finding | undefined {
+  const repaired = isSelfRepairing(repairPolicy(config, lineage?.outboxTable))
   // Recorded already: the incident says what to do.
   if (incidents.some(({ reason }) => reason.startsWith('slot_'))) return undefined
   if (!slot?.here) {
@@ -32,7 +39,7 @@ function slotState({ slot, lineage, incidents }: SetupFacts, config: Config): Fi
       is: slot ? `slot ${config.slot} belongs to database ${slot.database}` : `no slot ${config.slot}`,
       expected: 'the slot of this lineage',
       why: 'what was committed since it was last read cannot be read from WAL',
-      fix: [ADOPT],
+      fix: [repaired && !slot ? REPAIR : ADOPT],
     })
   }
   const confirmed = lineage?.confirmedLsn
@@ -49,7 +56,7 @@ function slotState({ slot, lineage, incidents }: SetupFacts, config: Config): Fi
           : `slot ${config.slot} decodes with ${slot.plugin}`,
       expected: 'a slot of pgoutput that has kept its WAL',
       why: 'what was committed meanwhile cannot be read from it',
-      fix: [ADOPT],
+      fix: [repaired && slot.plugin === 'pgoutput' ? REPAIR : ADOPT],
     })
   }
   if (!ahead) return undefined

@@ -1,16 +1,17 @@
 import type pg from 'pg'
-import { ExitCode } from '../failure.js'
+import { ExitCode } from '../base/failure.js'
+import { OWN_OUTBOX } from '../config/schema.js'
+import { requireDecoding, requireServer } from '../postgres/client/server.js'
+import { requireDroppable } from '../postgres/replication/slot-creation.js'
 import {
   type AdoptionPlan,
-  adopt as adoptLineage,
+  adoptLineage,
   type LeftOut,
   planAdoption,
   requireStored,
-} from '../postgres/adoption.js'
-import { storedLineage } from '../postgres/lineage.js'
-import { requireDecoding, requireServer } from '../postgres/server.js'
-import { withSetupLock } from '../postgres/setup-lock.js'
-import { requireDroppable } from '../postgres/slot-creation.js'
+} from '../postgres/setup/adoption.js'
+import { withSetupLock } from '../postgres/setup/setup-lock.js'
+import { storedLineage } from '../postgres/state/lineage.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
 import { describeSought, type SoughtEvents, seekEvents } from './left-out.js'
@@ -38,7 +39,7 @@ Lists the events that it would leave out, and looks for them in their streams wh
 
 async function run(client: pg.ClientBase, context: Context, lockTimeout: number | undefined): Promise<ExitCode> {
   const { slot } = context.config
-  const plan = await planAdoption(client, requireStored(await storedLineage(client, slot), slot))
+  const plan = await planAdoption(client, requireStored(await storedLineage(client, slot), slot), context.config.outbox)
   if (plan.slot) requireDroppable(slot, plan.slot)
   const sought = await seekEvents(context, plan.leftOut)
   if (!context.json) context.out(describe(plan, sought))
@@ -71,6 +72,7 @@ function describe({ stored, server, slot, heads, openIncidents, leftOut }: Adopt
     `  incidents  ${openIncidents} open, will be closed as adopted`,
     '',
     describeLeftOut(leftOut, stored.outboxTable),
+    ...(leftOut.rows > 0 && leftOut.unlisted ? [`Their ids are not listed: ${leftOut.unlisted}.`] : []),
     ...(leftOut.events.length > 0 ? [describeSought(sought, leftOut.rows)] : []),
     'Published from then on: what commits after the new slot exists. Consumers skip by source and id what they have done.',
   ].join('\n')
@@ -79,6 +81,10 @@ function describe({ stored, server, slot, heads, openIncidents, leftOut }: Adopt
 const note = (same: boolean): string => (same ? '' : '   <- not the same')
 
 function describeLeftOut({ rows, provenUntil, oldest, newest }: LeftOut, table: string): string {
+  const since =
+    table === OWN_OUTBOX.table
+      ? 'they committed after the last checkpoint'
+      : 'their last write, an UPDATE included, is not proven to be older than the last checkpoint'
   const range = oldest && newest ? `, created ${oldest.toISOString()} to ${newest.toISOString()}` : ''
   if (rows === 0 && !provenUntil) return `${table} is empty: no event is left out.`
   if (!provenUntil) {
@@ -86,5 +92,5 @@ function describeLeftOut({ rows, provenUntil, oldest, newest }: LeftOut, table: 
   }
   return rows === 0
     ? `Every row in ${table} was published by ${provenUntil.toISOString()}: none is left out.`
-    : `NOT published by the new lineage: ${rows} rows in ${table}${range}. They are not known to have been published: they committed after the last checkpoint, ${provenUntil.toISOString()}.`
+    : `NOT published by the new lineage: ${rows} rows in ${table}${range}. They are not known to have been published: ${since}, ${provenUntil.toISOString()}.`
 }

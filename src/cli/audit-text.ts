@@ -1,5 +1,5 @@
 import type { AuditProgress } from '../audit/options.js'
-import { type AuditReport, type Finding, hasFindings, type StreamReport } from '../audit/report.js'
+import { type AuditFinding, type AuditReport, hasFindings, type StreamReport } from '../audit/report.js'
 import { printable } from './output.js'
 import { table } from './table.js'
 
@@ -49,7 +49,7 @@ function describeFindings({ counts, missingAmongTrimmed, findings, affected }: A
 
 const HEAD = ['kind', 'stream', 'event', 'created', 'entry', 'differs in']
 
-const rowOf = ({ kind, stream, id, time, entry, fields }: Finding): string[] => [
+const rowOf = ({ kind, stream, id, time, entry, fields }: AuditFinding): string[] => [
   kind,
   printable(stream),
   printable(id),

@@ -2,14 +2,14 @@ import pg from 'pg'
 import { audit } from '../audit/audit.js'
 import type { AuditProgress } from '../audit/options.js'
 import { type AuditReport, hasFindings } from '../audit/report.js'
+import { ExitCode, OutriderError } from '../base/failure.js'
 import { parseDuration } from '../base/units.js'
 import { STREAM_NAME } from '../event/names.js'
-import { ExitCode, Failure } from '../failure.js'
-import { NO_TRANSACTION_TIMEOUT } from '../postgres/connect.js'
-import { currentLineage, type Lineage } from '../postgres/lineage.js'
-import type { RedisClient } from '../redis/connect.js'
-import { requirePrimary } from '../redis/primary.js'
-import { requireConfiguredTable } from '../relay/table.js'
+import { NO_TRANSACTION_TIMEOUT } from '../postgres/client/connect.js'
+import { currentLineage, type Lineage } from '../postgres/state/lineage.js'
+import type { RedisClient } from '../redis/client/connect.js'
+import { requirePrimary } from '../redis/client/primary.js'
+import { requireConfiguredTable } from '../relay/table-check.js'
 import { describeProgress, describeReport } from './audit-text.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
@@ -57,7 +57,7 @@ interface Selection {
   wait: number
 }
 
-const usage = (message: string): Failure => new Failure(message, { exitCode: ExitCode.usage })
+const usage = (message: string): OutriderError => new OutriderError(message, { exitCode: ExitCode.usage })
 
 const MAX_WAIT_MS = 3_600_000
 
@@ -96,11 +96,13 @@ function timeOf(value: string): number | undefined {
 async function lineageOf(postgres: pg.Client, { config }: Context): Promise<Lineage> {
   const { rows } = await postgres.query('select pg_is_in_recovery() as standby')
   if (rows[0].standby) {
-    throw new Failure('Expected a primary of Postgres, found a standby: it may lack rows. Connect to the primary.')
+    throw new OutriderError(
+      'Expected a primary of Postgres, found a standby: it may lack rows. Connect to the primary.',
+    )
   }
   const lineage = await currentLineage(postgres, config.slot)
   if (!lineage) {
-    throw new Failure(
+    throw new OutriderError(
       `Expected a lineage of slot ${config.slot}, found none: nothing was set up to be published. Is OUTRIDER_SLOT the same as that of the relay?`,
     )
   }
@@ -158,7 +160,7 @@ async function requireUsablePrimary(redis: RedisClient): Promise<void> {
   } catch (error) {
     const { name, message } = error as Error
     if (name === 'ReplyError' && message.startsWith('NOPERM')) return
-    throw name === 'Error' && message.startsWith('Expected') ? new Failure(message, { cause: error }) : error
+    throw name === 'Error' && message.startsWith('Expected') ? new OutriderError(message, { cause: error }) : error
   }
 }
 

@@ -1,10 +1,10 @@
+import { ExitCode, OutriderError } from '../base/failure.js'
 import { type Finding, isBlocker, isOpen } from '../check/finding.js'
 import { checkPostgres } from '../check/postgres.js'
 import { checkRedis } from '../check/redis.js'
 import type { BeforeSetup } from '../check/server.js'
-import { judgeSettings } from '../check/settings.js'
-import { ExitCode, Failure } from '../failure.js'
-import { connectRedis } from '../redis/connect.js'
+import { assessSettings } from '../check/settings.js'
+import { connectRedis } from '../redis/client/connect.js'
 import type { Command, Context } from './command.js'
 import { paint } from './output.js'
 
@@ -33,7 +33,7 @@ Exit code 4 while there is something to fix or to decide; 3 when one of the two 
     const streams = 'failure' in postgres ? [] : postgres.value.streams
     const redis =
       'failure' in client ? client : await checkRedis(client.value, config, streams, timeout).then(...settle)
-    const settings = judgeSettings(config)
+    const settings = assessSettings(config)
     const sections: Section[] = [
       { server: 'postgres', name: 'Postgres', outcome: postgres },
       { server: 'redis', name: 'Redis', outcome: redis },
@@ -53,12 +53,15 @@ function beforeSetup({ flags }: Context): BeforeSetup | undefined {
   const allowUnboundedWal = flags['allow-unbounded-wal'] === true
   if (flags['before-setup'] === true) return { allowUnboundedWal }
   if (!allowUnboundedWal) return undefined
-  throw new Failure('--allow-unbounded-wal: expected --before-setup beside it. Without that it is only a warning.', {
-    exitCode: ExitCode.usage,
-  })
+  throw new OutriderError(
+    '--allow-unbounded-wal: expected --before-setup with it. Without that it is only a warning.',
+    {
+      exitCode: ExitCode.usage,
+    },
+  )
 }
 
-type Settled<T> = { value: T } | { failure: Failure }
+type Settled<T> = { value: T } | { failure: OutriderError }
 
 /** One part of the report. `server`: its name in JSON; `name`: as a person calls it. */
 interface Section {
@@ -69,8 +72,8 @@ interface Section {
 
 const settle = [
   <T>(value: T): Settled<T> => ({ value }),
-  (error: unknown): { failure: Failure } => {
-    if (error instanceof Failure) return { failure: error }
+  (error: unknown): { failure: OutriderError } => {
+    if (error instanceof OutriderError) return { failure: error }
     throw error
   },
 ] as const
@@ -97,9 +100,9 @@ function report({ json, out }: Context, sections: Section[], counts: (finding: F
 }
 
 /** One that cannot be reached may be so only now; that is said first, by the exit code. */
-function together(failures: Failure[]): Failure {
+function together(failures: OutriderError[]): OutriderError {
   const exitCode = failures.find(({ exitCode }) => exitCode === ExitCode.unreachable)?.exitCode ?? ExitCode.failed
-  return new Failure(failures.map(({ message }) => message).join(' '), { exitCode, cause: failures[0] })
+  return new OutriderError(failures.map(({ message }) => message).join(' '), { exitCode, cause: failures[0] })
 }
 
 const SYMBOL = { blocker: ['red', '✗'], warning: ['yellow', '!'], info: ['dim', '·'] } as const
@@ -130,7 +133,7 @@ function describeFinding({ level, id, is, expected, why, fix }: Finding): string
   ].join('\n')
 }
 
-/** A verdict needs both servers: with one of them unchecked there is none. */
+/** A conclusion needs both servers: with one of them unchecked there is none. */
 function summary(findings: Finding[], unchecked: string[]): string {
   const count = (level: Finding['level'], name: string) => {
     const { length } = findings.filter((finding) => finding.level === level)

@@ -1,7 +1,7 @@
 import type { ParseArgsConfig } from 'node:util'
+import type { ExitCode } from '../base/failure.js'
 import type { Server } from '../config/load.js'
 import type { Config } from '../config/schema.js'
-import type { ExitCode } from '../failure.js'
 import type { Logger } from '../telemetry/log.js'
 
 /** One word of the command line: `outrider <command>`. Each lives in its own file and is loaded only when it is called. */
@@ -45,6 +45,6 @@ export interface Context {
   log: Logger
   /** Writes one line to stdout. */
   out: (text: string) => void
-  /** Asks on the terminal. True with `--yes`; without a terminal it throws a Failure (exit code 2) that names `--yes`. */
+  /** Asks on the terminal. True with `--yes`; without a terminal it throws an OutriderError (exit code 2) that names `--yes`. */
   ask(question: string): Promise<boolean>
 }

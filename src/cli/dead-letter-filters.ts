@@ -1,16 +1,22 @@
 import { Cluster } from 'ioredis'
-import { closest } from '../config/closest.js'
+import { closest } from '../config/suggestion.js'
 import { partitionsKey } from '../event/names.js'
-import type { RedisClient } from '../redis/connect.js'
-import { type DeadStream, fieldOf, findDeadStreams, readDeadLetters, type Selection } from '../redis/dead-letters.js'
-import { surveyStreams } from '../redis/survey.js'
+import type { RedisClient } from '../redis/client/connect.js'
+import {
+  type DeadStream,
+  findDeadStreams,
+  letterField,
+  readDeadLetters,
+  type Selection,
+} from '../redis/streams/dead-letters.js'
+import { surveyStreams } from '../redis/streams/survey.js'
 import { unknownFilter } from './usage.js'
 
 /** Letters whose type is looked at for what was probably meant. */
 const MAX_TYPES_READ = 1_000
 
 /**
- * For a selection of nothing: throws a Failure where a stream or group of it is not in this Redis, or a type or reason looks
+ * For a selection of nothing: throws an OutriderError where a stream or group of it is not in this Redis, or a type or reason looks
  * like a mistyped one. What the ACL does not let it see is not judged.
  */
 export async function requireKnownFilters(client: RedisClient, selection: Selection): Promise<void> {
@@ -77,7 +83,7 @@ async function requireSpelling(client: RedisClient, { type, reason, ids: _, ...r
     const values = new Set<string>()
     let read = 0
     for await (const letter of readDeadLetters(client, await findDeadStreams(client, rest), {})) {
-      values.add(fieldOf(letter, field) ?? '')
+      values.add(letterField(letter, field) ?? '')
       if (++read === MAX_TYPES_READ) break
     }
     if (!values.has(value) && closest(value, values) !== undefined) throw unknownFilter(option, value, values)

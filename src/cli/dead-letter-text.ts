@@ -1,10 +1,15 @@
-import { Failure } from '../failure.js'
-import { DEAD_FIELDS, type DeadLetter, fieldOf, type Outcome, type Selection } from '../redis/dead-letters.js'
+import { OutriderError } from '../base/failure.js'
+import {
+  DEAD_FIELDS,
+  type DeadLetterEntry,
+  letterField,
+  type ReplayOutcome,
+  type Selection,
+} from '../redis/streams/dead-letters.js'
 import { printable } from './output.js'
 import { cutToWidth, outputWidth, table } from './table.js'
 
-/** How dead letters are shown. Nothing in them is trusted: not its length, and not that it is only text. */
-
+/** What a selection of dead letters holds. Nothing in a letter is trusted: not its length, and not that it is only text. */
 export interface Survey {
   count: number
   kinds: { stream: string; group: string; reason: string; count: number }[]
@@ -28,8 +33,8 @@ export function describeKinds({ kinds, others, count }: Survey): string {
 }
 
 /** A letter in a list: three lines, with the ids to be copied at their beginnings. */
-export function describeListed(letter: DeadLetter): string {
-  const value = (name: string) => fieldOf(letter, name) ?? ''
+export function describeListed(letter: DeadLetterEntry): string {
+  const value = (name: string) => letterField(letter, name) ?? ''
   return describeRecord(letter, value('deadtime'), [
     `${value('deadreason')} after ${value('deadattempts')} attempts`,
     value('deaderror'),
@@ -37,17 +42,17 @@ export function describeListed(letter: DeadLetter): string {
 }
 
 /** The same of what waits for its next attempt. */
-export function describeWaiting(letter: DeadLetter): string {
-  const value = (name: string) => fieldOf(letter, name) ?? ''
+export function describeWaiting(letter: DeadLetterEntry): string {
+  const value = (name: string) => letterField(letter, name) ?? ''
   return describeRecord(letter, `due ${value('waiting-due')}`, [
     `attempt ${value('waiting-attempts')} failed`,
     value('waiting-error'),
   ])
 }
 
-function describeRecord(letter: DeadLetter, time: string, [what, error]: [what: string, error: string]): string {
+function describeRecord(letter: DeadLetterEntry, time: string, [what, error]: [what: string, error: string]): string {
   const { stream, group } = letter.from
-  const [id = '', type = '', subject = ''] = ['id', 'type', 'subject'].map((name) => fieldOf(letter, name))
+  const [id = '', type = '', subject = ''] = ['id', 'type', 'subject'].map((name) => letterField(letter, name))
   const lines = [
     `${cell(id)}  ${cell(type)}  ${cell(subject)}`,
     `  entry ${letter.entry}  ${cell(time)}  ${cell(stream)}  ${cell(group)}`,
@@ -62,9 +67,9 @@ const cell = (text: string): string => printable(cut(text))
 export const cut = (text: string, most = 64): string => (text.length > most ? `${text.slice(0, most - 1)}…` : text)
 
 /** For JSON, with texts of at most so many characters. What is null was not in the entry. */
-export function factsOf(letter: DeadLetter, most: number): object {
+export function factsOf(letter: DeadLetterEntry, most: number): object {
   const value = (name: string) => {
-    const found = fieldOf(letter, name)
+    const found = letterField(letter, name)
     return found === undefined ? null : cut(found, most)
   }
   return {
@@ -83,9 +88,9 @@ export function factsOf(letter: DeadLetter, most: number): object {
 }
 
 /** The same for what waits for its next attempt. */
-export function waitingFactsOf(letter: DeadLetter, most: number): object {
+export function waitingFactsOf(letter: DeadLetterEntry, most: number): object {
   const value = (name: string) => {
-    const found = fieldOf(letter, name)
+    const found = letterField(letter, name)
     return found === undefined ? null : cut(found, most)
   }
   return {
@@ -103,10 +108,10 @@ export function waitingFactsOf(letter: DeadLetter, most: number): object {
 }
 
 const OWN: ReadonlySet<string> = new Set(DEAD_FIELDS)
-export const originalOf = ({ fields }: DeadLetter) => fields.filter(([name]) => !OWN.has(name))
+export const originalOf = ({ fields }: DeadLetterEntry) => fields.filter(([name]) => !OWN.has(name))
 
 /** All of it, the payload in full. */
-export function describeLetter(letter: DeadLetter): string {
+export function describeLetter(letter: DeadLetterEntry): string {
   const lines = [
     ['dead letter', letter.entry],
     ['stream', letter.from.stream],
@@ -133,7 +138,7 @@ const indented = (text: string): string =>
     .join(`\n${' '.repeat(17)}`)
 
 /** What was done so far, and the word for it; empty where nothing is to be changed. */
-export interface Changed extends Outcome {
+export interface Changed extends ReplayOutcome {
   past: string
 }
 
@@ -141,7 +146,7 @@ export interface Changed extends Outcome {
 export function summaryOf(count: number, { past, done, gone, kept }: Changed): string {
   if (count === 0) return 'No dead letter is selected.'
   const more = [
-    ...(gone > 0 ? [` ${gone} were gone by then: somebody else replayed or discarded them.`] : []),
+    ...(gone > 0 ? [` ${gone} were already gone: someone else replayed or discarded them.`] : []),
     ...(kept > 0
       ? [` ${kept} were left: nothing of the original entry is in them, or more fields than can be moved.`]
       : []),
@@ -151,14 +156,14 @@ export function summaryOf(count: number, { past, done, gone, kept }: Changed): s
 
 /** What stands behind an error. */
 export const soFar = ({ past, done }: Changed): string =>
-  past === '' ? '' : ` ${done} dead letters were ${past} before; run it again, and it goes on with the rest.`
+  past === '' ? '' : ` ${done} dead letters were ${past} before; run it again, and it continues with the rest.`
 
 /** Says which of the ids that were asked for were not found. */
 export function requireKnown({ ids }: Selection, found: Set<string>): void {
   const unknown = [...(ids ?? [])].filter((id) => !found.has(id))
   if (unknown.length === 0) return
   const named = unknown.slice(0, 10).map((id) => printable(cut(id)))
-  throw new Failure(
+  throw new OutriderError(
     `Found no selected dead letter with the id ${named.join(', ')}${unknown.length > 10 ? ` and ${unknown.length - 10} more` : ''}: ` +
       `it was replayed or discarded, or never was one. \`outrider dead-letters list\` shows what there is.`,
   )

@@ -1,16 +1,16 @@
-import { ExitCode } from '../failure.js'
-import type { RedisClient } from '../redis/connect.js'
+import { ExitCode } from '../base/failure.js'
+import type { RedisClient } from '../redis/client/connect.js'
 import {
-  type DeadLetter,
+  type DeadLetterEntry,
   type DeadStream,
   discardDeadLetters,
-  fieldOf,
   findDeadStreams,
   idsOf,
+  letterField,
   readDeadLetters,
   replayDeadLetters,
   type Selection,
-} from '../redis/dead-letters.js'
+} from '../redis/streams/dead-letters.js'
 import type { Command, Context } from './command.js'
 import { requireKnownFilters } from './dead-letter-filters.js'
 import {
@@ -187,7 +187,7 @@ async function list(work: Work, selection: Selection, limit: number): Promise<Ex
 
 /** What the selected groups have set aside until its next attempt; the letters up to the limit. A reason selects none of it. */
 async function waitingOf({ client }: Work, selection: Selection, limit: number) {
-  const found = { count: 0, letters: [] as DeadLetter[], ids: new Set<string>() }
+  const found = { count: 0, letters: [] as DeadLetterEntry[], ids: new Set<string>() }
   const streams = await findDeadStreams(client, selection, 'waiting')
   for await (const letter of readDeadLetters(client, streams, selection)) {
     found.count++
@@ -253,7 +253,7 @@ async function look(
   { client, line }: Work,
   streams: DeadStream[],
   selection: Selection,
-  each: (letter: DeadLetter) => void = () => {},
+  each: (letter: DeadLetterEntry) => void = () => {},
 ): Promise<Survey> {
   const all = streams.reduce((sum, { length }) => sum + length, 0)
   const kinds = new Map<string, Survey['kinds'][number]>()
@@ -265,7 +265,7 @@ async function look(
   })
   for await (const letter of letters) {
     const { stream, group } = letter.from
-    const reason = cut(fieldOf(letter, 'deadreason') ?? '')
+    const reason = cut(letterField(letter, 'deadreason') ?? '')
     const key = JSON.stringify([stream, group, reason])
     if (!kinds.has(key) && kinds.size < MOST_KINDS) kinds.set(key, { stream, group, reason, count: 0 })
     const kind = kinds.get(key)

@@ -1,13 +1,13 @@
-import { ago, duration, plural } from '../status/format.js'
+import { ago, formatDuration, plural } from '../status/format.js'
 import type { EventSearch } from '../status/trace/events.js'
 import type { Outcome } from '../status/trace/outcomes.js'
-import type { Found, Trace } from '../status/trace/trace.js'
+import type { Trace, TraceResult } from '../status/trace/trace.js'
 import { cut } from './dead-letter-text.js'
 import { printable } from './output.js'
 import { cutToWidth, outputWidth, wrap } from './table.js'
 
 /** One event with each step; of several the tree. */
-export function foundText(found: Found, term: string): string {
+export function foundText(found: TraceResult, term: string): string {
   const search = 'value' in found.search ? found.search.value : undefined
   const [first, ...others] = found.traces
   const lines =
@@ -43,7 +43,7 @@ function line(name: string, text: string): string {
   return `${label} ${wrap(printable(text), width).replaceAll('\n', `\n${' '.repeat(NAME + 1)}`)}`
 }
 
-function traceLines(trace: Trace, { inbox }: Found): string[] {
+function traceLines(trace: Trace, { inbox }: TraceResult): string[] {
   const { id, type, key, subject, correlationId, causationId, createdAt } = trace
   return [
     line('event', `${id}  ${cut(type)}`),
@@ -87,9 +87,9 @@ const PENDING: ReadonlySet<Outcome['state']> = new Set(['delivered', 'backoff'])
 
 function outcomeText(outcome: Outcome, asked: readonly string[]): string {
   const failing = (since: number | undefined) =>
-    since === undefined ? '' : `, failing for ${duration(Date.now() - since)}`
+    since === undefined ? '' : `, failing for ${formatDuration(Date.now() - since)}`
   const next = (at: number | undefined) =>
-    at === undefined ? '' : `, next attempt ${at > Date.now() ? `in ${duration(at - Date.now())}` : 'now'}`
+    at === undefined ? '' : `, next attempt ${at > Date.now() ? `in ${formatDuration(at - Date.now())}` : 'now'}`
   switch (outcome.state) {
     case 'unread':
       return `unread${outcome.before === undefined ? '' : `; the group has ${plural(outcome.before, 'entry', 'entries')} to read`}`
@@ -162,7 +162,7 @@ function eventLines(trace: Trace, depth: number): string[] {
 }
 
 /** The same for programs. */
-export function foundJson({ search, traces, inbox, redis, outsideOutbox }: Found): object {
+export function foundJson({ search, traces, inbox, redis, outsideOutbox }: TraceResult): object {
   const found = 'value' in search ? search.value : undefined
   return {
     by: found?.by ?? 'id',

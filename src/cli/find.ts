@@ -1,7 +1,7 @@
+import { ExitCode, OutriderError } from '../base/failure.js'
 import { parseDuration } from '../base/units.js'
-import { ExitCode, Failure } from '../failure.js'
 import type { SearchKey } from '../status/trace/events.js'
-import { type Found, findTraces, type Trace } from '../status/trace/trace.js'
+import { findTraces, type Trace, type TraceResult } from '../status/trace/trace.js'
 import type { Command, Context } from './command.js'
 import { cut } from './dead-letter-text.js'
 import { foundJson, foundText, searchedText } from './find-text.js'
@@ -18,7 +18,7 @@ Postgres or Redis cannot be reached: then it shows what the other one knows.
 
   --by <key>          what it is, where the same text may be several (default: the first of these that finds something)
   --since <duration>  how far back subjects and correlation ids are looked for (1h), where the outbox has no index that begins
-                      with the column: create index on outrider.outbox (subject), or (correlation_id)
+                      with the column: outrider setup --index subject,correlation
   --inbox <url>       a workers' database of its own, which says what is done; may be repeated`,
   examples: [
     ['outrider find 019ac0ff-7c1e-7000-8000-000000000001', 'by event id'],
@@ -44,7 +44,7 @@ Postgres or Redis cannot be reached: then it shows what the other one knows.
     const [first] = failures
     if (first) {
       const exitCode = failures.find((failure) => failure.exitCode === ExitCode.unreachable)?.exitCode ?? first.exitCode
-      throw new Failure(failures.map(({ message }) => message).join(' '), { exitCode, cause: first })
+      throw new OutriderError(failures.map(({ message }) => message).join(' '), { exitCode, cause: first })
     }
     if (found.traces.length === 0) throw notFound(found, term)
     return found.traces.some(isTroubled) ? ExitCode.findings : ExitCode.done
@@ -53,7 +53,7 @@ Postgres or Redis cannot be reached: then it shows what the other one knows.
 
 function termOf({ args: [term, ...more] }: Context): string {
   if (term !== undefined && term !== '' && more.length === 0) return term
-  throw new Failure(
+  throw new OutriderError(
     `Expected one event id, subject or correlation id, found ${more.length > 0 ? `"${[term, ...more].join(' ')}"` : 'none'}.`,
     {
       exitCode: ExitCode.usage,
@@ -67,18 +67,20 @@ function keysOf({ flags: { by } }: Context): readonly SearchKey[] {
   if (by === undefined) return KEYS
   const key = KEYS.find((key) => key === by)
   if (key) return [key]
-  throw new Failure(`--by: expected ${KEYS.join(', ')}, found "${by}".`, { exitCode: ExitCode.usage })
+  throw new OutriderError(`--by: expected ${KEYS.join(', ')}, found "${by}".`, { exitCode: ExitCode.usage })
 }
 
 function sinceOf({ flags: { since = '1h' } }: Context): number {
   const found = parseDuration(since)
   if (found) return found
-  throw new Failure(`--since: expected a duration such as 1h or 7d, found "${since}".`, { exitCode: ExitCode.usage })
+  throw new OutriderError(`--since: expected a duration such as 1h or 7d, found "${since}".`, {
+    exitCode: ExitCode.usage,
+  })
 }
 
-function notFound({ search }: Found, term: string): Failure {
+function notFound({ search }: TraceResult, term: string): OutriderError {
   const searched = 'value' in search ? searchedText(search.value) : ''
-  return new Failure(
+  return new OutriderError(
     `Found no event with this id, subject or correlation id: ${printable(cut(term))}. ${searched}`.trim(),
   )
 }

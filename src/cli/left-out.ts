@@ -1,6 +1,6 @@
-import type { LeftOut, LeftOutEvent } from '../postgres/adoption.js'
-import { closeRedis, connectRedis, type RedisClient } from '../redis/connect.js'
-import { MAX_ENTRIES, type StreamSearch, searchStream } from '../redis/stream-search.js'
+import type { LeftOut, LeftOutEvent } from '../postgres/setup/adoption.js'
+import { closeRedis, connectRedis, type RedisClient } from '../redis/client/connect.js'
+import { MAX_ENTRIES, type StreamSearch, searchStream } from '../redis/streams/stream-search.js'
 import type { Context } from './command.js'
 
 /** Events that a new lineage leaves out, and what Redis says of each. */
@@ -37,15 +37,16 @@ export async function seekEvents(
 }
 
 async function seek(client: RedisClient, events: LeftOutEvent[], signal: AbortSignal): Promise<SoughtEvents> {
-  const since = Math.max(0, Math.min(...events.map(({ createdAt }) => createdAt.getTime())) - CLOCK_SKEW_MS)
+  const since = Math.max(0, Math.min(...events.map(({ createdAt }) => createdAt?.getTime() ?? 0)) - CLOCK_SKEW_MS)
   const searches = new Map<string, StreamSearch>()
   for (const key of new Set(events.map(({ stream }) => stream))) {
+    if (key === null) continue
     const ids = new Set(events.flatMap(({ id, stream }) => (stream === key ? [id] : [])))
     searches.set(key, await searchStream(client, key, ids, since, signal))
   }
   return {
     events: events.map((event) => {
-      const search = searches.get(event.stream)
+      const search = event.stream === null ? undefined : searches.get(event.stream)
       return { ...event, published: search?.found.has(event.id) || (search?.complete ? false : null) }
     }),
     searched: [...searches.values()].map(({ found, ...rest }) => rest),
@@ -74,14 +75,14 @@ export function describeSought({ events, searched, unreachable }: SoughtEvents, 
     ...(cut.length > 0
       ? [
           `  Searched in part, within ${SEARCH_MS / 1000} s and ${MAX_ENTRIES} entries a stream: ${describeCut(cut)}. ` +
-            'An event that is unknown may be behind that: look it up before you answer.',
+            'An event that is unknown may be among older entries: look it up before you answer.',
         ]
       : []),
     ...missing
       .slice(0, MAX_SHOWN)
       .map(
         ({ id, stream, createdAt, published }) =>
-          `  ${published === null ? 'unknown   ' : 'not found '} ${id}  stream ${stream}, created ${createdAt.toISOString()}`,
+          `  ${published === null ? 'unknown   ' : 'not found '} ${id}  stream ${stream ?? 'of no name'}${createdAt ? `, created ${createdAt.toISOString()}` : ''}`,
       ),
     ...(hidden > 0 ? [`  and ${hidden} more: --json lists them`] : []),
     ...(rows > events.length ? [`  Only the oldest ${events.length} of ${rows} rows were looked for.`] : []),

@@ -1,13 +1,13 @@
 #!/usr/bin/env node
 import { parseArgs } from 'node:util'
+import { ExitCode, OutriderError } from '../base/failure.js'
+import { maskUrlsIn } from '../base/secret.js'
 import { parseDuration } from '../base/units.js'
-import { closest } from '../config/closest.js'
+import { VERSION } from '../base/version.js'
 import { loadConfig } from '../config/load.js'
 import type { Config } from '../config/schema.js'
-import { maskUrlsIn } from '../config/secret.js'
-import { ExitCode, Failure } from '../failure.js'
+import { closest } from '../config/suggestion.js'
 import { createLogger } from '../telemetry/log.js'
-import { VERSION } from '../version.js'
 import type { Command, CommandOptions } from './command.js'
 import { askOnTerminal, paint } from './output.js'
 import { unknownAction } from './usage.js'
@@ -67,7 +67,7 @@ async function main(argv: string[]): Promise<ExitCode> {
   if (values.version) return say(VERSION)
   if (values.help) return say(helpFor(command))
   if (positionals.length > 0 && !command.takesArguments) {
-    throw new Failure(
+    throw new OutriderError(
       `outrider ${name} takes no arguments, found "${positionals.join(' ')}". See outrider ${name} --help.`,
       {
         exitCode: ExitCode.usage,
@@ -121,7 +121,7 @@ function parse(name: string, command: Command, args: string[]): { values: Values
         : undefined
     const found = code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION' ? `Unknown option ${wrong ?? ''}` : message
     const hint = meant ? `Did you mean --${meant}? ` : ''
-    throw new Failure(`${found.replace(/\.$/, '')}. ${hint}See \`outrider ${name} --help\`.`, {
+    throw new OutriderError(`${found.replace(/\.$/, '')}. ${hint}See \`outrider ${name} --help\`.`, {
       exitCode: ExitCode.usage,
     })
   }
@@ -131,7 +131,7 @@ async function commandFor(name: string): Promise<Command> {
   const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   if (load) return load()
   const meant = closest(name, Object.keys(COMMANDS))
-  throw new Failure(
+  throw new OutriderError(
     `Unknown command "${name}". ${meant ? `Did you mean ${meant}? ` : ''}See \`outrider --help\` for all of them.`,
     { exitCode: ExitCode.usage },
   )
@@ -181,7 +181,9 @@ function readTimeout(value: Values[string]): number | undefined {
   if (value === undefined) return undefined
   const timeout = parseDuration(value)
   if (timeout !== undefined && timeout > 0) return timeout
-  throw new Failure(`Expected --timeout as a duration such as 10s, found "${value}".`, { exitCode: ExitCode.usage })
+  throw new OutriderError(`Expected --timeout as a duration such as 10s, found "${value}".`, {
+    exitCode: ExitCode.usage,
+  })
 }
 
 function withTimeout(config: Config, connectTimeout: number | undefined): Config {
@@ -194,11 +196,11 @@ function say(text: string): ExitCode {
   return ExitCode.done
 }
 
-/** What a person sees of an error. A stack only for what nobody foresaw, and only when debugging. */
+/** What a person sees of an error. A stack only for what no one foresaw, and only when debugging. */
 function complain(error: unknown): ExitCode {
   const line = (text: string) =>
     process.stderr.write(`${paint('red', 'outrider:', process.stderr)} ${maskUrlsIn(text)}\n`)
-  if (error instanceof Failure) {
+  if (error instanceof OutriderError) {
     line(error.message)
     return error.exitCode
   }

@@ -1,18 +1,17 @@
 import { createInterface } from 'node:readline/promises'
 import { styleText } from 'node:util'
-import { ExitCode, Failure } from '../failure.js'
-
-/** How a command talks to a person. Colour only on a terminal, and not where NO_COLOR is set. https://no-color.org */
+import { ExitCode, OutriderError } from '../base/failure.js'
 
 type Style = Parameters<typeof styleText>[0]
 type Output = NodeJS.WriteStream & { fd: 1 | 2 }
 
+/** Text in colour on a terminal; as it is elsewhere, and where NO_COLOR is set. https://no-color.org */
 export function paint(style: Style, text: string, output: NodeJS.WriteStream = process.stdout): string {
   return (output as Output).isTTY && !process.env.NO_COLOR ? styleText(style, text, { validateStream: false }) : text
 }
 
 /**
- * Text that somebody else wrote, for a terminal: what would move its cursor, change its colours or the direction of its
+ * Text that someone else wrote, for a terminal: what would move its cursor, change its colours or the direction of its
  * writing is shown as \u and four digits. Made so that JSON stays the same JSON.
  */
 export const printable = (text: string): string =>
@@ -21,7 +20,7 @@ export const printable = (text: string): string =>
 // Controls of C0 and C1, marks of direction, invisible characters, and separators that some terminals break lines at.
 const UNPRINTABLE = /[\p{Cc}\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu
 
-/** One line that changes while long work goes on; without a terminal there is none. */
+/** One line that changes while long work continues; without a terminal there is none. */
 export function progress(output: Pick<NodeJS.WriteStream, 'isTTY' | 'write'> = process.stderr) {
   let shown = Number.NEGATIVE_INFINITY
   return {
@@ -43,7 +42,7 @@ export function progress(output: Pick<NodeJS.WriteStream, 'isTTY' | 'write'> = p
 /** Asks for a yes on the terminal; without one it says how to answer beforehand. */
 export async function askOnTerminal(question: string): Promise<boolean> {
   if (!process.stdin.isTTY) {
-    throw new Failure(`${question} There is no terminal to answer on. Run it again with --yes to say yes.`, {
+    throw new OutriderError(`${question} There is no terminal to answer on. Run it again with --yes to say yes.`, {
       exitCode: ExitCode.usage,
     })
   }

@@ -1,15 +1,15 @@
 import pg from 'pg'
+import { ExitCode, OutriderError } from '../base/failure.js'
 import { parseDuration } from '../base/units.js'
 import { parseRedisUrl } from '../config/redis-url.js'
 import { type Config, OWN_OUTBOX } from '../config/schema.js'
 import { partitionsKey, STREAM_NAME, streamKey } from '../event/names.js'
 import { partitionOf } from '../event/partition.js'
-import { ExitCode, Failure } from '../failure.js'
-import { newId } from '../outbox/id.js'
-import { findObstacles, type Obstacles, visiblePartitions } from '../postgres/obstacles.js'
-import { inTransaction, sqlState } from '../postgres/transaction.js'
-import { awaitEvent, endOf } from '../redis/arrival.js'
-import type { RedisClient } from '../redis/connect.js'
+import { inTransaction, sqlState } from '../postgres/client/transaction.js'
+import { type Blockers, findBlockers, visiblePartitions } from '../postgres/setup/blockers.js'
+import { newId } from '../producer/id.js'
+import type { RedisClient } from '../redis/client/connect.js'
+import { awaitEvent, endOf } from '../redis/streams/await-entry.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
 import { withRedis } from './redis.js'
@@ -36,7 +36,7 @@ unless they name its type in skip.
     return withDatabase(context, 'outrider ping', async (database) => {
       const round = await send(context, database, stream, wait)
       if (round.entry !== undefined) return report(context, round)
-      throw lost(round, wait, context.config, await findObstacles(database, context.config.slot, round.id))
+      throw lost(round, wait, context.config, await findBlockers(database, context.config.slot, round.id))
     })
   },
 }
@@ -85,14 +85,14 @@ async function send(context: Context, database: pg.Client, stream: string, wait:
 function optionsOf({ flags }: Context): { stream: string; wait: number } {
   const { stream = 'ping', wait = '30s' } = flags
   if (typeof stream !== 'string' || !STREAM_NAME.test(stream)) {
-    throw new Failure(
+    throw new OutriderError(
       `--stream: expected letters, digits, dots, underscores or hyphens, 200 at most, not beginning with "outrider", found "${stream}".`,
       { exitCode: ExitCode.usage },
     )
   }
   const found = parseDuration(wait)
   if (!found || found > MOST_WAIT) {
-    throw new Failure(`--wait: expected a duration such as 30s, up to 1h, found "${wait}".`, {
+    throw new OutriderError(`--wait: expected a duration such as 30s, up to 1h, found "${wait}".`, {
       exitCode: ExitCode.usage,
     })
   }
@@ -101,10 +101,10 @@ function optionsOf({ flags }: Context): { stream: string; wait: number } {
 
 const MOST_WAIT = 3_600_000
 
-/** What a row of somebody else's table has to hold, only they know. */
+/** What a row of someone else's table has to hold, only they know. */
 function requireOwnOutbox({ outbox }: Config): void {
   if (outbox.table === OWN_OUTBOX.table) return
-  throw new Failure(
+  throw new OutriderError(
     `Expected the outbox to be ${OWN_OUTBOX.table}, found that outbox.table is ${outbox.table}: what a row of it must hold is ` +
       'not known here. Insert an event as your application does, and look for it in its stream.',
     { exitCode: ExitCode.usage },
@@ -134,7 +134,7 @@ async function asWriter<T>(database: pg.Client, work: () => Promise<T>): Promise
   } catch (error) {
     if (sqlState(error) !== '42501') throw error
     const role = pg.escapeIdentifier(database.user ?? '<role>')
-    throw new Failure(
+    throw new OutriderError(
       `Expected a role that may add events to ${OWN_OUTBOX.table}, found: ${(error as Error).message}. As the role that ran ` +
         `\`outrider setup\`: \`outrider setup --grant-writer ${database.user}\`, or in SQL \`grant outrider_writer to ${role}\`.`,
       { cause: error },
@@ -152,15 +152,15 @@ function report({ json, out }: Context, { committedMs, appendedMs, ...round }: R
   return ExitCode.done
 }
 
-function lost({ id, key }: Round, wait: number, config: Config, obstacles: Obstacles): Failure {
-  const { found, todo } = obstacleOf(config, obstacles)
-  return new Failure(
+function lost({ id, key }: Round, wait: number, config: Config, blockers: Blockers): OutriderError {
+  const { found, todo } = blockerOf(config, blockers)
+  return new OutriderError(
     `Expected event ${id} in stream ${key} within ${wait / 1000} s, found that it is not there: ${found}. ${todo} ` +
-      'It is committed: it is published once nothing stands in the way.',
+      'It is committed: it is published once nothing blocks it.',
   )
 }
 
-function obstacleOf({ slot: name, redis }: Config, { slot, incidents }: Obstacles): { found: string; todo: string } {
+function blockerOf({ slot: name, redis }: Config, { slot, incidents }: Blockers): { found: string; todo: string } {
   if (incidents.length > 0) {
     const list = incidents.map(
       ({ id, kind, reason, stream }) => `${id} (${kind}, ${reason}${stream ? ` in ${stream}` : ''})`,
@@ -178,7 +178,7 @@ function obstacleOf({ slot: name, redis }: Config, { slot, incidents }: Obstacle
   }
   if (!slot.active) {
     return {
-      found: `nobody reads slot ${name}`,
+      found: `no process reads slot ${name}`,
       todo: 'Start `outrider relay`; where one runs, its log says what is wrong.',
     }
   }

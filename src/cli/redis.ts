@@ -1,6 +1,6 @@
-import { ExitCode, Failure } from '../failure.js'
-import { closeRedis, connectRedis, type RedisClient } from '../redis/connect.js'
-import { classifyRedisError } from '../redis/errors.js'
+import { ExitCode, OutriderError } from '../base/failure.js'
+import { closeRedis, connectRedis, type RedisClient } from '../redis/client/connect.js'
+import { classifyRedisError } from '../redis/client/errors.js'
 import type { Context } from './command.js'
 import { printable } from './output.js'
 
@@ -25,18 +25,21 @@ export async function withRedis(
 }
 
 function explain(error: unknown, soFar: string): unknown {
-  if (error instanceof Failure || !(error instanceof Error)) return error
-  const { fate, reason } = classifyRedisError(error)
+  if (error instanceof OutriderError || !(error instanceof Error)) return error
+  const { policy, reason } = classifyRedisError(error)
   if (error.name === 'ReplyError') {
     const remedy = REMEDIES[reason] ?? '`outrider check` looks at the server.'
-    return new Failure(`Redis refused: ${printable(error.message)}. ${remedy}${soFar}`, { cause: error })
+    return new OutriderError(`Redis refused: ${printable(error.message)}. ${remedy}${soFar}`, { cause: error })
   }
-  // What nobody foresaw is no matter of the connection.
-  if (fate === 'halt') return error
-  return new Failure(`The connection to Redis broke: ${error.message}. Check the server and run it again.${soFar}`, {
-    exitCode: ExitCode.unreachable,
-    cause: error,
-  })
+  // What no one foresaw is no matter of the connection.
+  if (policy === 'halt') return error
+  return new OutriderError(
+    `The connection to Redis broke: ${error.message}. Check the server and run it again.${soFar}`,
+    {
+      exitCode: ExitCode.unreachable,
+      cause: error,
+    },
+  )
 }
 
 const REMEDIES: Record<string, string> = {

@@ -1,8 +1,8 @@
 import { once } from 'node:events'
-import { ExitCode } from '../failure.js'
+import { ExitCode } from '../base/failure.js'
 import { Relay } from '../relay/relay.js'
 import { startHttp } from '../telemetry/http.js'
-import { createMetrics } from '../telemetry/metrics.js'
+import { createRelayMetrics } from '../telemetry/metrics.js'
 import type { Command } from './command.js'
 
 export const relay: Command = {
@@ -14,7 +14,7 @@ export const relay: Command = {
   service: true,
   async run({ config, log }) {
     for (const setting of config.withoutEffect) log.warn({ setting }, 'setting has no effect in this version')
-    const metrics = createMetrics()
+    const metrics = createRelayMetrics()
     const running = new Relay(config, log, metrics)
     const http = await startHttp({ ...config.http, metrics, status: () => running.status, log })
     const signals = new AbortController()

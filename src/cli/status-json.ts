@@ -1,5 +1,5 @@
 import type { Config } from '../config/schema.js'
-import { formatLsn } from '../postgres/lsn.js'
+import { formatLsn } from '../postgres/client/lsn.js'
 import { answerOf } from '../status/asked.js'
 import type { StatusFinding } from '../status/finding.js'
 import type { GroupTotal } from '../status/groups.js'

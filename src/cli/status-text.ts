@@ -1,16 +1,19 @@
 import { parseRedisUrl } from '../config/redis-url.js'
 import type { Config } from '../config/schema.js'
+import type { Halting } from '../postgres/state/halting.js'
 import { answerOf } from '../status/asked.js'
 import type { StatusFinding } from '../status/finding.js'
-import { ago, count, duration, plural, sizeOf } from '../status/format.js'
+import { haltingOf } from '../status/findings.js'
+import { ago, count, formatDuration, formatSize, plural } from '../status/format.js'
 import type { GroupTotal } from '../status/groups.js'
 import type { LineageStatus } from '../status/postgres.js'
 import type { RedisStatus } from '../status/redis.js'
+import { describeRepair } from '../status/repair-text.js'
 import type { Status } from '../status/status.js'
 import { paint, printable } from './output.js'
 import { outputWidth, table, wrap } from './table.js'
 
-/** One screen: how everything stands, then a verdict for each problem. */
+/** One screen: how everything stands, then a line for each problem. */
 export function statusText(status: Status, findings: readonly StatusFinding[], config: Config): string {
   return [
     ...lineageLines(status, config),
@@ -18,7 +21,7 @@ export function statusText(status: Status, findings: readonly StatusFinding[], c
     ...streamTable(status),
     ...groupTable(status),
     '',
-    ...verdicts(findings),
+    ...findingLines(findings),
   ].join('\n')
 }
 
@@ -29,21 +32,30 @@ const line = (name: string, text: string): string =>
 
 function lineageLines(status: Status, config: Config): string[] {
   if ('failure' in status.postgres) return [line('postgres', 'not reached')]
-  const { lineage, standby } = status.postgres.value
+  const { lineage, standby, version } = status.postgres.value
   if (!lineage) return [line('postgres', standby ? 'a standby' : `no lineage of slot ${config.slot}`)]
+  const halting = haltingOf(lineage, version, config)
   return [
-    line('relay', relayText(lineage, status)),
+    line('relay', relayText(lineage, halting, status)),
     line('slot', slotText(lineage, config)),
     line('outbox', outboxText(lineage, status)),
     line('published', publishedText(lineage, status, config)),
-    line('incidents', incidentText(lineage)),
+    line('incidents', incidentText(lineage, halting)),
+    ...halting.flatMap(({ incident, repair }) => {
+      const progress = describeRepair(repair)
+      return progress === undefined ? [] : [line('repair', `incident ${incident.id}: ${progress}`)]
+    }),
   ]
 }
 
-function relayText({ leader, session, standbys, incidents }: LineageStatus, { at, relay }: Status): string {
+function relayText(
+  { leader, session, standbys }: LineageStatus,
+  halting: readonly Halting[],
+  { at, relay }: Status,
+): string {
   const others = standbys > 0 ? `; ${plural(standbys, 'standby', 'standbys')}` : ''
   if (!leader) {
-    const halted = incidents.newest.some(({ kind }) => kind === 'gap' || kind === 'foreign')
+    const halted = halting.some(({ byItself }) => !byItself)
     const last = session
       ? `; the last began ${ago(at.getTime() - session.startedAt.getTime())} on ${session.hostname}`
       : ''
@@ -52,15 +64,16 @@ function relayText({ leader, session, standbys, incidents }: LineageStatus, { at
   const where = session
     ? `${session.hostname}, pid ${session.pid}, version ${session.version}`
     : `Postgres pid ${leader.pid}`
-  const since = session ? `, for ${duration(at.getTime() - session.startedAt.getTime())}` : ''
+  const since = session ? `, for ${formatDuration(at.getTime() - session.startedAt.getTime())}` : ''
   return `${relay ? `${relay.role}, ${relay.state}${relay.reason ? ` (${relay.reason})` : ''}` : 'active'} on ${where}${since}${others}`
 }
 
 function slotText({ slot, silentStandbys }: LineageStatus, config: Config): string {
   if (!slot) return `${config.slot}, missing`
-  const left = slot.safeBytes === undefined ? 'no limit' : `${sizeOf(Math.max(0, slot.safeBytes))} before it is lost`
+  const left =
+    slot.safeBytes === undefined ? 'no limit' : `${formatSize(Math.max(0, slot.safeBytes))} before it is lost`
   const doing = slot.active ? walsenderText(slot, silentStandbys.length) : 'not read'
-  return `${config.slot}: ${doing}; ${sizeOf(slot.lagBytes)} behind, keeps ${sizeOf(slot.retainedBytes)} of WAL, ${left}`
+  return `${config.slot}: ${doing}; ${formatSize(slot.lagBytes)} behind, keeps ${formatSize(slot.retainedBytes)} of WAL, ${left}`
 }
 
 function walsenderText({ activity }: NonNullable<LineageStatus['slot']>, silent: number): string {
@@ -74,10 +87,10 @@ function walsenderText({ activity }: NonNullable<LineageStatus['slot']>, silent:
 function outboxText({ outbox, outboxTable }: LineageStatus, { at }: Status): string {
   if (!outbox) return `${outboxTable}, whose rows are not counted`
   const { backlog, bytes, estimatedRows } = outbox
-  const size = `${sizeOf(bytes)}${estimatedRows > 0 ? `, about ${plural(estimatedRows, 'row')}` : ''}`
-  if (!backlog) return `${size}; rows that are not published: too many to count in time`
+  const size = `${formatSize(bytes)}${estimatedRows > 0 ? `, about ${plural(estimatedRows, 'row')}` : ''}`
+  if (!backlog) return `${size}; rows that are not published: too many to count in time, or hidden from this role`
   if (backlog.rows === 0) return `every row is published; ${size}`
-  const oldest = backlog.oldest ? `, the oldest for ${duration(at.getTime() - backlog.oldest.getTime())}` : ''
+  const oldest = backlog.oldest ? `, the oldest for ${formatDuration(at.getTime() - backlog.oldest.getTime())}` : ''
   return `${plural(backlog.rows, 'row')} not yet confirmed${oldest}; ${size}`
 }
 
@@ -87,9 +100,18 @@ function publishedText({ streams, checkpoint }: LineageStatus, { at, relay }: St
   return `last confirmed ${since(streams.confirmedAt)}; ${level}; checkpoint ${since(checkpoint)}`
 }
 
-function incidentText({ incidents: { counts } }: LineageStatus): string {
-  const open = Object.entries(counts).map(([kind, number]) => `${count(number)} ${kind}`)
-  return open.length === 0 ? 'none open' : `open: ${open.join(', ')}`
+function incidentText({ incidents: { counts } }: LineageStatus, halting: readonly Halting[]): string {
+  const repairing = halting.filter(({ byItself, repair }) => byItself && repair.is !== 'settling').length
+  const settling = halting.filter(({ repair }) => repair.is === 'settling').length
+  const open = Object.entries(counts)
+    .map(([kind, number]): [string, number] => [kind, kind === 'gap' ? number - repairing : number])
+    .filter(([, number]) => number > 0)
+    .map(([kind, number]) => `${count(number)} ${kind}`)
+  return [
+    open.length === 0 ? 'none open' : `open: ${open.join(', ')}`,
+    ...(repairing > 0 ? [`being repaired: ${plural(repairing, 'gap')}`] : []),
+    ...(settling > 0 ? [`repaired, waiting for transactions: ${plural(settling, 'gap')}`] : []),
+  ].join('; ')
 }
 
 function redisText({ product, nodes }: RedisStatus, config: Config): string {
@@ -97,7 +119,7 @@ function redisText({ product, nodes }: RedisStatus, config: Config): string {
   const memory = nodes.map(({ info }) => {
     const [used, most] = [Number(info.used_memory), Number(info.maxmemory)]
     if (Number.isNaN(used)) return 'memory unknown'
-    return `${sizeOf(used)} of ${most > 0 ? sizeOf(most) : 'no limit'}`
+    return `${formatSize(used)} of ${most > 0 ? formatSize(most) : 'no limit'}`
   })
   const { info = {} } = nodes[0] ?? {}
   const kept = [info.aof_enabled === '1' ? 'AOF' : 'no AOF', info.maxmemory_policy].filter((text) => text !== undefined)
@@ -117,10 +139,10 @@ function streamTable({ streams, rates, redis }: Status): string[] {
     return [
       printable(partitions.length > 1 ? `${stream} ×${partitions.length}` : stream),
       count(length),
-      bytes === undefined ? '?' : sizeOf(bytes),
+      bytes === undefined ? '?' : formatSize(bytes),
       rate === undefined ? '' : `${rate < 10 ? rate.toFixed(1) : count(rate)}/s`,
-      oldest === undefined ? '' : duration(now - oldest),
-      newest === undefined ? '' : duration(now - newest),
+      oldest === undefined ? '' : formatDuration(now - oldest),
+      newest === undefined ? '' : formatDuration(now - newest),
       floor === undefined ? '' : printable(`${floor.group} (${floor.because})`),
     ]
   })
@@ -143,12 +165,13 @@ function groupTable({ groups, redis }: Status): string[] {
     .slice(0, MAX_ROWS)
     .map(({ group, stream, lag, pending, oldestPending, failing, waiting, dead, workers, nextAttempt }) => {
       const entry = oldestPending?.oldestPending?.entry
-      const next = nextAttempt === undefined ? '' : ` (${nextAttempt > now ? duration(nextAttempt - now) : 'now'})`
+      const next =
+        nextAttempt === undefined ? '' : ` (${nextAttempt > now ? formatDuration(nextAttempt - now) : 'now'})`
       return [
         printable(group),
         printable(stream),
         lag === undefined ? '?' : count(lag),
-        count(pending) + (entry === undefined ? '' : ` (${duration(now - Number.parseInt(entry, 10))})`),
+        count(pending) + (entry === undefined ? '' : ` (${formatDuration(now - Number.parseInt(entry, 10))})`),
         count(failing) + (failing > 0 ? next : ''),
         count(waiting) + (failing === 0 && waiting > 0 ? next : ''),
         count(dead),
@@ -159,17 +182,17 @@ function groupTable({ groups, redis }: Status): string[] {
   return ['', table([head, ...rows], { shrink: [1, 0], right: [2, 3, 4, 5, 6, 7] }), ...more(groups.length, 'group')]
 }
 
-/** Verdicts of one screen. */
-const MAX_VERDICTS = 12
+/** Findings on one screen. */
+const MAX_FINDINGS = 12
 
-function verdicts(findings: readonly StatusFinding[]): string[] {
+function findingLines(findings: readonly StatusFinding[]): string[] {
   if (findings.length === 0) return [`${paint('green', '✓')} No problem found.`]
   const shown = findings
-    .slice(0, MAX_VERDICTS)
+    .slice(0, MAX_FINDINGS)
     .flatMap(({ is, next }) => [
       `${paint('red', '✗')} ${wrap(printable(is), outputWidth() - 2, '  ')}`,
       ...next.map((step) => `    ${paint('cyan', printable(step))}`),
     ])
-  const left = findings.length - MAX_VERDICTS
+  const left = findings.length - MAX_FINDINGS
   return left > 0 ? [...shown, `… and ${plural(left, 'more problem')}; --json has all of them`] : shown
 }

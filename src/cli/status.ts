@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { setTimeout as pause } from 'node:timers/promises'
+import { ExitCode, OutriderError } from '../base/failure.js'
 import { parsePostgresUrl } from '../config/postgres-url.js'
-import { ExitCode, Failure } from '../failure.js'
 import { findingsOf } from '../status/findings.js'
 import { readStatus, type StatusOptions } from '../status/status.js'
 import type { Command, Context } from './command.js'
@@ -10,7 +10,7 @@ import { statusJson } from './status-json.js'
 import { statusText } from './status-text.js'
 
 export const status: Command = {
-  summary: 'what goes on: relay, slot, outbox, streams, groups, Redis, incidents; the next command for each problem',
+  summary: 'the state of relay, slot, outbox, streams, groups, Redis, incidents; the next command for each problem',
   usage: `outrider status [--watch] [--stream <name>] [--group <name>] [--inbox <url>] …
 
 Exit code 0 where nothing is wrong, 4 with findings, 3 where Postgres or Redis cannot be reached: then it shows what the other
@@ -55,7 +55,7 @@ export function inboxesOf({ inbox = [] }: Context['flags']): string[] {
     try {
       parsePostgresUrl(url)
     } catch (error) {
-      throw new Failure(`--inbox: expected ${(error as Error).message}.`, { exitCode: ExitCode.usage })
+      throw new OutriderError(`--inbox: expected ${(error as Error).message}.`, { exitCode: ExitCode.usage })
     }
   }
   return urls

@@ -1,8 +1,6 @@
 import { eastAsianWidth } from 'get-east-asian-width'
 import { paint } from './output.js'
 
-/** Text in columns, measured as a terminal shows it. */
-
 const graphemes = new Intl.Segmenter('en', { granularity: 'grapheme' })
 
 /** Columns of a terminal that a text takes. */

@@ -1,10 +1,10 @@
 import type pg from 'pg'
-import { ExitCode, Failure } from '../failure.js'
-import { otherLineages, type StoredLineage, storedLineage } from '../postgres/lineage.js'
-import { removeLineage, removeSchema } from '../postgres/removal.js'
-import { requireServer } from '../postgres/server.js'
-import { withSetupLock } from '../postgres/setup-lock.js'
-import { type FoundSlot, findSlot, requireDroppable } from '../postgres/slot-creation.js'
+import { ExitCode, OutriderError } from '../base/failure.js'
+import { requireServer } from '../postgres/client/server.js'
+import { type FoundSlot, findSlot, requireDroppable } from '../postgres/replication/slot-creation.js'
+import { withSetupLock } from '../postgres/setup/setup-lock.js'
+import { removeLineage, removeSchema } from '../postgres/setup/teardown.js'
+import { otherLineages, type StoredLineage, storedLineage } from '../postgres/state/lineage.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
 
@@ -39,7 +39,7 @@ async function tearDown(client: pg.ClientBase, context: Context): Promise<ExitCo
   }
   if (found.lineage && found.slot) requireDroppable(name, found.slot)
   if (data && found.others.length > 0) {
-    throw new Failure(
+    throw new OutriderError(
       `--data: expected no other lineage to need the schema outrider, found ${found.others.join(', ')} (slots). ` +
         'Run `outrider teardown` for each of them first, with its name in OUTRIDER_SLOT.',
     )
@@ -62,7 +62,7 @@ async function tearDown(client: pg.ClientBase, context: Context): Promise<ExitCo
 }
 
 function describe(roles: string[] | undefined): string {
-  if (!roles) return 'Dropped. The schema outrider stays; `outrider setup` starts anew.'
+  if (!roles) return 'Dropped. The schema outrider stays; `outrider setup` starts again.'
   return roles.length > 0 ? `Dropped. Still granted or used elsewhere, so kept: ${roles.join(', ')}.` : 'Dropped.'
 }
 

@@ -1,11 +1,11 @@
-import { closest } from '../config/closest.js'
-import { ExitCode, Failure } from '../failure.js'
+import { ExitCode, OutriderError } from '../base/failure.js'
+import { closest } from '../config/suggestion.js'
 import { printable } from './output.js'
 
-export const usage = (message: string): Failure => new Failure(message, { exitCode: ExitCode.usage })
+export const usage = (message: string): OutriderError => new OutriderError(message, { exitCode: ExitCode.usage })
 
 /** For a word behind a command that is none of its actions. */
-export function unknownAction(command: string, found: string, actions: readonly string[]): Failure {
+export function unknownAction(command: string, found: string, actions: readonly string[]): OutriderError {
   const meant = closest(found, actions)
   const known = `${actions.slice(0, -1).join(', ')} or ${actions.at(-1)}`
   return usage(
@@ -14,7 +14,7 @@ export function unknownAction(command: string, found: string, actions: readonly 
 }
 
 /** A filter that selects nothing because it is mistyped must not look like good news. */
-export function unknownFilter(option: string, found: string, known: Iterable<string>): Failure {
+export function unknownFilter(option: string, found: string, known: Iterable<string>): OutriderError {
   const names = [...new Set(known)]
   const meant = closest(found, names)
   const shown = names.slice(0, 5).join(', ')

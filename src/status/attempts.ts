@@ -1,4 +1,4 @@
-/** What a worker remembers in Redis of an entry that has not come to its end: see src/consumer/item.ts. */
+/** What a worker remembers in Redis of an entry that has not come to its end: see src/consumer/delivery/delivery.ts. */
 export interface Attempts {
   failed: number
   /** When the first of them failed, in milliseconds since 1970. */

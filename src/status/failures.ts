@@ -1,7 +1,7 @@
 import { retriesKey, waitingKey } from '../event/names.js'
-import { idOf } from '../redis/arrival.js'
-import type { RedisClient } from '../redis/connect.js'
-import type { GroupSurvey } from '../redis/survey.js'
+import type { RedisClient } from '../redis/client/connect.js'
+import { idOf } from '../redis/streams/await-entry.js'
+import type { GroupSurvey } from '../redis/streams/survey.js'
 import { attemptsOf, fieldIn, timeOf } from './attempts.js'
 
 /** What is known of the entries of a group that take long. */

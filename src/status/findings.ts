@@ -1,15 +1,17 @@
-import { judgeNode } from '../check/redis-node.js'
+import { assessNode } from '../check/redis-node.js'
 import { parseRedisUrl } from '../config/redis-url.js'
 import type { Config } from '../config/schema.js'
-import { remedyOf } from '../postgres/remedy.js'
+import { type Halting, haltingIncidents, inStreams } from '../postgres/state/halting.js'
+import { isSelfRepairing, repairPolicy } from '../postgres/state/repair-state.js'
 import { answerOf } from './asked.js'
 import { compareIds } from './attempts.js'
 import { finding, type StatusFinding } from './finding.js'
-import { duration, plural, sizeOf } from './format.js'
+import { formatDuration, formatSize, plural } from './format.js'
 import { groupFindings } from './group-findings.js'
 import { baseOf } from './groups.js'
 import type { LineageStatus, PostgresStatus } from './postgres.js'
 import type { RedisStatus } from './redis.js'
+import { describeRepair } from './repair-text.js'
 import type { Status } from './status.js'
 
 /** The problems of a status, the most serious first. Pure. */
@@ -46,26 +48,40 @@ function postgresFindings(postgres: PostgresStatus, status: Status, config: Conf
     const is = `No lineage of slot ${config.slot} in this database: it is not set up, or OUTRIDER_SLOT is another.`
     return [finding('not-set-up', is, 'outrider setup')]
   }
+  const halting = haltingOf(lineage, postgres.version, config)
   return [
-    ...incidentFindings(lineage, postgres.version),
-    ...relayFindings(lineage, status, config),
+    ...incidentFindings(lineage, halting),
+    ...relayFindings(lineage, halting, status, config),
     ...slotFindings(lineage, config),
     ...backlogFindings(lineage, status),
   ]
 }
 
-const isHalting = ({ kind }: { kind: string }): boolean => kind === 'gap' || kind === 'foreign'
+/** The gaps and foreign servers of a lineage, and what leads on from them. Pure. */
+export const haltingOf = ({ incidents, outboxTable }: LineageStatus, version: number, config: Config): Halting[] =>
+  haltingIncidents(incidents.newest, incidents.repair, version, repairPolicy(config, outboxTable))
 
-function incidentFindings({ incidents }: LineageStatus, version: number): StatusFinding[] {
-  const halting = incidents.newest.filter(isHalting).map((incident) => {
-    const { id, kind, reason, stream, openedAt } = incident
-    const { sql, commands } = remedyOf(incident, version)
-    const is = `Incident ${id} halts the relay: ${kind} ${reason}${stream ? ` in ${stream}` : ''}, since ${openedAt.toISOString()}.`
-    return finding('incident-halting', is, `outrider incidents show ${id}`, ...sql, ...commands)
-  })
+/** One that is repaired and waits for transactions is none: nothing is held up. */
+const haltingFindings = (halting: readonly Halting[]): StatusFinding[] =>
+  halting
+    .filter(({ repair }) => repair.is !== 'settling')
+    .map(({ incident, repair, steps, byItself }) => {
+      const { id, kind, reason, openedAt } = incident
+      const what = `${kind} ${reason}${inStreams(incident)}, since ${openedAt.toISOString()}.`
+      const show = `outrider incidents show ${id}`
+      const progress = describeRepair(repair)
+      if (byItself) {
+        const is = `Incident ${id} is being repaired: ${what} ${progress ?? 'The relay puts back what is missing, by itself.'}`
+        return finding('gap-repairing', is, show)
+      }
+      const is = `Incident ${id} halts the relay: ${what}${progress ? ` ${progress}` : ''}`
+      return finding('incident-halting', is, show, ...steps.sql, ...steps.commands)
+    })
+
+function incidentFindings({ incidents }: LineageStatus, halting: readonly Halting[]): StatusFinding[] {
   const { rejected = 0, operator = 0 } = incidents.counts
   return [
-    ...halting,
+    ...haltingFindings(halting),
     ...(rejected > 0
       ? [
           finding(
@@ -87,11 +103,15 @@ function incidentFindings({ incidents }: LineageStatus, version: number): Status
   ]
 }
 
-function relayFindings(lineage: LineageStatus, { redis, relay }: Status, config: Config): StatusFinding[] {
-  const { leader, session, sessions, incidents, silentStandbys } = lineage
+function relayFindings(
+  { leader, session, sessions, silentStandbys }: LineageStatus,
+  halting: readonly Halting[],
+  { redis, relay }: Status,
+  config: Config,
+): StatusFinding[] {
   const findings: StatusFinding[] = []
   const alive = answerOf(redis)?.aliveSession
-  if (!leader && !incidents.newest.some(isHalting)) {
+  if (!leader && halting.every(({ byItself }) => byItself)) {
     const said = relay ? ` The one on this machine says ${sayOf(relay)}.` : ''
     const last = session ? ` The last one ran on ${session.hostname}, since ${session.startedAt.toISOString()}.` : ''
     findings.push(finding('relay-missing', `No relay reads slot ${config.slot}.${last}${said}`, 'outrider relay'))
@@ -120,17 +140,19 @@ function relayFindings(lineage: LineageStatus, { redis, relay }: Status, config:
 const sayOf = ({ role, state, reason, message }: NonNullable<Status['relay']>): string =>
   `${role}, ${state}${reason ? `: ${reason}` : ''}${message ? ` (${message.replace(/\.$/, '')})` : ''}`
 
-function slotFindings({ slot, incidents }: LineageStatus, config: Config): StatusFinding[] {
+function slotFindings({ slot, incidents, outboxTable }: LineageStatus, config: Config): StatusFinding[] {
   if (incidents.newest.some(({ reason }) => reason.startsWith('slot_'))) return []
-  if (!slot) return [finding('slot-missing', `Slot ${config.slot} is missing.`, 'outrider check', 'outrider adopt')]
+  const repaired = isSelfRepairing(repairPolicy(config, outboxTable))
+  const next = repaired ? ['The relay records a gap when it looks, and repairs it.'] : ['outrider adopt']
+  if (!slot) return [finding('slot-missing', `Slot ${config.slot} is missing.`, 'outrider check', ...next)]
   if (slot.walStatus === 'lost') {
-    return [finding('slot-lost', `Slot ${config.slot} has lost WAL that it needed.`, 'outrider adopt')]
+    return [finding('slot-lost', `Slot ${config.slot} has lost WAL that it needed.`, ...next)]
   }
   const near = slot.safeBytes !== undefined && slot.retainedBytes > slot.safeBytes
   if (slot.walStatus !== 'unreserved' && !near) return []
-  const left = slot.safeBytes === undefined ? '' : `, ${sizeOf(Math.max(0, slot.safeBytes))} before it is lost`
+  const left = slot.safeBytes === undefined ? '' : `, ${formatSize(Math.max(0, slot.safeBytes))} before it is lost`
   return [
-    finding('slot-wal', `Slot ${config.slot} keeps ${sizeOf(slot.retainedBytes)} of WAL${left}.`, 'outrider check'),
+    finding('slot-wal', `Slot ${config.slot} keeps ${formatSize(slot.retainedBytes)} of WAL${left}.`, 'outrider check'),
   ]
 }
 
@@ -142,7 +164,9 @@ function backlogFindings({ outbox, leader }: LineageStatus, { at }: Status): Sta
   const age = oldest ? at.getTime() - oldest.getTime() : 0
   if (rows === 0 || age < LATE_MS) return []
   const next = leader ? ['outrider check', 'outrider ping'] : ['outrider relay']
-  return [finding('rows-late', `Not published yet: ${plural(rows, 'row')}, the oldest for ${duration(age)}.`, ...next)]
+  return [
+    finding('rows-late', `Not published yet: ${plural(rows, 'row')}, the oldest for ${formatDuration(age)}.`, ...next),
+  ]
 }
 
 /** What outrider check says beside these is no trouble yet. */
@@ -157,7 +181,7 @@ const NOW = new Set([
 
 function redisFindings({ nodes, refused }: RedisStatus, config: Config): StatusFinding[] {
   const { mode } = parseRedisUrl(config.redis.url)
-  const judged = nodes.flatMap((node) => judgeNode(node, { durability: config.durability, mode }))
+  const judged = nodes.flatMap((node) => assessNode(node, { durability: config.durability, mode }))
   const [first] = refused
   return [
     ...judged
@@ -182,7 +206,7 @@ function streamFindings(
   { missing, streams }: RedisStatus,
   { streams: saved, incidents }: LineageStatus,
 ): StatusFinding[] {
-  const recorded = new Set(incidents.newest.map(({ stream }) => stream))
+  const recorded = new Set(incidents.lostStreams)
   const heads = new Map(saved.heads.map(({ key, entry }) => [key, entry]))
   const gone = missing.filter((key) => heads.has(key) && !recorded.has(key))
   const behind = streams.filter(({ key, last }) => !recorded.has(key) && compareIds(last, heads.get(key) ?? '0-0') < 0)

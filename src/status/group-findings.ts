@@ -1,7 +1,7 @@
 import { answerOf } from './asked.js'
 import { timeOf } from './attempts.js'
 import { finding, type StatusFinding } from './finding.js'
-import { ago, count, duration, plural } from './format.js'
+import { ago, count, formatDuration, plural } from './format.js'
 import type { GroupTotal } from './groups.js'
 import type { Status } from './status.js'
 
@@ -14,10 +14,10 @@ const LONG_MS = 900_000
 export function groupFindings(status: Status): StatusFinding[] {
   const redis = answerOf(status.redis)
   if (!redis) return []
-  return [...status.groups.flatMap((group) => judge(group, redis.now)), ...missingGroups(status)]
+  return [...status.groups.flatMap((group) => assess(group, redis.now)), ...missingGroups(status)]
 }
 
-function judge(group: GroupTotal, now: number): StatusFinding[] {
+function assess(group: GroupTotal, now: number): StatusFinding[] {
   return [
     lostUnread(group),
     withoutWorker(group, now) ?? lagging(group, now),
@@ -43,7 +43,7 @@ function withoutWorker(group: GroupTotal, now: number): StatusFinding | undefine
   const unread =
     oldestUnread === undefined
       ? ''
-      : `${lag === undefined ? 'entries' : plural(lag, 'entry', 'entries')} unread, the oldest for ${duration(now - oldestUnread)}`
+      : `${lag === undefined ? 'entries' : plural(lag, 'entry', 'entries')} unread, the oldest for ${formatDuration(now - oldestUnread)}`
   const what = [unread, pending > 0 ? `${count(pending)} pending` : '', waiting > 0 ? `${count(waiting)} waiting` : '']
   const is = `${nameOf(group)} has had no worker for a minute: ${what.filter((text) => text !== '').join(', ')}.`
   return finding('group-without-worker', is, 'Start its workers; where they run, their log says what is wrong.')
@@ -53,7 +53,7 @@ function lagging(group: GroupTotal, now: number): StatusFinding | undefined {
   const { oldestUnread, lag, workers } = group
   if (oldestUnread === undefined || now - oldestUnread < LAGGING_MS) return undefined
   const entries = lag === undefined ? 'entries' : plural(lag, 'entry', 'entries')
-  const is = `${nameOf(group)} is behind: ${entries} unread, the oldest for ${duration(now - oldestUnread)}, with ${plural(workers, 'worker')}.`
+  const is = `${nameOf(group)} is behind: ${entries} unread, the oldest for ${formatDuration(now - oldestUnread)}, with ${plural(workers, 'worker')}.`
   return finding('group-lagging', is, 'Add workers or raise their concurrency; one that waits says so in its log.')
 }
 
@@ -63,7 +63,7 @@ function stuck(group: GroupTotal, now: number): StatusFinding | undefined {
   const details = facts?.failures.oldestPending
   if (!facts || !held || !details || details.failed || now - timeOf(held.entry) < LONG_MS) return undefined
   const who = held.consumer === '' ? 'no worker' : `worker ${held.consumer}`
-  const is = `${nameOf(group)}: entry ${held.entry} has had no outcome for ${duration(now - timeOf(held.entry))}; ${who} holds it, last heard ${ago(held.idleMs)}.`
+  const is = `${nameOf(group)}: entry ${held.entry} has had no outcome for ${formatDuration(now - timeOf(held.entry))}; ${who} holds it, last heard ${ago(held.idleMs)}.`
   return finding('group-stuck', is, ...(details.event === undefined ? [] : [`outrider find ${details.event}`]))
 }
 
@@ -72,9 +72,11 @@ function failing(group: GroupTotal, now: number): StatusFinding | undefined {
   if (failingSince === undefined || now - failingSince < LONG_MS) return undefined
   const error = partitions.find(({ failures }) => failures.error !== undefined)?.failures.error
   const next =
-    nextAttempt === undefined ? '' : `; next attempt ${nextAttempt > now ? `in ${duration(nextAttempt - now)}` : 'now'}`
+    nextAttempt === undefined
+      ? ''
+      : `; next attempt ${nextAttempt > now ? `in ${formatDuration(nextAttempt - now)}` : 'now'}`
   const is =
-    `${nameOf(group)} is failing: ${plural(failing + waiting, 'event')}, the first for ${duration(now - failingSince)}${next}` +
+    `${nameOf(group)} is failing: ${plural(failing + waiting, 'event')}, the first for ${formatDuration(now - failingSince)}${next}` +
     `${error === undefined ? '' : `: ${error.split('\n')[0]?.slice(0, 200)}`}.`
   const { event, failed } = oldestPending?.failures.oldestPending ?? {}
   return finding(
@@ -108,6 +110,10 @@ function missingGroups({ inboxes, redis }: Status): StatusFinding[] {
   const more = missing.size > 1 ? ` and ${missing.size - 1} more` : ''
   const is = `Redis has lost group ${first}${more}, which workers have read with.`
   return [
-    finding('group-missing', is, 'Start its workers: the group begins at the start, and the inbox skips what is done.'),
+    finding(
+      'group-missing',
+      is,
+      'Start its workers: the group begins at the start, and the inbox skips what was processed.',
+    ),
   ]
 }

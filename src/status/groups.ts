@@ -1,4 +1,4 @@
-import type { StreamSurvey } from '../redis/survey.js'
+import type { StreamSurvey } from '../redis/streams/survey.js'
 import { compareIds, timeOf } from './attempts.js'
 import type { GroupFacts, RedisStatus } from './redis.js'
 
@@ -91,7 +91,7 @@ export function totalGroups({ streams, groups }: RedisStatus): GroupTotal[] {
 
 /**
  * What was removed goes from the start of the stream, so where an entry is left that the group was given, nothing that it
- * was not given is missing. See unread.lua.
+ * was not given is missing. See find-unread.lua.
  */
 function lostUnread({ read, lastDelivered }: GroupFacts, survey: StreamSurvey | undefined): number {
   if (!survey || read === undefined || survey.added === undefined || lastDelivered === survey.last) return 0

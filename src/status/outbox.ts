@@ -1,12 +1,12 @@
 import type pg from 'pg'
-import { sqlState } from '../postgres/transaction.js'
+import { sqlState } from '../postgres/client/transaction.js'
 
 /** What of Outrider's own outbox table is not confirmed yet, and how large the table is. */
 export interface OutboxStatus {
   bytes: number
   /** What Postgres' statistics say. */
   estimatedRows: number
-  /** Undefined where counting took too long. */
+  /** Undefined where counting took too long, or where row level security hides rows from the role. */
   backlog: Backlog | undefined
 }
 
@@ -27,6 +27,7 @@ export interface Proof {
 /** Counting is a courtesy, in milliseconds. */
 const COUNT_MS = 1_000
 const QUERY_CANCELED = '57014'
+const INSUFFICIENT_PRIVILEGE = '42501'
 /** A transaction that was open for longer before the checkpoint may hide a row. */
 const MAX_TRANSACTION_MS = 3_600_000
 
@@ -53,7 +54,7 @@ async function countBacklog(client: pg.ClientBase, lineage: string, proof: Proof
          where bucket = any ($4) and id >= $3 and ($2::pg_snapshot is null or not pg_visible_in_snapshot(txid, $2))
        ), published as (
          select split_part(stream_key, ':', 1) as stream, max(seq) as seq
-         from outrider.head join outrider.outbox as o on o.bucket = any ($4) and o.id = event_id::uuid
+         from outrider.head join outrider.outbox as o on o.bucket = any ($4) and o.id = nullif(event_id, '')::uuid
          where lineage = $1 and split_part(stream_key, ':', 1) = any (array(select distinct c.stream from candidate as c))
          group by 1
        )
@@ -64,7 +65,7 @@ async function countBacklog(client: pg.ClientBase, lineage: string, proof: Proof
     const { rows: count, oldest } = rows[0]!
     return { rows: count, oldest: oldest ?? undefined }
   } catch (error) {
-    if (sqlState(error) !== QUERY_CANCELED) throw error
+    if (![QUERY_CANCELED, INSUFFICIENT_PRIVILEGE].includes(sqlState(error) ?? '')) throw error
     return undefined
   } finally {
     await client.query('reset statement_timeout').catch(() => undefined)

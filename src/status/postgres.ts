@@ -1,13 +1,14 @@
 import type pg from 'pg'
 import { type Config, OWN_OUTBOX, type PostgresConfig } from '../config/schema.js'
-import { connectPostgres, endPostgres } from '../postgres/connect.js'
-import { storedLineage } from '../postgres/lineage.js'
-import { readPartitions } from '../postgres/partitions.js'
-import type { OpenIncident } from '../postgres/remedy.js'
-import { serverVersion } from '../postgres/server.js'
-import { readSlot, type Slot } from '../postgres/slot.js'
-import { readSilentStandbySlots, type SilentStandbySlot } from '../postgres/standby-slots.js'
-import { readWalsender, type WalsenderActivity } from '../postgres/walsender.js'
+import { connectPostgres, endPostgres } from '../postgres/client/connect.js'
+import { serverVersion } from '../postgres/client/server.js'
+import { readSlot, type Slot } from '../postgres/replication/slot.js'
+import { readSilentStandbySlots, type SilentStandbySlot } from '../postgres/replication/standby-slots.js'
+import { readWalsender, type WalsenderActivity } from '../postgres/replication/walsender.js'
+import { HALTING_COLUMNS, type HaltingIncident } from '../postgres/state/halting.js'
+import { storedLineage } from '../postgres/state/lineage.js'
+import { readPartitions } from '../postgres/state/partitions.js'
+import { type RepairProgress, readRepairProgress } from '../postgres/state/repair-progress.js'
 import { type OutboxStatus, readOutbox } from './outbox.js'
 
 /** What Postgres knows of a relay and its lineage. */
@@ -33,14 +34,22 @@ export interface LineageStatus {
   session: SessionStatus | undefined
   /** Ids of the newest. */
   sessions: string[]
-  slot: (Slot & { activePid: number | undefined; activity: WalsenderActivity | undefined }) | undefined
+  slot: (Slot & { activity: WalsenderActivity | undefined }) | undefined
   /** Read only while the walsender waits for them. */
   silentStandbys: SilentStandbySlot[]
   /** When the newest checkpoint was taken. */
   checkpoint: Date | undefined
   /** Undefined for a mapped table. */
   outbox: OutboxStatus | undefined
-  incidents: { counts: Record<string, number>; newest: (OpenIncident & { openedAt: Date })[] }
+  incidents: {
+    /** Of the open ones by kind, without gaps that are repaired. */
+    counts: Record<string, number>
+    newest: HaltingIncident[]
+    /** Undefined: none is under way. */
+    repair: RepairProgress | undefined
+    /** Streams that open gaps name. */
+    lostStreams: string[]
+  }
   /** Saved heads, the most recent first; `total` may be more. */
   streams: { total: number; heads: { key: string; entry: string }[]; confirmedAt: Date | undefined }
   partitions: Record<string, number>
@@ -147,13 +156,9 @@ async function readSessions(client: pg.ClientBase, lineage: string) {
 async function readSlotStatus(client: pg.ClientBase, name: string): Promise<LineageStatus['slot']> {
   const slot = await readSlot(client, name)
   if (!slot) return undefined
-  const { rows } = await client.query<{ pid: number | null }>(
-    'select active_pid as pid from pg_replication_slots where slot_name = $1',
-    [name],
-  )
-  const activePid = rows[0]?.pid ?? undefined
+  const { activePid } = slot
   const activity = activePid === undefined ? undefined : await readWalsender(client, { pid: activePid, slot: name })
-  return { ...slot, activePid, activity }
+  return { ...slot, activity }
 }
 
 /** A snapshot from the server's future, after a restore, proves nothing. */
@@ -179,16 +184,24 @@ async function readProof(client: pg.ClientBase, lineage: string) {
 async function readIncidents(client: pg.ClientBase, lineage: string): Promise<LineageStatus['incidents']> {
   const counts = await client.query<{ kind: string; count: number }>(
     `select kind, count(*)::integer as count from outrider.incident
-     where lineage = $1 and closed_at is null group by kind`,
+     where lineage = $1 and closed_at is null and repaired_at is null group by kind`,
     [lineage],
   )
-  const newest = await client.query<LineageStatus['incidents']['newest'][number]>(
-    `select id::text, kind, reason, stream, detail, opened_at as "openedAt" from outrider.incident
+  const newest = await client.query<HaltingIncident>(
+    `select ${HALTING_COLUMNS} from outrider.incident
      where lineage = $1 and closed_at is null
      order by kind in ('gap', 'foreign') desc, incident.id desc limit ${MAX_INCIDENTS}`,
     [lineage],
   )
+  const lost = await client.query<{ key: string }>(
+    `select stream_key as key from outrider.gap_stream as g join outrider.incident as i on i.id = g.incident
+     where lineage = $1 and closed_at is null and repaired_at is null limit ${MAX_STREAMS}`,
+    [lineage],
+  )
+  const named = newest.rows.map(({ stream }) => stream).filter((stream) => stream !== null)
   return {
+    repair: await readRepairProgress(client, lineage),
+    lostStreams: [...named, ...lost.rows.map(({ key }) => key)],
     counts: Object.fromEntries(counts.rows.map(({ kind, count }) => [kind, count])),
     newest: newest.rows,
   }

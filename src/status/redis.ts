@@ -1,15 +1,15 @@
 import { Cluster, type Redis } from 'ioredis'
+import { inBatches } from '../base/in-batches.js'
 import { type NodeFacts, readNodes, versionOf } from '../check/redis-facts.js'
 import { aliveKey } from '../event/names.js'
-import { inBatches } from '../in-batches.js'
-import type { RedisClient } from '../redis/connect.js'
+import type { RedisClient } from '../redis/client/connect.js'
 import {
   type GroupPosition,
   type GroupSurvey,
   type StreamSurvey,
   surveyGroups,
   surveyStreams,
-} from '../redis/survey.js'
+} from '../redis/streams/survey.js'
 import { type Failures, NO_FAILURES, needsFailures, readFailures } from './failures.js'
 
 /** How Redis, and the streams of a lineage in it, stand. */

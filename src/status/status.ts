@@ -1,8 +1,8 @@
-import { closest } from '../config/closest.js'
+import { ExitCode, OutriderError } from '../base/failure.js'
+import { inBatches } from '../base/in-batches.js'
 import type { Config } from '../config/schema.js'
-import { ExitCode, Failure } from '../failure.js'
-import { inBatches } from '../in-batches.js'
-import { closeRedis, connectRedis, type RedisClient } from '../redis/connect.js'
+import { closest } from '../config/suggestion.js'
+import { closeRedis, connectRedis, type RedisClient } from '../redis/client/connect.js'
 import { type Asked, answerOf, ask } from './asked.js'
 import { baseOf, type GroupTotal, type StreamTotal, totalGroups, totalStreams } from './groups.js'
 import { type InboxPlace, type InboxStatus, inboxPlaces, readInbox } from './inboxes.js'
@@ -107,11 +107,11 @@ function requireGroup(group: string, groups: readonly GroupTotal[]): void {
 }
 
 /** A filter that is mistyped must not look like good news. */
-function unknown(what: 'stream' | 'group', name: string, known: Iterable<string>): Failure {
+function unknown(what: 'stream' | 'group', name: string, known: Iterable<string>): OutriderError {
   const names = new Set(known)
   const meant = closest(name, names)
   const shown = [...names].slice(0, 5).join(', ')
-  return new Failure(
+  return new OutriderError(
     `--${what}: found no ${what} "${name}". ${meant ? `Did you mean ${meant}?` : names.size > 0 ? `There is ${shown}${names.size > 5 ? ' …' : ''}.` : `There is none yet.`}`,
     { exitCode: ExitCode.usage },
   )

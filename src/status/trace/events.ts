@@ -1,7 +1,8 @@
 import pg from 'pg'
 import { type Config, OWN_OUTBOX } from '../../config/schema.js'
-import { parseTable, quoteTable } from '../../postgres/table.js'
-import { sqlState } from '../../postgres/transaction.js'
+import { sqlState } from '../../postgres/client/transaction.js'
+import { hasSearchIndex } from '../../postgres/outbox/search-index.js'
+import { parseTable, quoteTable } from '../../postgres/outbox/table-name.js'
 import { BUCKETS, firstIdAt } from '../outbox.js'
 
 /** What an event is looked for by. */
@@ -73,7 +74,7 @@ async function findOwn(
 ): Promise<EventSearch> {
   const nothing = { by, events: [], more: false, since: undefined, complete: true }
   if (by === 'id' && !UUID.test(term)) return nothing
-  const indexed = by === 'id' || (await hasIndex(client, COLUMNS[by]))
+  const indexed = by === 'id' || (await hasSearchIndex(client, COLUMNS[by]))
   const since = indexed ? undefined : new Date(Date.now() - sinceMs)
   const values: unknown[] = [lineage, term, BUCKETS]
   if (since) values.push(firstIdAt(since.getTime()))
@@ -104,16 +105,6 @@ type Nullable<T> = { [K in keyof T]: T[K] | null }
 
 const known = (row: Nullable<OutboxEvent>): OutboxEvent =>
   Object.fromEntries(Object.entries(row).map(([name, value]) => [name, value ?? undefined])) as unknown as OutboxEvent
-
-/** Whether an index of the whole table begins with this column. */
-async function hasIndex(client: pg.ClientBase, column: string): Promise<boolean> {
-  const { rowCount } = await client.query(
-    `select from pg_index join pg_attribute on attrelid = indrelid and attnum = indkey[0]
-     where indrelid = 'outrider.outbox'::regclass and attname = $1 and indisvalid and indpred is null`,
-    [column],
-  )
-  return rowCount !== 0
-}
 
 /** What indexes a team's own table has, they know: it is searched as a whole, until the statement is given up. */
 async function findMapped(

@@ -1,6 +1,6 @@
-import { idOf } from '../../redis/arrival.js'
-import type { RedisClient } from '../../redis/connect.js'
-import type { StreamSurvey } from '../../redis/survey.js'
+import type { RedisClient } from '../../redis/client/connect.js'
+import { idOf } from '../../redis/streams/await-entry.js'
+import type { StreamSurvey } from '../../redis/streams/survey.js'
 import { fieldIn, timeOf } from '../attempts.js'
 
 /** Where an entry is, or how far it was looked for. */

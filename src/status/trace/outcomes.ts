@@ -1,7 +1,7 @@
 import { deadKey, retriesKey, waitingKey } from '../../event/names.js'
-import { idOf } from '../../redis/arrival.js'
-import type { RedisClient } from '../../redis/connect.js'
-import type { GroupPosition } from '../../redis/survey.js'
+import type { RedisClient } from '../../redis/client/connect.js'
+import { idOf } from '../../redis/streams/await-entry.js'
+import type { GroupPosition } from '../../redis/streams/survey.js'
 import { attemptsOf, compareIds, fieldIn, timeOf } from '../attempts.js'
 
 /** How an event stands with a consumer group. Times in milliseconds since 1970. */

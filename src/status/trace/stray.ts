@@ -1,5 +1,5 @@
-import type { RedisClient } from '../../redis/connect.js'
-import { type StreamSurvey, surveyStreams } from '../../redis/survey.js'
+import type { RedisClient } from '../../redis/client/connect.js'
+import { type StreamSurvey, surveyStreams } from '../../redis/streams/survey.js'
 import { fieldIn } from '../attempts.js'
 import { baseOf } from '../groups.js'
 import { findPublishedStreams } from '../redis.js'

@@ -1,11 +1,11 @@
+import { OutriderError } from '../../base/failure.js'
 import type { Config } from '../../config/schema.js'
 import { streamKey } from '../../event/names.js'
 import { partitionOf } from '../../event/partition.js'
-import { Failure } from '../../failure.js'
-import { storedLineage } from '../../postgres/lineage.js'
-import { readPartitions } from '../../postgres/partitions.js'
-import { closeRedis, connectRedis, type RedisClient } from '../../redis/connect.js'
-import { type StreamSurvey, surveyStreams } from '../../redis/survey.js'
+import { storedLineage } from '../../postgres/state/lineage.js'
+import { readPartitions } from '../../postgres/state/partitions.js'
+import { closeRedis, connectRedis, type RedisClient } from '../../redis/client/connect.js'
+import { type StreamSurvey, surveyStreams } from '../../redis/streams/survey.js'
 import { type Asked, answerOf, ask } from '../asked.js'
 import { type InboxPlace, inboxPlaces } from '../inboxes.js'
 import { withReader } from '../postgres.js'
@@ -28,7 +28,7 @@ export interface Trace extends OutboxEvent {
   groups: { group: string; done: { at: Date; place: string } | undefined; outcome: Outcome | undefined }[]
 }
 
-export interface Found {
+export interface TraceResult {
   search: Asked<EventSearch | undefined>
   redis: Asked<true>
   traces: Trace[]
@@ -56,7 +56,7 @@ interface Rows {
   rejections: Awaited<ReturnType<typeof findRejections>>
 }
 
-export async function findTraces({ config, term, keys, inboxes, sinceMs }: FindOptions): Promise<Found> {
+export async function findTraces({ config, term, keys, inboxes, sinceMs }: FindOptions): Promise<TraceResult> {
   const connecting = ask('Redis', () => connectRedis(config.redis, 'outrider-find'))
   const rows = await ask('Postgres', () => readRows(config, term, keys, sinceMs))
   const client = await connecting
@@ -74,12 +74,12 @@ export async function findTraces({ config, term, keys, inboxes, sinceMs }: FindO
     const events = stray ? [stray] : named
     const places = inboxPlaces(config.postgres, inboxes) as [InboxPlace, ...InboxPlace[]]
     const inbox = await readInboxRows(found ? places : places.slice(1), stray?.source ?? found?.source ?? '', events)
-    const looked = redis ? await ask('Redis', () => look(redis, events)) : (client as { failure: Failure })
+    const looked = redis ? await ask('Redis', () => look(redis, events)) : (client as { failure: OutriderError })
     const traces = events.map((event, n) =>
       traceOf(event, answerOf(looked)?.[n], found?.rejections.get(event.id), inbox),
     )
     return {
-      search: found ? { value: found.search } : (rows as { failure: Failure }),
+      search: found ? { value: found.search } : (rows as { failure: OutriderError }),
       redis: 'failure' in looked ? looked : { value: true },
       ...{ traces, inbox },
       outsideOutbox: stray !== undefined,
@@ -93,7 +93,8 @@ export async function findTraces({ config, term, keys, inboxes, sinceMs }: FindO
 const readRows = (config: Config, term: string, keys: readonly SearchKey[], sinceMs: number): Promise<Rows> =>
   withReader(config.postgres, 'outrider find', async (client) => {
     const lineage = await storedLineage(client, config.slot)
-    if (!lineage) throw new Failure(`Expected a lineage for slot ${config.slot}, found none. Run \`outrider setup\`.`)
+    if (!lineage)
+      throw new OutriderError(`Expected a lineage for slot ${config.slot}, found none. Run \`outrider setup\`.`)
     const search = await findEvents(client, config, term, keys, lineage.lineage, sinceMs)
     const ids = search.events.map(({ id }) => id)
     return {
