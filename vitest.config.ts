@@ -37,8 +37,19 @@ export default defineConfig({
     coverage: { provider: 'v8', include: ['src/**/*.ts'], exclude: ['src/**/*.test.ts'], reporter: ['text', 'html'] },
     projects: [
       // They share nothing but what they import, and a process for each takes longer than its tests.
-      { test: { name: 'unit', include: ['src/**/*.test.ts'], isolate: false, testTimeout: 120_000 } },
-      servers('integration', ['test/**/*.test.ts'], [SLOW, ...OWN.map((folder) => `test/${folder}/**`)]),
+      {
+        test: {
+          name: 'unit',
+          include: ['src/**/*.test.ts', 'test/simulation/*.test.ts'],
+          isolate: false,
+          testTimeout: 120_000,
+        },
+      },
+      servers(
+        'integration',
+        ['test/**/*.test.ts'],
+        [SLOW, 'test/simulation/**', ...OWN.map((folder) => `test/${folder}/**`)],
+      ),
       ...OWN.map((folder) => servers(folder, [`test/${folder}/**/*.test.ts`], [SLOW])),
       servers('slow', [SLOW], [], {
         // They compute more than the others: more at once would only starve those that measure time.

@@ -25,7 +25,8 @@ export class RelayProcess {
     readonly httpPort: number,
   ) {
     this.#child = child
-    this.#ended = once(child, 'exit').then(([code, signal]) => {
+    // Not its exit: then its last lines may not have been read.
+    this.#ended = once(child, 'close').then(([code, signal]) => {
       unwatch(this.pid)
       return { code, signal }
     })
@@ -98,6 +99,18 @@ export class RelayProcess {
 
   streaming(timeout?: number): Promise<void> {
     return this.is({ role: 'active', state: 'streaming' }, timeout)
+  }
+
+  /**
+   * Waits until its log has so many lines that match; returns these. The log comes by a pipe: a line may be read later than a reply of
+   * its HTTP server, Redis or Postgres that was sent after it.
+   */
+  async logged(matches: (line: LogLine) => boolean, times = 1): Promise<LogLine[]> {
+    const found = () => this.logs.filter(matches)
+    await until(() => found().length >= times, {
+      message: () => `${times} lines of the log where ${matches}, found ${found().length}\n${this.tail()}`,
+    })
+    return found()
   }
 
   signal(name: NodeJS.Signals): void {

@@ -1,7 +1,7 @@
 import { pino } from 'pino'
+import type { ExitCode } from '../../src/base/failure.js'
 import type { Command } from '../../src/cli/command.js'
 import { type Config, OWN_OUTBOX } from '../../src/config/schema.js'
-import type { ExitCode } from '../../src/failure.js'
 
 export interface CommandRun {
   config?: Partial<Config>
@@ -53,6 +53,7 @@ export function configFor(url: string): Config {
     retention: 259_200_000,
     maxEventBytes: 1_048_576,
     onGap: 'repair',
+    repairMaxEvents: 10_000_000,
     http: { port: 0, host: '127.0.0.1' },
     logLevel: 'silent',
     streams: {},

@@ -1,8 +1,8 @@
 import type { Redis } from 'ioredis'
 import { headKey } from '../../src/event/names.js'
 import { type Position, positionOf, positionPrefix } from '../../src/event/position.js'
-import { type AppendReply, append, batchArguments } from '../../src/redis/append.js'
-import type { RedisClient } from '../../src/redis/connect.js'
+import type { RedisClient } from '../../src/redis/client/connect.js'
+import { type AppendReply, append, batchArguments } from '../../src/redis/streams/append.js'
 
 /** What goes into a batch: a row's position, its id and the fields of its entry. */
 export interface AppendedEvent {

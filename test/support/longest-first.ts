@@ -2,7 +2,16 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node'
 
 /** What takes longest, by a part of the path: the first ones begin first. */
 const LONGEST = [
-  ...['/many-streams.', '/relay/upgrade.', '/promoted-standby.', '/chaos.', '/order.', '/test/examples/'],
+  ...[
+    '/test/healing/',
+    '/relay/repair.',
+    '/many-streams.',
+    '/relay/upgrade.',
+    '/promoted-standby.',
+    '/chaos.',
+    '/order.',
+    '/test/examples/',
+  ],
   ...['/roles/redis-', '/test/relay/', '/test/consumer/'],
   ...['/test/roles/', '/test/check/', '/test/cli/', '/test/chart/'],
 ]

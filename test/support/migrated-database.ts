@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { migrate } from '../../src/postgres/migrate.js'
+import { migrate } from '../../src/postgres/setup/migrate.js'
 import { createDatabase, type Database, type PostgresServer, sharedPostgres } from '../../testkit/services/index.js'
 
 export type Part = 'outbox' | 'inbox'

@@ -1,4 +1,4 @@
-import { locateInsert, NULL_AT, type Relation } from '../../src/postgres/pgoutput.js'
+import { locateInsert, NULL_AT, type Relation } from '../../src/postgres/replication/pgoutput.js'
 
 /**
  * What pgoutput writes, byte for byte, protocol version 1: to show a decoder messages that a server would send.

@@ -26,7 +26,7 @@ describe('Postgres', () => {
     expect(await numbers(postgres)).toEqual([1])
   })
 
-  it('answers nothing while frozen, and goes on when thawed', async (context) => {
+  it('answers nothing while frozen, and continues when thawed', async (context) => {
     needsProcess(context, ['postgres'])
     const postgres = own(await startPostgres())
     const client = await postgres.connect()

@@ -38,7 +38,7 @@ describe('Redis', () => {
     expect(await redis.command('LRANGE', 'list', '0', '-1')).toEqual(['one', 'two', 'three', 'four'])
   })
 
-  it('answers nothing while frozen, and goes on when thawed', async (context) => {
+  it('answers nothing while frozen, and continues when thawed', async (context) => {
     needsProcess(context, ['redis'])
     const redis = own(await startRedis())
     await redis.freeze()

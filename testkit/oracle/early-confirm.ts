@@ -1,6 +1,6 @@
 import type { Redis } from 'ioredis'
 import type pg from 'pg'
-import type { Seen } from './verdict.js'
+import type { Seen } from './differences.js'
 
 /** What the slot had confirmed at one instant, and how long each stream was right after it. */
 export interface Sample {

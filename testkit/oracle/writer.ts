@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { setTimeout as pause } from 'node:timers/promises'
 import type pg from 'pg'
 import { shaOf } from './truth.js'
 
@@ -16,6 +17,8 @@ export interface WriterOptions {
   /** Told after each commit; the writer waits for it. */
   committed?(events: number): void | Promise<void>
   signal?: AbortSignal
+  /** This share of the transactions stays open for up to so many milliseconds: half of it prepared, half writes again after that. */
+  lingering?: { share: number; ms: number }
 }
 
 interface Draft {
@@ -52,15 +55,36 @@ export async function write(client: pg.ClientBase, options: WriterOptions): Prom
       // Stays open while the others commit.
       await client.query('select pg_sleep(0.05)')
     }
-    if (fate > 0.9) {
-      await client.query('rollback')
-      continue
-    }
-    await client.query('commit')
+    const isUndone = fate > 0.9
+    const more = await end(client, isUndone ? 'rollback' : 'commit', options, counter)
+    counter += more
+    events += more
+    if (isUndone) continue
     committed += events
     await options.committed?.(events)
   }
   return committed
+}
+
+/** Ends the transaction; resolves with how many events it has inserted before. */
+async function end(
+  client: pg.ClientBase,
+  how: 'commit' | 'rollback',
+  options: WriterOptions,
+  counter: number,
+): Promise<number> {
+  const { random, lingering, writer, signal } = options
+  if (lingering === undefined || random() >= lingering.share) {
+    await client.query(how)
+    return 0
+  }
+  const isPrepared = random() < 0.5
+  if (isPrepared) await client.query(`prepare transaction 'writer ${writer}'`)
+  // Also one that is told to stop ends what it began.
+  await pause(random() * lingering.ms, undefined, { signal }).catch(() => {})
+  const inserted = isPrepared ? 0 : await insert(client, options, counter)
+  await client.query(isPrepared ? `${how} prepared 'writer ${writer}'` : how)
+  return inserted
 }
 
 async function insert(client: pg.ClientBase, options: WriterOptions, counter: number): Promise<number> {

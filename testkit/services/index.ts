@@ -6,5 +6,6 @@ export { type Credentials, type Database, type DatabaseOptions, PostgresServer }
 export { type Direction, startProxy, type TcpProxy } from './proxy.js'
 export { type Redis, type RedisOptions, redisClient, startRedis } from './redis.js'
 export type { RedisVersion } from './redis-binaries.js'
+export { cutOff, type RedisCluster, startRedisCluster, untilInStep } from './redis-cluster.js'
 export { createDatabase, type FreshRedis, freshRedis, sharedPostgres } from './shared.js'
 export { until } from './until.js'

@@ -1,4 +1,4 @@
-import type { Redis } from 'ioredis'
+import type { Cluster, Redis } from 'ioredis'
 import { fieldsOf } from '../entry.js'
 import { shaOf, type Truth } from './truth.js'
 
@@ -13,7 +13,7 @@ export interface Seen {
 }
 
 /** Everything that the streams hold, in order. */
-export async function readStreams(redis: Redis, streams: string[]): Promise<Seen[]> {
+export async function readStreams(redis: Redis | Cluster, streams: string[]): Promise<Seen[]> {
   const seen: Seen[] = []
   for (const stream of streams) {
     for (let from = '-'; ; ) {
@@ -32,7 +32,7 @@ export async function readStreams(redis: Redis, streams: string[]): Promise<Seen
 }
 
 /** What the streams hold, held against the truth; every list is empty when all is well. */
-export interface Verdict {
+export interface Differences {
   committed: number
   published: number
   /** Committed, not in its stream. */
@@ -43,16 +43,19 @@ export interface Verdict {
   duplicated: Seen[]
   /** Other bytes than were committed. */
   divergent: Seen[]
-  /** Before an earlier event of its subject, or out of the order of positions in its stream. */
+  /** Before an earlier event of its subject, or out of the order of positions in its stream, but for what a repair has put back. */
   disordered: Seen[]
 }
 
-export function judge(truth: Truth[], seen: Seen[]): Verdict {
+/** The LSN of a position that no row of WAL has: see `placePrefix`. */
+const PUT_BACK = /^[0-9a-f]{8}-[0-9a-f]{15}[7f]-/
+
+export function compare(truth: Truth[], seen: Seen[]): Differences {
   const known = new Map(truth.map((event) => [event.id, event]))
   const met = new Set<string>()
   const subjects = new Map<string, number>()
   const positions = new Map<string, string>()
-  const verdict: Verdict = {
+  const differences: Differences = {
     committed: truth.length,
     published: seen.length,
     lost: [],
@@ -64,35 +67,35 @@ export function judge(truth: Truth[], seen: Seen[]): Verdict {
   for (const entry of seen) {
     const event = known.get(entry.id)
     if (!event || event.stream !== entry.stream) {
-      verdict.phantom.push(entry)
+      differences.phantom.push(entry)
       continue
     }
     if (met.has(entry.id)) {
-      verdict.duplicated.push(entry)
+      differences.duplicated.push(entry)
       continue
     }
     met.add(entry.id)
-    if (event.sha !== entry.sha) verdict.divergent.push(entry)
+    if (event.sha !== entry.sha) differences.divergent.push(entry)
     const before = subjects.get(event.subject) ?? 0
-    if (event.subjectSeq !== before + 1 || entry.sequence <= (positions.get(entry.stream) ?? '')) {
-      verdict.disordered.push(entry)
-    }
+    const isPutBack = PUT_BACK.test(entry.sequence)
+    const isBefore = !isPutBack && entry.sequence <= (positions.get(entry.stream) ?? '')
+    if (event.subjectSeq !== before + 1 || isBefore) differences.disordered.push(entry)
     subjects.set(event.subject, event.subjectSeq)
-    positions.set(entry.stream, entry.sequence)
+    if (!isPutBack) positions.set(entry.stream, entry.sequence)
   }
-  verdict.lost = truth.filter(({ id }) => !met.has(id))
-  return verdict
+  differences.lost = truth.filter(({ id }) => !met.has(id))
+  return differences
 }
 
-/** The verdict as numbers, for a summary or an assertion. */
-export function countVerdict(
-  verdict: Verdict,
+/** The differences as numbers, for a summary or an assertion. */
+export function countDifferences(
+  differences: Differences,
 ): Record<'lost' | 'phantom' | 'duplicated' | 'divergent' | 'disordered', number> {
   return {
-    lost: verdict.lost.length,
-    phantom: verdict.phantom.length,
-    duplicated: verdict.duplicated.length,
-    divergent: verdict.divergent.length,
-    disordered: verdict.disordered.length,
+    lost: differences.lost.length,
+    phantom: differences.phantom.length,
+    duplicated: differences.duplicated.length,
+    divergent: differences.divergent.length,
+    disordered: differences.disordered.length,
   }
 }
