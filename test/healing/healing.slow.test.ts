@@ -1,0 +1,3 @@
+import { healingTest } from './healing-test.js'
+
+healingTest({ losses: 12, seed: 42 })

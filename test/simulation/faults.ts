@@ -1,0 +1,118 @@
+import { KEYS } from './postgres.js'
+import type { World } from './world.js'
+
+export interface Fault {
+  name: string
+  inflict(world: World): void
+}
+
+const keyOf = ({ random }: World): string => KEYS[random.int(KEYS.length)]!
+
+/** The walsender ends, as it must before a slot can be changed: the relay's session ends with it, or is not told. */
+function disturb(world: World): void {
+  if (world.random.chance(0.3)) world.freezeRelay()
+  else world.endRelay()
+}
+
+const openHole =
+  (hole: 'dropped' | 'narrowed') =>
+  (world: World): void => {
+    world.postgres.alterPublication(hole)
+    world.holeUntil = world.time + world.random.int(15)
+  }
+
+/** Another server takes its place, which lacks the end of what this one has; this one may come back. */
+function failOver(world: World): void {
+  const { redis, copies, random, time } = world
+  const data = redis.copy()
+  redis.replace(copies.at(-1 - random.int(2)) ?? { streams: new Map(), heads: new Map() })
+  if (random.chance(0.6)) world.failback = { at: time + 2 + random.int(60), data }
+}
+
+export const FAULTS: readonly Fault[] = [
+  {
+    name: 'FLUSHALL',
+    inflict: ({ redis }) => {
+      redis.data = { streams: new Map(), heads: new Map() }
+    },
+  },
+  { name: 'DEL of a stream', inflict: (world) => void world.redis.data.streams.delete(keyOf(world)) },
+  {
+    name: 'DEL of a head',
+    inflict: (world) => {
+      const key = keyOf(world)
+      world.redis.data.heads.delete(key)
+      // No one knows any longer what is in the stream and not confirmed.
+      for (const { row } of world.redis.entriesFrom(key, null)) {
+        if (row.transaction.commitLsn >= world.state.confirmed) row.isForgotten = true
+      }
+    },
+  },
+  {
+    name: 'DEL of a stream and its head',
+    inflict: (world) => {
+      const key = keyOf(world)
+      world.redis.data.streams.delete(key)
+      world.redis.data.heads.delete(key)
+    },
+  },
+  {
+    name: 'Redis rolled back',
+    inflict: ({ redis, copies, random }) => {
+      const copy = copies[random.int(copies.length)]
+      if (copy) redis.replace(copy)
+    },
+  },
+  {
+    name: 'Redis rolled back a little',
+    inflict: ({ redis, copies, random }) => {
+      const copy = copies.at(-1 - random.int(3))
+      if (copy) redis.replace(copy)
+    },
+  },
+  { name: 'failover of Redis', inflict: failOver },
+  { name: 'another failover of Redis', inflict: failOver },
+  { name: 'relay killed', inflict: (world) => world.endRelay() },
+  { name: 'relay frozen', inflict: (world) => world.freezeRelay() },
+  {
+    name: 'Postgres restarted',
+    inflict: (world) => {
+      world.postgres.restart()
+      world.state.restart()
+      world.endRelay()
+    },
+  },
+  {
+    name: 'slot dropped',
+    inflict: (world) => {
+      disturb(world)
+      world.postgres.slot = undefined
+      if (world.random.chance(0.3)) world.postgres.createSlot()
+    },
+  },
+  {
+    name: 'slot lost',
+    inflict: (world) => {
+      disturb(world)
+      if (world.postgres.slot) world.postgres.slot.isLost = true
+    },
+  },
+  {
+    name: 'slot advanced to an odd LSN',
+    inflict: (world) => {
+      const { postgres, random } = world
+      disturb(world)
+      const { slot } = postgres
+      if (!slot) return
+      // WAL ends at a multiple of 8.
+      const to = (slot.confirmed + BigInt(random.int(Number(postgres.lsn - slot.confirmed) + 1))) | 1n
+      if (to < postgres.lsn) slot.confirmed = to
+    },
+  },
+  {
+    name: 'publication dropped and created again',
+    inflict: ({ postgres }) => postgres.alterPublication(undefined),
+  },
+  { name: 'publication dropped', inflict: openHole('dropped') },
+  { name: 'publication narrowed', inflict: openHole('narrowed') },
+]
