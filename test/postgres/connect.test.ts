@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
 import { afterAll, describe, expect, it, onTestFinished, vi } from 'vitest'
+import type { ExitCode, OutriderError } from '../../src/base/failure.js'
 import type { PostgresConfig } from '../../src/config/schema.js'
-import type { ExitCode, Failure } from '../../src/failure.js'
-import { connectFailure, connectPostgres, postgresOptions } from '../../src/postgres/connect.js'
+import { connectFailure, connectPostgres, postgresOptions } from '../../src/postgres/client/connect.js'
 import {
   createDatabase,
   freePort,
@@ -24,13 +24,13 @@ const config = (url: string, more: Partial<PostgresConfig> = {}): PostgresConfig
   ...more,
 })
 
-async function failure(config: PostgresConfig): Promise<Failure> {
-  const client = await connectPostgres(config, 'test').catch((error: Failure) => error)
+async function failure(config: PostgresConfig): Promise<OutriderError> {
+  const client = await connectPostgres(config, 'test').catch((error: OutriderError) => error)
   if (client instanceof pg.Client) {
     await client.end()
-    throw new Error('Expected a Failure, found a connection.')
+    throw new Error('Expected an OutriderError, found a connection.')
   }
-  expect(client.name).toBe('Failure')
+  expect(client.name).toBe('OutriderError')
   expect(client.message).not.toContain('\n')
   expect(client.message).not.toContain('hunter2')
   return client
@@ -109,7 +109,7 @@ describe('connected', () => {
 })
 
 describe('refused, with one line that says what to do', () => {
-  it('nobody listens', async () => {
+  it('no one listens', async () => {
     const port = await freePort()
     await refused(
       config(`postgres://me:hunter2@127.0.0.1:${port}/x`),
@@ -219,11 +219,11 @@ describe('credentials', () => {
       config(server.url(undefined, { user: 'postgres' })),
       1,
       undefined,
-      'wants a password for role "postgres"',
+      'requires a password for role "postgres"',
     )
   })
 
-  it('a password from a file, read anew for each connection', async (context) => {
+  it('a password from a file, read again for each connection', async (context) => {
     needsProcess(context, ['postgres'])
     await start()
     const file = written('hunter2\n')
@@ -244,7 +244,7 @@ describe('credentials', () => {
     const clients: pg.Client[] = []
     onTestFinished(async () => void (await Promise.all(clients.map((client) => client.end()))))
     for (;;) {
-      const client = await connectPostgres(given, 'test').catch((error: Failure) => error)
+      const client = await connectPostgres(given, 'test').catch((error: OutriderError) => error)
       if (client instanceof pg.Client) clients.push(client)
       else {
         expect(client).toMatchObject({ exitCode: 3, cause: { code: '53300' } })

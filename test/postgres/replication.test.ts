@@ -1,9 +1,9 @@
 import { chownSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { postgresOptions } from '../../src/postgres/connect.js'
-import { MessageType } from '../../src/postgres/pgoutput.js'
-import { Replication } from '../../src/postgres/replication.js'
+import { postgresOptions } from '../../src/postgres/client/connect.js'
+import { MessageType } from '../../src/postgres/replication/pgoutput.js'
+import { Replication } from '../../src/postgres/replication/stream.js'
 import { type Database, needsProcess, type Postgres, startPostgres, until } from '../../testkit/services/index.js'
 import { createCertificate } from '../support/certificate.js'
 
@@ -49,6 +49,7 @@ class Reader {
     this.running = replication.run(slot, 'things', {
       prepare: async (query) => {
         this.ssl = (await query('select ssl from pg_stat_ssl where pid = pg_backend_pid()'))[0]?.ssl
+        return 0n
       },
       message: (data, start, end) => {
         if (data[start] !== MessageType.insert) return

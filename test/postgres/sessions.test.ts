@@ -1,5 +1,5 @@
 import { expect, onTestFinished, test } from 'vitest'
-import { cancelStandbyWait, recordSession } from '../../src/postgres/sessions.js'
+import { cancelStandbyWait, recordSession } from '../../src/postgres/state/sessions.js'
 import { needsProcess, startPostgres } from '../../testkit/services/index.js'
 import { createRelayEnv } from '../relay/relay-env.js'
 

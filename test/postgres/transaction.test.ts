@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { inTransaction } from '../../src/postgres/transaction.js'
+import { inTransaction } from '../../src/postgres/client/transaction.js'
 import { createDatabase } from '../../testkit/services/index.js'
 
 test('what throws leaves nothing behind, and the connection is good for the next', async () => {

@@ -16,7 +16,7 @@ import {
   TransactionError,
   toRow,
 } from '../../src/index.js'
-import { migrate } from '../../src/postgres/migrate.js'
+import { migrate } from '../../src/postgres/setup/migrate.js'
 import { createDatabase, type Database } from '../../testkit/services/index.js'
 
 const OrderPlaced = defineEvent({

@@ -1,9 +1,9 @@
 import { beforeEach, expect, it, onTestFinished } from 'vitest'
 import { headKey } from '../../src/event/names.js'
 import { ZERO_POSITION } from '../../src/event/position.js'
-import { loadAppend } from '../../src/redis/append.js'
-import { closeRedis, connectRedis, type RedisClient } from '../../src/redis/connect.js'
-import { Barrier } from '../../src/relay/barrier.js'
+import { closeRedis, connectRedis, type RedisClient } from '../../src/redis/client/connect.js'
+import { loadAppend } from '../../src/redis/streams/append.js'
+import { DurabilityBarrier } from '../../src/relay/confirm/durability-barrier.js'
 import { needsProcess, startProxy, startRedis, until } from '../../testkit/services/index.js'
 import { TcpProxy } from '../../testkit/services/proxy.js'
 import { at, call, events, LINEAGE } from '../support/events.js'
@@ -19,7 +19,7 @@ it('an old primary that keeps its connections is refused once: the next round is
   const before = await startProxy(old.port)
   onTestFinished(() => before.close())
   const connect = () => connectRedis({ url: before.url(old.url), connectTimeout: 5_000 }, 'barrier')
-  const barrier = new Barrier(connect, LINEAGE, 'one')
+  const barrier = new DurabilityBarrier(connect, LINEAGE, 'one')
   onTestFinished(() => barrier.close())
 
   const client = await connect()
@@ -46,7 +46,7 @@ it('a level that is not met keeps its connection', async () => {
   const redis = await startRedis()
   onTestFinished(() => redis.remove())
   let connections = 0
-  const barrier = new Barrier(
+  const barrier = new DurabilityBarrier(
     () => {
       connections += 1
       return connectRedis({ url: redis.url, connectTimeout: 5_000 }, 'barrier')
@@ -68,7 +68,7 @@ it('a connection that the server closed between two rounds is replaced without a
     clients.push(client)
     return client
   }
-  const barrier = new Barrier(connect, LINEAGE, 'one')
+  const barrier = new DurabilityBarrier(connect, LINEAGE, 'one')
   onTestFinished(() => barrier.close())
   await barrier.try('memory')
   await redis.command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')

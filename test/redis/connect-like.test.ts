@@ -1,8 +1,8 @@
 import { Redis as Client, Cluster, type RedisOptions } from 'ioredis'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import type { Failure } from '../../src/failure.js'
-import { closeRedis, connectLike, type RedisClient } from '../../src/redis/connect.js'
-import { Group } from '../../src/redis/group.js'
+import type { OutriderError } from '../../src/base/failure.js'
+import { closeRedis, connectLike, type RedisClient } from '../../src/redis/client/connect.js'
+import { ConsumerGroup } from '../../src/redis/streams/consumer-group.js'
 import { freePort, needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { own } from '../support/own.js'
 
@@ -104,11 +104,11 @@ describe('like a client of one server', () => {
     needsProcess(context, ['redis'])
     const redis = own(await startRedis())
     const client = await like(given({ port: redis.port, stringNumbers: true, enableAutoPipelining: true }))
-    const group = new Group('things', 'billing', 'one')
+    const group = new ConsumerGroup('things', 'billing', 'one')
     await group.create(client, '0')
     const id = (await client.xadd('things', '*', 'a', 'b')) as string
     await client.xreadgroup('GROUP', 'billing', 'one', 'COUNT', 1, 'STREAMS', 'things', '>')
-    expect(await group.begin(client, id)).toBe(true)
+    expect(await group.startDelivery(client, id)).toBe(true)
     expect(await group.state(client)).toMatchObject({ pending: 1, lag: 0 })
   })
 
@@ -130,12 +130,12 @@ describe('like a client of one server', () => {
         { port: redis.port, password: 'hunter2' },
         `Redis at 127.0.0.1:${redis.port} refused the user name or the password`,
       ],
-      [{ port: redis.port }, 'wants a password (NOAUTH)'],
+      [{ port: redis.port }, 'requires a password (NOAUTH)'],
       [{ port: redis.port, password: 'right', db: 99 }, 'has no database 99'],
       [{ port: nobody, password: 'hunter2' }, `Redis at 127.0.0.1:${nobody} refused the connection`],
     ] as const) {
-      const failure = (await connectLike(given(options), 'test').catch((error: unknown) => error)) as Failure
-      expect(failure.name).toBe('Failure')
+      const failure = (await connectLike(given(options), 'test').catch((error: unknown) => error)) as OutriderError
+      expect(failure.name).toBe('OutriderError')
       expect(failure.message).toContain(text)
       expect(failure.message).not.toMatch(/hunter2|\n/)
     }

@@ -1,15 +1,22 @@
-import { chmodSync, chownSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chownSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Cluster } from 'ioredis'
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest'
+import type { ExitCode, OutriderError } from '../../src/base/failure.js'
 import type { RedisConfig } from '../../src/config/schema.js'
-import type { ExitCode, Failure } from '../../src/failure.js'
-import { closeRedis, connectRedis } from '../../src/redis/connect.js'
-import { scratch } from '../../testkit/services/folder.js'
-import { freePort, freshRedis, needsProcess, redisClient, startRedis, until } from '../../testkit/services/index.js'
-import { chosenRedis, redisHost, serverProgram } from '../../testkit/services/redis-binaries.js'
+import { closeRedis, connectRedis } from '../../src/redis/client/connect.js'
+import {
+  freePort,
+  freshRedis,
+  needsProcess,
+  startRedis,
+  startRedisCluster,
+  until,
+} from '../../testkit/services/index.js'
 import { createCertificate } from '../support/certificate.js'
+import { startSentinel } from '../support/sentinel.js'
 
 const config = (url: string, more: Partial<RedisConfig> = {}): RedisConfig => ({ url, connectTimeout: 5_000, ...more })
 
@@ -19,15 +26,15 @@ async function connected(given: RedisConfig) {
   return client
 }
 
-async function refused(given: RedisConfig, exitCode: ExitCode, ...texts: string[]): Promise<Failure> {
+async function refused(given: RedisConfig, exitCode: ExitCode, ...texts: string[]): Promise<OutriderError> {
   const failure = await connectRedis(given, 'test').then(
     (client) => {
       closeRedis(client)
-      throw new Error('Expected a Failure, found a connection.')
+      throw new Error('Expected an OutriderError, found a connection.')
     },
-    (error: Failure) => error,
+    (error: OutriderError) => error,
   )
-  expect(failure.name).toBe('Failure')
+  expect(failure.name).toBe('OutriderError')
   for (const text of texts) expect(failure.message).toContain(text)
   expect(failure.message).not.toContain('hunter2')
   expect(failure.message).not.toContain('\n')
@@ -92,7 +99,7 @@ describe('connected', () => {
 })
 
 describe('refused, with one line that says what to do', () => {
-  it('nobody listens', async () => {
+  it('no one listens', async () => {
     const port = await freePort()
     await refused(
       config(`redis://:hunter2@127.0.0.1:${port}`),
@@ -123,12 +130,12 @@ describe('refused, with one line that says what to do', () => {
     await refused(config(`redis://:hunter2@127.0.0.1:${port}`), 3, 'Check that host and port are those of Redis')
   })
 
-  it('a wrong password, none, and one from a file that is read anew', async (context) => {
+  it('a wrong password, none, and one from a file that is read again', async (context) => {
     needsProcess(context, ['redis'])
     const redis = await startRedis({ settings: { requirepass: 'right' } })
     onTestFinished(() => redis.remove())
     const bare = `redis://127.0.0.1:${redis.port}`
-    await refused(config(bare), 1, 'wants a password (NOAUTH)')
+    await refused(config(bare), 1, 'requires a password (NOAUTH)')
     await refused(config(bare.replace('//', '//:hunter2@')), 1, 'refused the user name or the password (WRONGPASS)')
     await refused(config(bare.replace('//', '//nobody:hunter2@')), 1, 'WRONGPASS')
     const file = written('hunter2\n')
@@ -164,7 +171,7 @@ describe('refused, with one line that says what to do', () => {
     await client.call('CONFIG', 'SET', 'key-load-delay', '2000', 'loading-process-events-interval-bytes', '1024')
     const reload = client.call('DEBUG', 'RELOAD', 'NOSAVE').catch(() => {})
     await expect
-      .poll(() => connectRedis(config(redis.url), 'test').then(closeRedis, (error: Failure) => error.message), {
+      .poll(() => connectRedis(config(redis.url), 'test').then(closeRedis, (error: OutriderError) => error.message), {
         timeout: 20_000,
       })
       .toContain('is loading its data (LOADING)')
@@ -234,40 +241,6 @@ describe('several servers', () => {
   })
 })
 
-async function startSentinel(master: number): Promise<number> {
-  const host = await redisHost()
-  const port = await freePort()
-  const folder = scratch('sentinel')
-  const file = join(folder, 'sentinel.conf')
-  const lines = [
-    `port ${port}`,
-    `bind ${host.listens}`,
-    'protected-mode no',
-    `sentinel monitor main 127.0.0.1 ${master} 1`,
-  ]
-  writeFileSync(file, `${lines.join('\n')}\n`)
-  chmodSync(file, 0o666)
-  const log = join(folder, 'log')
-  writeFileSync(log, '')
-  const sentinel = await host.launch({
-    program: serverProgram(chosenRedis()),
-    args: [file, '--sentinel'],
-    folder,
-    log,
-    port,
-    kind: 'redis',
-  })
-  onTestFinished(async () => {
-    await sentinel.signal('SIGKILL')
-    await sentinel.ended
-  })
-  await until(() => {
-    const client = redisClient(`redis://127.0.0.1:${port}`)
-    return client.call('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', 'main').finally(() => client.disconnect())
-  })
-  return port
-}
-
 it('checks certificates, always', async (context) => {
   needsProcess(context, ['redis'])
   const redis = await startRedis()
@@ -293,5 +266,44 @@ it('checks certificates, always', async (context) => {
   await connected(config(url('127.0.0.1'), { tls: { ca, serverName: 'localhost' } }))
   await refused(config(url('localhost')), 3, 'not signed by a CA that is trusted')
   await refused(config(url('127.0.0.1'), { tls: { ca } }), 3, 'made out to another name')
-  await refused(config(url('localhost').replace('rediss', 'redis')), 3, 'whether it wants TLS')
+  await refused(config(url('localhost').replace('rediss', 'redis')), 3, 'whether it requires TLS')
+})
+
+it('a cluster that is closed while it asks another node rejects what was in flight, and nothing else', async (context) => {
+  needsProcess(context, ['redis'])
+  const cluster = await startRedisCluster({ masters: 2 })
+  onTestFinished(() => cluster.remove())
+  const to = cluster.masterOf('users')
+  await cluster.client.set('orders', '1')
+  await cluster.beginMove('orders', to)
+  await cluster.moveKeys('orders', to)
+  const client = (await connected(config(cluster.url))) as Cluster
+  expect(await client.get('orders')).toBe('1')
+
+  // Vitest listens as well, and would only say that something failed.
+  const listeners = process.rawListeners('unhandledRejection') as NodeJS.UnhandledRejectionListener[]
+  const unhandled: unknown[] = []
+  process.removeAllListeners('unhandledRejection').on('unhandledRejection', (error) => unhandled.push(error))
+  onTestFinished(() => {
+    process.removeAllListeners('unhandledRejection')
+    for (const listener of listeners) process.on('unhandledRejection', listener)
+  })
+  await to.freeze()
+  const asked = new Promise<void>((resolve) => {
+    for (const node of client.nodes('master')) {
+      if (node.options.port !== to.port) continue
+      const sendCommand = node.sendCommand.bind(node)
+      node.sendCommand = (...args) => {
+        // After this turn, the command itself is sent, too.
+        if (args[0].name === 'asking') setImmediate(resolve)
+        return sendCommand(...args)
+      }
+    }
+  })
+  const reply = client.get('orders').catch((error: Error) => error.message)
+  await asked
+  closeRedis(client)
+  expect(await reply).toMatch(/closed/)
+  await new Promise(setImmediate)
+  expect(unhandled).toEqual([])
 })

@@ -3,16 +3,24 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { Head } from '../../src/event/head.js'
 import { headKey } from '../../src/event/names.js'
 import { ZERO_POSITION } from '../../src/event/position.js'
-import { loadAppend } from '../../src/redis/append.js'
-import { closeRedis, connectRedis, type RedisClient } from '../../src/redis/connect.js'
-import { BarrierBroken, LevelUnmet, loadBarrier, reachDurability, tryLevel } from '../../src/redis/durability.js'
-import { classifyRedis } from '../../src/redis/errors.js'
+import { closeRedis, connectRedis, type RedisClient } from '../../src/redis/client/connect.js'
+import { classifyRedis } from '../../src/redis/client/errors.js'
+import { loadAppend } from '../../src/redis/streams/append.js'
+import {
+  BarrierMismatchError,
+  DurabilityUnmetError,
+  loadBarrier,
+  reachDurability,
+  tryLevel,
+} from '../../src/redis/streams/durability.js'
 import {
   freePort,
   needsProcess,
   type Redis,
+  type RedisCluster,
   type RedisOptions,
   startRedis,
+  startRedisCluster,
   until,
 } from '../../testkit/services/index.js'
 import { at, call, events, idsIn, LINEAGE } from '../support/events.js'
@@ -92,7 +100,9 @@ describe('in memory', () => {
     await breakHead(client, headKey('orders', LINEAGE))
     const before = await client.dumpBuffer(headKey('orders', LINEAGE))
     const barrier = reachDurability(client, 'memory', 'one', LINEAGE, heads)
-    await expect(barrier).rejects.toSatisfy((error) => error instanceof BarrierBroken && message.test(error.message))
+    await expect(barrier).rejects.toSatisfy(
+      (error) => error instanceof BarrierMismatchError && message.test(error.message),
+    )
     await expect(barrier).rejects.toThrow('stream orders')
     expect(await client.dumpBuffer(headKey('orders', LINEAGE))).toEqual(before)
   })
@@ -136,8 +146,8 @@ describe('on the disk', () => {
     const client = await connect(url)
     await needsWaitAof(context, client)
     const heads = await published(url, 'orders')
-    await expect(reachDurability(client, 'fsync', 'one', LINEAGE, heads)).rejects.toBeInstanceOf(LevelUnmet)
-    await expect(tryLevel(client, 'fsync', LINEAGE)).rejects.toBeInstanceOf(LevelUnmet)
+    await expect(reachDurability(client, 'fsync', 'one', LINEAGE, heads)).rejects.toBeInstanceOf(DurabilityUnmetError)
+    await expect(tryLevel(client, 'fsync', LINEAGE)).rejects.toBeInstanceOf(DurabilityUnmetError)
   })
 
   it('of a replica, too, is reached when both keep a file', async (context) => {
@@ -156,7 +166,7 @@ describe('on the disk', () => {
     const more = { key: 'orders', session: 'one', previous: at(3), events: events(4, 4) }
     expect(await call(client, more)).toMatchObject({ status: 'OK' })
     const unmet = reachDurability(client, 'fsync+replicated', 'one', LINEAGE, heads)
-    await expect(unmet).rejects.toBeInstanceOf(LevelUnmet)
+    await expect(unmet).rejects.toBeInstanceOf(DurabilityUnmetError)
   })
 })
 
@@ -166,11 +176,13 @@ describe('in a replica', () => {
     const client = await connect(url)
     const began = performance.now()
     await expect(tryLevel(client, 'replicated', LINEAGE)).rejects.toThrow('found none')
-    await expect(tryLevel(client, 'fsync+replicated', LINEAGE)).rejects.toBeInstanceOf(LevelUnmet)
+    await expect(tryLevel(client, 'fsync+replicated', LINEAGE)).rejects.toBeInstanceOf(DurabilityUnmetError)
     expect(performance.now() - began).toBeLessThan(4_000)
     const heads = await published(url, 'orders')
     const unmet = reachDurability(client, 'replicated', 'one', LINEAGE, heads)
-    await expect(unmet).rejects.toSatisfy((error) => error instanceof LevelUnmet && /replica/.test(error.message))
+    await expect(unmet).rejects.toSatisfy(
+      (error) => error instanceof DurabilityUnmetError && /replica/.test(error.message),
+    )
   })
 
   it('is reached when it has everything', async () => {
@@ -196,8 +208,12 @@ describe('in a replica', () => {
     await replica.freeze()
     const heads = await published(primary.url, 'orders')
     const fresh = await connect(primary.url)
-    await expect(reachDurability(fresh, 'replicated', 'one', LINEAGE, heads)).rejects.toBeInstanceOf(LevelUnmet)
-    await expect(tryLevel(await connect(primary.url), 'replicated', LINEAGE)).rejects.toBeInstanceOf(LevelUnmet)
+    await expect(reachDurability(fresh, 'replicated', 'one', LINEAGE, heads)).rejects.toBeInstanceOf(
+      DurabilityUnmetError,
+    )
+    await expect(tryLevel(await connect(primary.url), 'replicated', LINEAGE)).rejects.toBeInstanceOf(
+      DurabilityUnmetError,
+    )
     await replica.thaw()
     await reachDurability(fresh, 'replicated', 'one', LINEAGE, heads)
   })
@@ -223,9 +239,9 @@ it('appends and reaches durability in a cluster, over its streams’ slots', asy
   const client = await connect(url)
   expect(client).toBeInstanceOf(Cluster)
   await reachDurability(client, 'memory', 'one', LINEAGE, heads)
-  await expect(reachDurability(client, 'memory', 'two', LINEAGE, heads)).rejects.toBeInstanceOf(BarrierBroken)
+  await expect(reachDurability(client, 'memory', 'two', LINEAGE, heads)).rejects.toBeInstanceOf(BarrierMismatchError)
   await tryLevel(client, 'memory', LINEAGE)
-  await expect(tryLevel(client, 'replicated', LINEAGE)).rejects.toBeInstanceOf(LevelUnmet)
+  await expect(tryLevel(client, 'replicated', LINEAGE)).rejects.toBeInstanceOf(DurabilityUnmetError)
   for (const key of heads.keys()) {
     expect(await idsIn(node, key)).toEqual(['e1', 'e2', 'e3'])
     expect(await node.hget(headKey(key, LINEAGE), 'durable')).toBe(at(3))
@@ -238,4 +254,43 @@ it('appends and reaches durability in a cluster, over its streams’ slots', asy
   expect(classifyRedis(reply.error).reason).toBe('redis_noscript')
   await loadAppend(client)
   expect(await call(client, next)).toMatchObject({ status: 'OK', appended: 1 })
+})
+
+describe('in a cluster whose primaries have replicas', () => {
+  const startCluster = async (): Promise<RedisCluster> => {
+    const cluster = await startRedisCluster({ masters: 2, replicas: 1 })
+    cleanups.push(() => cluster.remove())
+    return cluster
+  }
+
+  it('waits where a head is already, while the slot of its stream still moves there', async () => {
+    const cluster = await startCluster()
+    const heads = await published(cluster.url, 'orders')
+    const to = cluster.masterOf('users')
+    expect(cluster.masterOf('orders')).not.toBe(to)
+    await cluster.beginMove('orders', to)
+    await cluster.moveKeys('orders', to)
+    const client = await connect(cluster.url)
+    const reach = () => reachDurability(client, 'replicated', 'one', LINEAGE, heads)
+    await reach()
+    const replica = cluster.replicaOf('users')
+    await replica.freeze()
+    await expect(reach()).rejects.toBeInstanceOf(DurabilityUnmetError)
+    await replica.thaw()
+    await reach()
+  })
+
+  it('is not to be had where one of them has none, whichever the trial writes to', async () => {
+    const cluster = await startCluster()
+    const client = await connect(cluster.url)
+    await tryLevel(client, 'replicated', LINEAGE)
+    const trial = cluster.masterOf('{trial}')
+    const [other] = cluster.masters.filter((master) => master !== trial) as [Redis]
+    const replica = cluster.replicaOf(other === cluster.masterOf('users') ? 'users' : 'orders')
+    await replica.kill()
+    await until(async () => /^connected_slaves:0/m.test(String(await other.command('INFO', 'replication'))), {
+      message: 'the replica to be gone',
+    })
+    await expect(tryLevel(client, 'replicated', LINEAGE)).rejects.toThrow('found none')
+  })
 })

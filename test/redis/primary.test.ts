@@ -1,6 +1,6 @@
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { classifyRedisError } from '../../src/redis/errors.js'
-import { connectPrimary } from '../../src/redis/primary.js'
+import { classifyRedisError } from '../../src/redis/client/errors.js'
+import { connectPrimary } from '../../src/redis/client/primary.js'
 import { needsProcess, type Redis, startRedis, until } from '../../testkit/services/index.js'
 
 async function start(...options: Parameters<typeof startRedis>): Promise<Redis> {

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import type { AppendReply } from '../../src/redis/append.js'
+import type { AppendReply } from '../../src/redis/streams/append.js'
 import type { AppendedEvent } from '../support/events.js'
 import { eventId, type Lineage, positionAt } from './published-state.js'
 
@@ -10,7 +10,7 @@ export interface Sent {
   to: number
 }
 
-/** A session of a relay, as Publisher and Lane are, with the network between it and Redis laid open. */
+/** A session of a relay, as Publisher and StreamQueue are, with the network between it and Redis laid open. */
 export class Actor {
   readonly session = randomUUID()
   /** Redis told it that it may not go on. */

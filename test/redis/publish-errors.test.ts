@@ -2,8 +2,8 @@ import type { Redis as Client } from 'ioredis'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { headKey } from '../../src/event/names.js'
 import { ZERO_POSITION } from '../../src/event/position.js'
-import { loadAppend } from '../../src/redis/append.js'
-import { classifyRedis } from '../../src/redis/errors.js'
+import { classifyRedis } from '../../src/redis/client/errors.js'
+import { loadAppend } from '../../src/redis/streams/append.js'
 import { needsProcess, type Redis, type RedisOptions, startRedis, until } from '../../testkit/services/index.js'
 import { at, call, dump, events, idsIn, LINEAGE } from '../support/events.js'
 
@@ -41,7 +41,7 @@ describe('refused before anything is written', () => {
     await redis.config('maxmemory', '1')
     const reply = await one(client, at(2), 3, 4)
     expect(reply).toMatchObject({ status: 'ERROR', head: { position: at(2) }, session: 'one', appended: 0 })
-    expect(classifyRedis(reply.error)).toEqual({ fate: 'retry', reason: 'redis_oom' })
+    expect(classifyRedis(reply.error)).toEqual({ policy: 'retry', reason: 'redis_oom' })
     expect(await call(client, { key, session: 'one', previous: at(2) })).toMatchObject({ status: 'OK' })
     await redis.config('maxmemory', '0')
     expect(await dump(client, key)).toEqual(before)
@@ -59,17 +59,17 @@ describe('refused before anything is written', () => {
     await loadAppend(replica)
     const reply = await one(replica, at(2), 3, 4)
     expect(reply).toMatchObject({ status: 'ERROR', head: { position: at(2) }, appended: 0 })
-    expect(classifyRedis(reply.error)).toEqual({ fate: 'retry', reason: 'redis_readonly' })
+    expect(classifyRedis(reply.error)).toEqual({ policy: 'retry', reason: 'redis_readonly' })
     expect(await idsIn(replica, key)).toEqual(['e1', 'e2'])
   })
 
-  it('by a Redis that wants more replicas than it has', async () => {
+  it('by a Redis that requires more replicas than it has', async () => {
     const redis = await start({ settings: { 'min-replicas-to-write': '1' } })
     const client = connect(redis)
     await loadAppend(client)
     const reply = await one(client, ZERO_POSITION, 1, 2)
     expect(reply).toMatchObject({ status: 'ERROR', appended: 0 })
-    expect(classifyRedis(reply.error)).toEqual({ fate: 'retry', reason: 'redis_noreplicas' })
+    expect(classifyRedis(reply.error)).toEqual({ policy: 'retry', reason: 'redis_noreplicas' })
     expect(await dump(client, key)).toEqual([null, null])
   })
 
@@ -87,7 +87,7 @@ describe('refused before anything is written', () => {
     ] as const) {
       const reply = await one(client, ZERO_POSITION, from, to)
       expect(reply).toMatchObject({ status: 'ERROR', appended: 0, error: expect.stringMatching(/^WRONGTYPE/) })
-      expect(classifyRedis(reply.error)).toEqual({ fate: 'stream', reason: 'wrong_type' })
+      expect(classifyRedis(reply.error)).toEqual({ policy: 'stream', reason: 'wrong_type' })
     }
     expect(await dump(client, key)).toEqual(before)
   })
@@ -104,7 +104,7 @@ describe('refused before anything is written', () => {
     const before = await dump(admin, key)
     const reply = await one(client, ZERO_POSITION, 1, 4)
     expect(reply).toMatchObject({ status: 'ERROR', appended: 0 })
-    expect(classifyRedis(reply.error)).toEqual({ fate: 'retry', reason: 'redis_noperm' })
+    expect(classifyRedis(reply.error)).toEqual({ policy: 'retry', reason: 'redis_noperm' })
     expect(await dump(admin, key)).toEqual(before)
 
     await admin.call('ACL', 'SETUSER', 'relay', `+${command}`)
@@ -120,7 +120,7 @@ describe('refused before anything is written', () => {
     await loadAppend(admin)
     const outcome = await one(client, ZERO_POSITION, 1, 2)
     expect(outcome).toMatchObject({ status: 'ERROR', appended: 0 })
-    expect(classifyRedis(outcome.error)).toEqual({ fate: 'retry', reason: 'redis_noperm' })
+    expect(classifyRedis(outcome.error)).toEqual({ policy: 'retry', reason: 'redis_noperm' })
     expect(await dump(admin, key)).toEqual([null, null])
   })
 })
@@ -145,7 +145,7 @@ describe('an XADD that fails in the middle of a batch', () => {
       appended: 2,
       skipped: 0,
     })
-    expect(classifyRedis(reply.error)).toEqual({ fate: 'stream', reason: 'stream_exhausted' })
+    expect(classifyRedis(reply.error)).toEqual({ policy: 'stream', reason: 'stream_exhausted' })
     expect(await idsIn(client, key)).toEqual(['foreign', 'e1', 'e2'])
     expect(await client.hgetall(headKey(key, LINEAGE))).toEqual({ ...reply.head, session: 'one', added: '3' })
   })

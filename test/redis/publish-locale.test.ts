@@ -1,6 +1,6 @@
 import { afterEach, expect, it } from 'vitest'
 import { type Position, positionOf, positionPrefix, ZERO_POSITION } from '../../src/event/position.js'
-import { loadAppend } from '../../src/redis/append.js'
+import { loadAppend } from '../../src/redis/streams/append.js'
 import { daDK, needsProcess, type Redis, startRedis } from '../../testkit/services/index.js'
 import { call } from '../support/events.js'
 

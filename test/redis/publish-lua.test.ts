@@ -2,8 +2,8 @@ import type { Redis as Client } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { headKey } from '../../src/event/names.js'
 import { ZERO_POSITION } from '../../src/event/position.js'
-import { append, batchArguments, loadAppend } from '../../src/redis/append.js'
-import { closeRedis } from '../../src/redis/connect.js'
+import { closeRedis } from '../../src/redis/client/connect.js'
+import { append, batchArguments, loadAppend } from '../../src/redis/streams/append.js'
 import { type FreshRedis, freshRedis } from '../../testkit/services/index.js'
 import { at, call, dump, event, events, idsIn, LINEAGE } from '../support/events.js'
 
@@ -123,7 +123,7 @@ describe('OK', () => {
     expect(await head()).toMatchObject({ position: at(5), event: 'e5' })
   })
 
-  it('lets a chain go on from the head though positions between were never used', async () => {
+  it('lets a chain continue from the head though positions between were never used', async () => {
     await written(1)
     expect(await one(at(1), [event(50), event(70)])).toMatchObject({ status: 'OK', appended: 2 })
   })
@@ -212,7 +212,7 @@ describe('BEHIND', () => {
     })
   })
 
-  it('tells of a stream that a consumer has made anew', async () => {
+  it('tells of a stream that a consumer has created again', async () => {
     await written(2)
     await client.del(key)
     await client.xgroup('CREATE', key, 'billing', '$', 'MKSTREAM')

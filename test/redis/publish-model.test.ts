@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import type { Redis as Client } from 'ioredis'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { loadAppend } from '../../src/redis/append.js'
+import { loadAppend } from '../../src/redis/streams/append.js'
 import { needsProcess, type Redis, startRedis } from '../../testkit/services/index.js'
 import { KINDS, Schedule } from './publish-schedule.js'
 import { LINEAGES, PublishedState } from './published-state.js'

@@ -2,7 +2,7 @@ import type { Redis as Client } from 'ioredis'
 import { expect } from 'vitest'
 import { headKey } from '../../src/event/names.js'
 import { type Position, ZERO_POSITION } from '../../src/event/position.js'
-import type { AppendReply } from '../../src/redis/append.js'
+import type { AppendReply } from '../../src/redis/streams/append.js'
 import { call } from '../support/events.js'
 import { Actor, eventsOf, type Sent } from './publish-actor.js'
 import { eventId, isBefore, KEY, LINEAGES, type Lineage, type PublishedState, positionAt } from './published-state.js'
@@ -24,7 +24,7 @@ export interface Step {
 }
 
 /**
- * Lets things happen to two lineages on one stream, and holds each answer of publish.lua to these, whatever came before:
+ * Lets things happen to two lineages on one stream, and holds each answer of append.lua to these, whatever came before:
  *
  * - of each lineage the stream holds the events from its first on, each once, in order, with none missing between;
  * - after an OK, up to the last event of the batch: what Redis lost was told before anything newer went in;

@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
+import { compare, countDifferences, readStreams } from '../../testkit/oracle/differences.js'
 import { createTruth, readTruth } from '../../testkit/oracle/truth.js'
-import { countVerdict, judge, readStreams } from '../../testkit/oracle/verdict.js'
 import { createSubjects, seeded, write } from '../../testkit/oracle/writer.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { startRedis, until } from '../../testkit/services/index.js'
@@ -110,9 +110,9 @@ export function chaosTest({ events, kills, freezes }: ChaosSize): void {
       },
     )
     await Promise.all(relays.map((relay) => relay.stop()))
-    const verdict = judge(truth, await readStreams(env.redis, STREAMS))
+    const differences = compare(truth, await readStreams(env.redis, STREAMS))
     expect(truth.length).toBeGreaterThanOrEqual(events)
-    expect(countVerdict(verdict)).toEqual({ lost: 0, phantom: 0, duplicated: 0, divergent: 0, disordered: 0 })
+    expect(countDifferences(differences)).toEqual({ lost: 0, phantom: 0, duplicated: 0, divergent: 0, disordered: 0 })
     // The faults bit: there were as many sessions, the dead had published, and the living met what they had published.
     const { rows } = await env.postgres.query('select count(*)::int as sessions from outrider.session')
     expect(rows[0].sessions).toBeGreaterThan(kills)

@@ -1,9 +1,9 @@
 import { expect } from 'vitest'
 import { positionPrefix } from '../../src/event/position.js'
-import { postgresOptions } from '../../src/postgres/connect.js'
-import { formatLsn, type Lsn } from '../../src/postgres/lsn.js'
-import { beginLsn, commitEndLsn, MessageType } from '../../src/postgres/pgoutput.js'
-import { Replication } from '../../src/postgres/replication.js'
+import { postgresOptions } from '../../src/postgres/client/connect.js'
+import { formatLsn, type Lsn, parseLsn } from '../../src/postgres/client/lsn.js'
+import { beginLsn, commitEndLsn, MessageType } from '../../src/postgres/replication/pgoutput.js'
+import { Replication } from '../../src/postgres/replication/stream.js'
 import { needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
 import { expectComplete } from './load.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
@@ -23,7 +23,7 @@ class Reader {
     this.#replication = replication
     let begin = 0n
     this.#running = replication.run(env.slot, 'outrider', {
-      prepare: async () => {},
+      prepare: async () => 0n,
       message: (bytes, start, end) => {
         const data = bytes.subarray(start, end)
         if (data[0] === MessageType.begin) begin = beginLsn(data)
@@ -42,7 +42,7 @@ class Reader {
   /** Tells the slot, and waits until it stands there. */
   async confirm(env: RelayEnv, lsn: Lsn): Promise<void> {
     this.#replication.status(lsn)
-    await until(async () => (await env.confirmed()) === formatLsn(lsn), { message: `the slot at ${formatLsn(lsn)}` })
+    await until(async () => parseLsn(await env.confirmed()) === lsn, { message: `the slot at ${formatLsn(lsn)}` })
   }
 
   /** As a crash does: nothing more is said to the server. */
@@ -86,7 +86,7 @@ async function adjacentCommits(env: RelayEnv, reader: Reader): Promise<[Commit, 
   )
 }
 
-test('of two adjacent commits the second comes again after a crash, when exactly the end of the first was confirmed', async ({
+test('of two adjacent commits the second is sent again after a crash, when exactly the end of the first was confirmed', async ({
   env,
 }) => {
   const reader = await Reader.start(env)
@@ -153,14 +153,14 @@ test('a relay that is killed when the first of two adjacent commits is confirmed
     OUTRIDER_REDIS_URL: proxy.url(env.variables.OUTRIDER_REDIS_URL as string),
     OUTRIDER_CONFIG: await configFile('limits: { batchBytes: 32KiB }'),
   })
-  await until(async () => (await env.confirmed()) === formatLsn(adjacent.begin), {
+  await until(async () => parseLsn(await env.confirmed()) === adjacent.begin, {
     message: () => `the slot at ${formatLsn(adjacent.begin)}\n${relay.tail()}`,
   })
   await relay.kill()
   const published = await env.redis.xlen(adjacent.second)
   expect(published).toBeGreaterThan(0)
   expect(published).toBeLessThan(5_000)
-  expect(await env.confirmed()).toBe(formatLsn(adjacent.begin))
+  expect(parseLsn(await env.confirmed())).toBe(adjacent.begin)
 
   const next = await env.relay()
   await expectComplete(env, adjacent.second)
@@ -168,4 +168,22 @@ test('a relay that is killed when the first of two adjacent commits is confirmed
   const [[, fields]] = (await env.redis.xrange(adjacent.second, '-', '+', 'COUNT', 1)) as [[string, string[]]]
   expect(fields[fields.indexOf('sequence') + 1]).toContain(positionPrefix(1, adjacent.begin))
   expect(await next.metric('outrider_events_skipped_total')).toBeGreaterThan(0)
+})
+
+test('what cannot be saved is not confirmed, and no gap is left once it can be', async ({ env }) => {
+  const relay = await env.relay()
+  await relay.streaming()
+  await env.postgres.query('alter table outrider.lineage enable row level security')
+  await env.insert('orders')
+  await relay.is({ role: 'starting', reason: 'setup_privilege' })
+  const { rows } = await env.postgres.query(
+    `select confirmed_flush_lsn <= confirmed_lsn as behind from pg_replication_slots as s
+     join outrider.lineage as l on l.slot = s.slot_name where l.slot = $1`,
+    [env.slot],
+  )
+  expect(rows).toEqual([{ behind: true }])
+  await env.postgres.query('alter table outrider.lineage disable row level security')
+  await relay.streaming()
+  await until(async () => (await env.ids('orders')).length === 1)
+  expect((await env.postgres.query('select from outrider.incident')).rowCount).toBe(0)
 })

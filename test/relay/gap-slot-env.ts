@@ -1,6 +1,7 @@
 import { expect } from 'vitest'
-import { adopt, planAdoption } from '../../src/postgres/adoption.js'
-import { storedLineage } from '../../src/postgres/lineage.js'
+import { OWN_OUTBOX } from '../../src/config/schema.js'
+import { adoptLineage, planAdoption } from '../../src/postgres/setup/adoption.js'
+import { storedLineage } from '../../src/postgres/state/lineage.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { until } from '../../testkit/services/index.js'
 import type { RelayEnv } from './relay-env.js'
@@ -52,7 +53,7 @@ export const isBefore18 = async (env: RelayEnv): Promise<boolean> =>
 
 export async function expectAdopted(env: RelayEnv, relay: RelayProcess): Promise<void> {
   const stored = await storedLineage(env.postgres, env.slot)
-  await adopt(env.postgres, await planAdoption(env.postgres, stored!))
+  await adoptLineage(env.postgres, await planAdoption(env.postgres, stored!, OWN_OUTBOX))
   await relay.streaming()
   const id = await env.insert('orders')
   await until(async () => (await env.ids('orders')).at(-1) === id)

@@ -1,5 +1,6 @@
 import { expect } from 'vitest'
-import { closeIncident } from '../../src/postgres/incidents.js'
+import { setUp } from '../../src/postgres/setup/setup.js'
+import { closeIncident } from '../../src/postgres/state/incidents.js'
 import { needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
 import { dropSlot, expectAdopted, expectGap, expectStillness, isBefore18, running } from './gap-slot-env.js'
 import { relayTest as test } from './relay-env.js'
@@ -89,4 +90,32 @@ test.concurrent('the table taken out of the publication and put back between two
   // The hole is real: that is why it is told.
   expect(await env.ids('orders')).toEqual([first, newer])
   expect(await env.ids('orders')).not.toContain(unseen)
+})
+
+test.concurrent('the publication dropped while the relay runs: a gap within seconds; from 18 on setup and closing it lead on, before 18 adopting', async ({
+  env,
+}) => {
+  const { relay, first } = await running(env)
+  await env.postgres.query('drop publication outrider')
+  const before18 = await isBefore18(env)
+  const advice = before18 ? '`outrider adopt`' : '`outrider setup`'
+  const incident = await expectGap(env, relay, 'publication_missing', advice)
+  await expectStillness(env, relay)
+  if (before18) {
+    await expect(closeIncident(env.postgres, incident)).rejects.toThrow('`outrider adopt` starts a new lineage')
+    return expectAdopted(env, relay)
+  }
+  await expect(closeIncident(env.postgres, incident)).rejects.toThrow('outrider setup')
+  await setUp(env.postgres, {
+    slot: env.slot,
+    publication: 'outrider',
+    source: undefined,
+    outboxTable: 'outrider.outbox',
+    partitions: new Map(),
+  })
+  await closeIncident(env.postgres, incident)
+  await relay.streaming()
+  const id = await env.insert('orders')
+  await until(async () => (await env.ids('orders')).includes(id))
+  expect((await env.ids('orders'))[0]).toBe(first)
 })

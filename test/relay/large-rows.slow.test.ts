@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { listIncidents } from '../../src/postgres/incidents.js'
+import { listIncidents } from '../../src/postgres/state/incidents.js'
 import { peakMemoryMiB } from '../../testkit/peak-memory.js'
 import { until } from '../../testkit/services/index.js'
 import { relayTest as test } from './relay-env.js'
@@ -22,32 +22,42 @@ const BEYOND_STRINGS = 540_000_000
 
 const insert = `insert into events select $1, 'test.happened', json_build_object('text', repeat('x', $2::int))`
 
-test.runIf(process.platform === 'linux')(
-  'a row of 60 MB becomes an incident without its payload, within the memory of the chart, and its neighbours are published',
-  async ({ createEnv, configFile }) => {
+test.runIf(process.platform === 'linux').for([
+  ['one row of 60 MB', 'inserted while the relay runs', 1],
+  ['three rows of 60 MB in a row', 'inserted while the relay runs', 3],
+  ['three rows of 60 MB in a row', 'waiting when the relay starts', 3],
+] as const)(
+  '%s, %s: incidents without the payload, within the memory of the chart, and the neighbours are published',
+  async ([, when, large], { createEnv, configFile }) => {
     const env = await createEnv({ outbox: OUTBOX })
-    const relay = await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(MAPPING) })
-    const inserted = [10, 60_000_000, 10]
-    for (const [n, bytes] of inserted.entries()) await env.postgres.query(insert, [`e${n}`, bytes])
+    const start = async () => env.streamingRelay({ OUTRIDER_CONFIG: await configFile(MAPPING) })
+    const fill = async () => {
+      const sizes = [10, ...Array.from({ length: large }, () => 60_000_000), 10]
+      for (const [n, bytes] of sizes.entries()) await env.postgres.query(insert, [`e${n}`, bytes])
+    }
+    const waiting = when === 'waiting when the relay starts'
+    if (waiting) await fill()
+    const relay = await start()
+    if (!waiting) await fill()
     await until(async () => (await env.ids('events')).length === 2, {
       message: () => `the neighbours to arrive\n${relay.tail(10)}`,
     })
-    expect(await env.ids('events')).toEqual(['e0', 'e2'])
+    expect(await env.ids('events')).toEqual(['e0', `e${large + 1}`])
     const incidents = await until(async () => {
       const found = await listIncidents(env.postgres)
-      return found.length === 1 && found
+      return found.length === large && found
     })
-    expect(incidents).toMatchObject([
-      {
+    expect(incidents.map(({ eventId }) => eventId).sort()).toEqual(Array.from({ length: large }, (_, n) => `e${n + 1}`))
+    for (const incident of incidents) {
+      expect(incident).toMatchObject({
         kind: 'rejected',
         reason: 'too_large',
         stream: 'events',
-        eventId: 'e1',
-        row: { id: 'e1', type: 'test.happened' },
+        row: { type: 'test.happened' },
         detail: { omitted: { payload: 60_000_013 } },
-      },
-    ])
-    expect(incidents[0]?.row).not.toHaveProperty('payload')
+      })
+      expect(incident.row).not.toHaveProperty('payload')
+    }
     expect(relay.isRunning).toBe(true)
     expect(await relay.metric('outrider_sessions_total')).toBe(1)
     expect(peakMemoryMiB(relay.pid)).toBeLessThan(CHART_MEMORY_MIB)

@@ -1,19 +1,19 @@
 import { expect, onTestFinished } from 'vitest'
 import { headKey } from '../../src/event/names.js'
 import { ZERO_POSITION } from '../../src/event/position.js'
-import { listIncidents } from '../../src/postgres/incidents.js'
-import { currentLineage } from '../../src/postgres/lineage.js'
-import { connectRedis } from '../../src/redis/connect.js'
-import { watchCatalog } from '../../src/relay/catalog.js'
-import { Halt } from '../../src/relay/halt.js'
-import { Ledger } from '../../src/relay/ledger.js'
-import { judgeLoss, Loss } from '../../src/relay/loss.js'
-import { Publisher } from '../../src/relay/publisher.js'
+import { listIncidents } from '../../src/postgres/state/incidents.js'
+import { currentLineage } from '../../src/postgres/state/lineage.js'
+import { connectRedis } from '../../src/redis/client/connect.js'
+import { StateStore } from '../../src/relay/confirm/state-store.js'
+import { HaltError } from '../../src/relay/errors.js'
 import type { HeadOwnership } from '../../src/relay/sink/head-ownership.js'
 import { HeadTakeover } from '../../src/relay/sink/head-takeover.js'
+import { classifyLoss, LossError } from '../../src/relay/sink/loss.js'
+import { Publisher } from '../../src/relay/sink/publisher.js'
 import { chainStart, type ServerWal } from '../../src/relay/sink/server-wal.js'
-import { createMetrics } from '../../src/telemetry/metrics.js'
-import { until } from '../../testkit/services/index.js'
+import { monitorSlot } from '../../src/relay/source/slot-monitor.js'
+import { createRelayMetrics } from '../../src/telemetry/metrics.js'
+import { freePort, needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 const BEYOND = '00000001-00ffffff00000000-00000000'
@@ -43,20 +43,25 @@ async function session(env: RelayEnv, position = BEYOND, saved = WITHIN, postgre
   )
   const replication = await env.database.connect()
   const { rows } = await replication.query('select pg_advisory_lock(1), pg_backend_pid() as pid')
-  const ledger = new Ledger(postgres, lineage, crypto.randomUUID(), rows[0].pid)
+  const stateStore = new StateStore(postgres, lineage, crypto.randomUUID(), rows[0].pid)
   const ownership: HeadOwnership = {
     ...{ lineage: lineage.lineage, session: crypto.randomUUID() },
-    owns: (each) => ledger.owns(each),
+    owns: (each) => stateStore.owns(each),
+    numberOf: (each) => stateStore.numberOf(each),
     chain: (found, saved) => chainStart(found, saved, server),
     mayBeUnrecorded: () => false,
     othersAreSilent: async () => false,
     tookOver: async () => {},
   }
   const nothing = () => {}
+  let connections = 0
   const publisher = new Publisher({
     ...ownership,
     limits: { batchEvents: 1, batchBytes: 1 },
-    connect: () => connectRedis({ url: env.variables.OUTRIDER_REDIS_URL!, connectTimeout: 5_000 }, 'leadership'),
+    connect: () => {
+      connections += 1
+      return connectRedis({ url: env.variables.OUTRIDER_REDIS_URL!, connectTimeout: 5_000 }, 'leadership')
+    },
     prepare: async () => {},
     reject: async () => {},
     ...{ done: nothing, failed: nothing, lost: nothing, drained: nothing },
@@ -67,7 +72,7 @@ async function session(env: RelayEnv, position = BEYOND, saved = WITHIN, postgre
   const { signal } = new AbortController()
   let undisputed = false
   const takeover = new HeadTakeover({
-    ...{ ownership, publisher, ledger, lineage, server, signal, blocked: nothing, lookAgainAfterMs: 10 },
+    ...{ ownership, publisher, stateStore, lineage, server, signal, blocked: nothing, lookAgainAfterMs: 10 },
     undisputed: () => {
       undisputed = true
     },
@@ -76,15 +81,16 @@ async function session(env: RelayEnv, position = BEYOND, saved = WITHIN, postgre
     pid: rows[0].pid as number,
     replication,
     saysThatItLeads: () => undisputed,
+    connections: () => connections,
     atStart: () => takeover.run().catch((error) => error),
     watch: () =>
-      ledger.inTurn((client) =>
-        watchCatalog(client, lineage, createMetrics(), () => ledger.holdsLock(client)).catch((error) => error),
+      stateStore.inTurn((client) =>
+        monitorSlot(client, lineage, createRelayMetrics(), () => stateStore.holdsLock(client)).catch((error) => error),
       ),
     later: () =>
-      judgeLoss(
-        new Loss('BEYOND', 'orders', { head, session: other, error: '' }, ZERO_POSITION),
-        ...([ledger, lineage, server] as const),
+      classifyLoss(
+        new LossError('BEYOND', 'orders', { head, session: other, error: '' }, ZERO_POSITION),
+        ...([stateStore, lineage, server] as const),
       ),
   }
 }
@@ -96,17 +102,17 @@ test('a head beyond the WAL, found by the session that holds the lock, at its st
   const halts = [await atStart(), await later()]
   await replication.end()
   expect(saysThatItLeads()).toBe(false)
-  expect(halts.map((halt) => halt instanceof Halt && halt.reason)).toEqual(['wal_beyond', 'wal_beyond'])
+  expect(halts.map((halt) => halt instanceof HaltError && halt.reason)).toEqual(['wal_beyond', 'wal_beyond'])
   expect(await listIncidents(env.postgres)).toMatchObject([{ kind: 'foreign', reason: 'wal_beyond', stream: 'orders' }])
 })
 
-test('the same, found by a session that has lost its lock unheard: another one has published since, and no incident is opened', async ({
+test('a head beyond the WAL, found by a session that has lost its lock unheard, opens no incident: another session has published since', async ({
   env,
 }) => {
   const { pid, replication, atStart, later } = await session(env)
   await replication.end()
   await gone(env, pid)
-  for (const found of [await atStart(), await later()]) expect(found).toBeInstanceOf(Loss)
+  for (const found of [await atStart(), await later()]) expect(found).toBeInstanceOf(LossError)
   expect(await listIncidents(env.postgres)).toEqual([])
 })
 
@@ -126,7 +132,7 @@ test('what a session sees of the publication once it has lost its lock is no inc
   await env.postgres.query('drop publication outrider')
   await replication.end()
   await gone(env, pid)
-  expect(await watch()).not.toBeInstanceOf(Halt)
+  expect(await watch()).not.toBeInstanceOf(HaltError)
   expect(await listIncidents(env.postgres)).toEqual([])
   const other = await session(env)
   expect(await other.watch()).toMatchObject({ reason: 'publication_missing' })
@@ -144,6 +150,31 @@ test('a connection to Postgres that breaks while the heads are read ends the ses
   await replication.end()
 })
 
+test('a primary that becomes a replica after it was connected to proves no loss: it is asked again until it is a primary', async ({
+  createEnv,
+  skip,
+}) => {
+  needsProcess({ skip }, ['redis'])
+  const redis = await startRedis()
+  const env = await createEnv({ redis })
+  const { replication, atStart, connections } = await session(env, WITHIN, LATER)
+  await redis.command('REPLICAOF', '127.0.0.1', String(await freePort()))
+  let found: unknown
+  const taken = atStart().then((result) => {
+    found = result ?? 'all heads are taken over'
+  })
+  // A loss is recorded at the second look.
+  await until(() => found !== undefined || connections() > 3)
+  expect(found).toBeUndefined()
+  await redis.command('REPLICAOF', 'NO', 'ONE')
+  const [key] = await env.redis.keys('*head*')
+  await env.redis.hset(key!, { position: LATER })
+  await taken
+  await replication.end()
+  expect(found).toBe('all heads are taken over')
+  expect(await listIncidents(env.postgres, { closed: true })).toEqual([])
+})
+
 test('the loss of many streams is recorded in few statements', async ({ env }) => {
   const { replication, atStart } = await session(env, WITHIN, LATER)
   await env.postgres.query(
@@ -154,11 +185,12 @@ test('the loss of many streams is recorded in few statements', async ({ env }) =
   const before = await statements(env)
   expect(await atStart()).toMatchObject({ reason: 'stream_behind' })
   await replication.end()
-  expect((await env.postgres.query('select from outrider.incident')).rowCount).toBe(500)
+  expect((await env.postgres.query('select from outrider.incident')).rowCount).toBe(1)
+  expect((await env.postgres.query('select from outrider.gap_stream')).rowCount).toBe(500)
   expect((await statements(env)) - before).toBeLessThan(60)
 })
 
-/** Transactions of this database that are counted: each statement of the ledger is one. */
+/** Transactions of this database that are counted: each statement of the state store is one. */
 async function statements(env: RelayEnv): Promise<number> {
   await env.postgres.query('select pg_stat_force_next_flush()')
   const { rows } = await env.postgres.query(

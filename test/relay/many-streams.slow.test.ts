@@ -1,8 +1,9 @@
-import { expect } from 'vitest'
-import { listIncidents } from '../../src/postgres/incidents.js'
+import { expect, onTestFinished } from 'vitest'
+import { listIncidents } from '../../src/postgres/state/incidents.js'
 import { peakMemoryMiB } from '../../testkit/peak-memory.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
-import { until } from '../../testkit/services/index.js'
+import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
+import { lostStreams } from './redis-loss-env.js'
 import { relayTest as test } from './relay-env.js'
 
 const STREAMS = 100_000
@@ -13,8 +14,13 @@ const IN_CONTAINER = { NODE_OPTIONS: '--max-old-space-size=128' }
 
 test.runIf(process.platform === 'linux')(
   `${STREAMS} streams, published to and taken over: within the memory of the chart, and what Redis lost of one is found`,
-  async ({ createEnv }) => {
-    const env = await createEnv()
+  { timeout: 700_000 },
+  async ({ createEnv, skip }) => {
+    needsProcess({ skip })
+    // A server of its own: a walsender reads the WAL of all databases, and other tests write gigabytes.
+    const server = await startPostgres()
+    onTestFinished(() => server.remove())
+    const env = await createEnv({ database: await server.createDatabase() })
     const peaks: number[] = []
     const kill = async (relay: RelayProcess) => {
       peaks.push(Math.round(peakMemoryMiB(relay.pid)))
@@ -45,7 +51,8 @@ test.runIf(process.platform === 'linux')(
     await env.redis.del('customer-77777', `outrider:{customer-77777}:head:${rows[0].lineage}`)
     const third = await env.relay(IN_CONTAINER)
     await until(async () => (await third.status())?.reason === 'stream_behind')
-    expect(await listIncidents(env.postgres)).toMatchObject([{ kind: 'gap', stream: 'customer-77777' }])
+    expect(await listIncidents(env.postgres)).toMatchObject([{ kind: 'gap', reason: 'stream_behind' }])
+    expect(Object.keys(await lostStreams(env))).toEqual(['customer-77777'])
     await kill(third)
 
     expect(peaks.map((peak) => [peak, peak < CHART_MEMORY_MIB])).toEqual(peaks.map((peak) => [peak, true]))

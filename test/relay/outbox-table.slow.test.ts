@@ -1,7 +1,22 @@
 import { expect } from 'vitest'
+import { setup } from '../../src/cli/setup.js'
+import type { RelayProcess } from '../../testkit/relay-process.js'
 import { until } from '../../testkit/services/index.js'
-import { add, close, mapped, openIncidents, published, running, swapped, TABLE, yaml } from './outbox-table-env.js'
-import { relayTest as test } from './relay-env.js'
+import { runCheck } from '../check/run.js'
+import { runCommand } from '../support/command.js'
+import {
+  add,
+  close,
+  mapped,
+  mapping,
+  openIncidents,
+  published,
+  running,
+  swapped,
+  TABLE,
+  yaml,
+} from './outbox-table-env.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 test('a relay refuses a configuration that names another table than setup did, and skips nothing', async ({
   createEnv,
@@ -77,6 +92,82 @@ test('a table that inherits from the outbox table is a gap until the inheritance
   await relay.streaming()
   await env.postgres.query(`insert into ${TABLE} select * from public.child`)
   await published(env, 'first', 'meanwhile', 'in the child')
+})
+
+/** As an earlier version has set up a table with a child: the publication names both. The rows of both wait in WAL. */
+async function inheritedSince(env: RelayEnv): Promise<void> {
+  await env.postgres.query(`begin; create table public.child () inherits (${TABLE});
+    alter publication outrider add table public.child;
+    update outrider.lineage set publication_state = outrider.publication_state(publication); commit`)
+  await add(env, TABLE, 'before')
+  await add(env, 'public.child', 'in the child')
+  await add(env, TABLE, 'behind')
+}
+
+const setUpAgain = (env: RelayEnv) =>
+  runCommand(setup, env.database.url, { config: { slot: env.slot, outbox: mapping() } })
+
+/** What a message names to be run in SQL. */
+const statements = (message: string): string[] =>
+  [...message.matchAll(/`(alter [^`]+)`/g)].map(([, statement]) => statement as string)
+
+/** The rows of the child that wait in WAL are a gap of their own; once it is closed, everything else flows. */
+async function ledOn(env: RelayEnv, relay: RelayProcess): Promise<void> {
+  await relay.is({ role: 'halted', reason: 'outbox_foreign_rows' })
+  const [foreign, ...others] = await openIncidents(env)
+  expect(others).toEqual([])
+  await close(env, foreign!.id)
+  await relay.streaming()
+  await env.postgres.query(`insert into ${TABLE} select * from public.child`)
+  await published(env, 'first', 'before', 'behind', 'in the child')
+  // Nothing that is left of the child is in the way, and its rows halt nothing.
+  expect((await setUpAgain(env)).code).toBe(0)
+  const { findings } = await runCheck(env.database.url, env.server.url, { slot: env.slot, outbox: mapping() })
+  expect(findings.filter(({ level, server }) => level === 'blocker' && server === 'postgres')).toEqual([])
+  await add(env, 'public.child', 'no event any more')
+  await add(env, TABLE, 'last')
+  await published(env, 'first', 'before', 'behind', 'in the child', 'last')
+  expect(await openIncidents(env)).toEqual([])
+}
+
+test('a child that was there at the first setup, and is in the publication: the advice of the gap leads on', async ({
+  createEnv,
+  configFile,
+}) => {
+  const env = await createEnv(mapped)
+  const relay = await running(env, await configFile(yaml()))
+  await relay.stop()
+  await inheritedSince(env)
+  const next = await env.relay({ OUTRIDER_CONFIG: await configFile(yaml()) })
+  await next.is({ role: 'halted', reason: 'outbox_inherited' })
+  const [incident, ...others] = await openIncidents(env)
+  expect(others).toEqual([])
+  const steps = statements((await next.status())!.message!)
+  expect(steps).toHaveLength(1)
+  await env.postgres.query(steps[0]!)
+  await close(env, incident!.id)
+  await ledOn(env, next)
+})
+
+test('a child that was there at the first setup, and is in the publication: the refusals of another setup lead on', async ({
+  createEnv,
+  configFile,
+}) => {
+  const env = await createEnv(mapped)
+  const relay = await running(env, await configFile(yaml()))
+  await relay.stop()
+  await inheritedSince(env)
+  for (const expected of ['inherits from it', 'publishes public.child']) {
+    const message = await setUpAgain(env).then(String, (error: Error) => error.message)
+    expect(message).toContain(expected)
+    await env.postgres.query(statements(message)[0]!)
+  }
+  expect((await setUpAgain(env)).code).toBe(0)
+  const next = await env.relay({ OUTRIDER_CONFIG: await configFile(yaml()) })
+  await next.is({ role: 'halted', reason: 'publication_changed' })
+  const [changed] = await openIncidents(env)
+  await close(env, changed!.id)
+  await ledOn(env, next)
 })
 
 test('rows of another table in the stream halt the relay with the slot before them, and are skipped only once that is decided', async ({
@@ -166,4 +257,115 @@ test('a schema that is renamed halts the relay, and renamed back as the message 
   await env.postgres.query(/`(alter schema [^`]+)`/.exec(String(message))![1]!)
   await relay.streaming()
   await published(env, ...ids)
+})
+
+test('a table that is dropped while another takes its name is a gap that stays open until the publication publishes the other', async ({
+  createEnv,
+  configFile,
+}) => {
+  const env = await createEnv(mapped)
+  const relay = await running(env, await configFile(yaml()))
+  await env.postgres.query(`begin;
+    create table public.outboxevent_new (like ${TABLE} including all);
+    drop table ${TABLE};
+    alter table public.outboxevent_new rename to outboxevent;
+    commit`)
+  await add(env, TABLE, 'unseen')
+  await relay.is({ role: 'halted', reason: 'publication_changed' })
+  const [incident, ...others] = await openIncidents(env)
+  expect([incident?.kind, incident?.reason, others]).toEqual(['gap', 'publication_changed', []])
+
+  const refused = await close(env, incident!.id).catch((error: Error) => error.message)
+  const [, statement] = /`(begin; drop publication [^`]+)`/.exec(String(refused)) ?? []
+  expect(statement, String(refused)).toBeDefined()
+  await env.postgres.query(statement!)
+  await close(env, incident!.id)
+  await relay.streaming()
+  await env.postgres.query(`delete from ${TABLE}`)
+  await add(env, TABLE, 'unseen', 'last')
+  await published(env, 'first', 'unseen', 'last')
+})
+
+test('a mapping that was edited after setup halts the relay, for an unfit column in the words of setup, and no row becomes an incident', async ({
+  createEnv,
+  configFile,
+}) => {
+  const create = `create table ${TABLE} (id text primary key, stream text, type text, raw bytea, made text generated always as ('m') stored)`
+  const env = await createEnv({ outbox: { table: TABLE, create } })
+  await env.postgres.query(`insert into ${TABLE} (id, stream, type, raw) values ('waits', 'orders', 't', '\\x7b7d')`)
+  for (const [columns, reason] of [
+    [{ data: 'raw' }, 'setup_differs'],
+    [{ subject: 'made' }, 'setup_differs'],
+    // The rows in WAL say which columns they have.
+    [{ subject: 'nothing' }, 'column_missing'],
+  ] as const) {
+    const outbox = { ...mapping(), columns: { ...mapping().columns, ...columns } }
+    const config = { slot: env.slot, outbox }
+    const refused = await runCommand(setup, env.database.url, { config }).catch((error: Error) => error.message)
+    expect(refused).toContain('Map another column')
+    const relay = await env.relay({ OUTRIDER_CONFIG: await configFile(JSON.stringify({ outbox })) })
+    await relay.is({ role: 'halted', reason })
+    if (reason === 'setup_differs') expect((await relay.status())?.message).toBe(refused)
+    await relay.stop()
+  }
+  expect(await openIncidents(env)).toEqual([])
+  await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(yaml()) })
+  await published(env, 'waits')
+})
+
+test('a partition that becomes unlogged halts the relay while it runs and at its start; logged again, with its unseen rows inserted again, it loses none', async ({
+  env,
+}) => {
+  const setEach = (how: string) =>
+    env.postgres.query([0, 1, 2, 3, 4, 5, 6, 7].map((i) => `alter table outrider.outbox_${i} set ${how}`).join(';'))
+  const relay = await env.streamingRelay()
+  const first = await env.insert('orders')
+  await setEach('unlogged')
+  const unseen = await env.insert('orders')
+  await relay.is({ role: 'halted', reason: 'outbox_unlogged' })
+  await relay.stop()
+  await env.postgres.query("update outrider.incident set closed_at = now(), closed_by = 'test'")
+  const next = await env.relay()
+  await next.is({ role: 'halted', reason: 'outbox_unlogged' })
+  const [incident, ...others] = await openIncidents(env)
+  expect(others).toEqual([])
+
+  await expect(close(env, incident!.id)).rejects.toThrow('`alter table "outrider"."outbox_0" set logged;')
+  await setEach('logged')
+  await close(env, incident!.id)
+  await next.streaming()
+  // As the manual says.
+  await env.postgres.query(
+    `with unseen as (delete from outrider.outbox where id = any ($1) returning *)
+     insert into outrider.outbox (id, stream, type, subject, data, schema_version, correlation_id, causation_id, headers, created_at)
+     select id, stream, type, subject, data, schema_version, correlation_id, causation_id, headers, created_at
+     from unseen order by seq`,
+    [[unseen]],
+  )
+  await published(env, first, unseen)
+})
+
+test('a publication that leaves rows out is a gap, also where that was accepted before, until it is whole again', async ({
+  createEnv,
+  configFile,
+}) => {
+  const env = await createEnv(mapped)
+  const relay = await running(env, await configFile(yaml()))
+  await relay.stop()
+  const accept = 'update outrider.lineage set publication_state = outrider.publication_state(publication)'
+  await env.postgres.query(`alter publication outrider set table ${TABLE} where (id <> id); ${accept}`)
+  const next = await env.relay({ OUTRIDER_CONFIG: await configFile(yaml()) })
+  await next.is({ role: 'halted', reason: 'publication_changed' })
+  const [incident] = await openIncidents(env)
+  await expect(close(env, incident!.id)).rejects.toThrow('leaves out rows or columns of it')
+  await env.postgres.query(`alter publication outrider set table ${TABLE}`)
+  await close(env, incident!.id)
+  await next.streaming()
+  await add(env, TABLE, 'last')
+  await published(env, 'first', 'last')
+  await next.stop()
+
+  // Every column that is mapped.
+  await env.postgres.query(`alter publication outrider set table ${TABLE} (id, stream, type); ${accept}`)
+  await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(yaml()) })
 })

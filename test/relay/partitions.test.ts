@@ -49,3 +49,10 @@ test('a partitioned stream: each subject in one partition, in order, and its num
   const { key } = seen.get('subject-1')!
   await until(async () => (await env.ids(key)).at(-1) === rows[0].id)
 })
+
+test('the number of partitions comes back where Redis has lost it alone', async ({ createEnv }) => {
+  const env = await createEnv({ partitions: { orders: 4 } })
+  await env.streamingRelay()
+  await env.redis.del('outrider:{orders}:partitions')
+  await until(async () => (await env.redis.get('outrider:{orders}:partitions')) === '4', { message: 'the number' })
+})

@@ -1,5 +1,5 @@
 import { expect, type TestContext } from 'vitest'
-import { listIncidents } from '../../src/postgres/incidents.js'
+import { listIncidents } from '../../src/postgres/state/incidents.js'
 import { RelayProcess } from '../../testkit/relay-process.js'
 import { needsProcess, type Postgres, startPostgres, startProxy, until } from '../../testkit/services/index.js'
 import { Database, PostgresServer } from '../../testkit/services/postgres-server.js'
@@ -84,6 +84,11 @@ test('a standby without the last session is promoted: after 20 s of silence the 
     await relay.streaming()
   }
   await streaming(2)
+  const began = (await relay.logged(({ msg }) => msg === 'session began', 2)).at(-1)
+  const starting = relay.logs.findLast(({ msg }) => msg === 'starting')
+  const listened = Date.parse(String(began?.time)) - Date.parse(String(starting?.time))
+  expect(listened).toBeGreaterThanOrEqual(20_000)
+  expect(listened).toBeLessThan(28_000)
   const connection = await standbyDatabase.connect()
   onTestFinished(() => connection.end())
   const incidents = () => listIncidents(connection, { closed: true })

@@ -1,11 +1,12 @@
-import type { Redis as Client } from 'ioredis'
+import type { Redis as Client, Command } from 'ioredis'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { headKey } from '../../src/event/names.js'
 import { positionOf, positionPrefix, ZERO_POSITION } from '../../src/event/position.js'
-import { removeHead } from '../../src/redis/append.js'
-import { connectRedis, type RedisClient } from '../../src/redis/connect.js'
-import type { Loss } from '../../src/relay/loss.js'
-import { Publisher, type PublisherOptions } from '../../src/relay/publisher.js'
+import { connectRedis, type RedisClient } from '../../src/redis/client/connect.js'
+import { removeHead } from '../../src/redis/streams/append.js'
+import type { LossError } from '../../src/relay/sink/loss.js'
+import { Publisher } from '../../src/relay/sink/publisher.js'
+import type { PublisherOptions } from '../../src/relay/sink/publisher-options.js'
 import { type FreshRedis, freshRedis, until } from '../../testkit/services/index.js'
 import { at, call, events, idsIn, LINEAGE } from '../support/events.js'
 
@@ -36,7 +37,7 @@ class PublisherEnv {
   /** How many events of a transaction are done. */
   readonly done = new Map<number, number>()
   readonly rejected: [reason: string, id: string | undefined][] = []
-  readonly lost: Loss[] = []
+  readonly lost: LossError[] = []
   readonly failed: unknown[] = []
   epochs = 0
   readonly tookOver: string[] = []
@@ -61,6 +62,7 @@ class PublisherEnv {
       connect: () => connectRedis({ url: redis.url, connectTimeout: 5_000 }, 'publisher'),
       prepare: (client) => this.prepare(client),
       owns: (session) => this.owns(session),
+      numberOf: async () => undefined,
       chain: (_, saved) => saved,
       mayBeUnrecorded: () => this.mayBeUnrecorded,
       othersAreSilent: (client) => this.othersAreSilent(client),
@@ -88,18 +90,18 @@ class PublisherEnv {
 
   /** Event n is the only one of transaction n. */
   add(from: number, to: number, key = KEY): void {
-    const lane = this.publisher.lane(key)
+    const queue = this.publisher.queue(key)
     for (const { position, id } of events(from, to)) {
-      const batch = this.publisher.batch(lane, BYTES)
+      const batch = this.publisher.batch(queue, BYTES)
       batch.args.push(position, id, 'id<id')
-      this.publisher.added(lane, batch, Number.parseInt(id.slice(1), 10), BYTES, 0)
+      this.publisher.added(queue, batch, Number.parseInt(id.slice(1), 10), BYTES, 0)
     }
   }
 
   /** Row n cannot be published by today's limits. */
   reject(n: number, eventId: string): void {
     const rejection = { reason: 'too_large', message: '', stream: KEY, eventId, position: at(n), row: {}, omitted: {} }
-    this.publisher.reject(this.publisher.lane(KEY), { rejection, transaction: n, bytes: BYTES })
+    this.publisher.reject(this.publisher.queue(KEY), { rejection, transaction: n, bytes: BYTES })
   }
 
   /** Until nothing waits any more: then each of the events 1 to n is in the stream once and counted once. */
@@ -111,7 +113,7 @@ class PublisherEnv {
 
   /** As the session does before it saves the heads that moved; then everything is idle that is to be. */
   saveAndTick(): void {
-    for (const lane of this.publisher.lanes.values()) lane.moved = false
+    for (const queue of this.publisher.queues.values()) queue.takeMoved()
     this.publisher.tick(performance.now())
   }
 
@@ -148,7 +150,7 @@ it.each([
   await env.start()
   const old = { key: KEY, session: 'new', previous: ZERO_POSITION, events: events(1, 9) }
   const { head } = await call(env.publisher.client as RedisClient, old)
-  env.publisher.open(env.publisher.lane(KEY), head, head.position)
+  env.publisher.open(env.publisher.queue(KEY), head, head.position)
   env.add(1, 5)
   await new Promise((resolve) => setImmediate(resolve))
   await between()
@@ -158,26 +160,26 @@ it.each([
   expect([...env.done]).toEqual([1, 2, 3, 4, 5, 10, 11, 12].map((n) => [n, 1]))
 })
 
-it('the same with a phantom: a head of an older timeline, from beyond where it was left', async () => {
+it('takes over a phantom: a head of an older timeline, from beyond where it was left', async () => {
   await env.start()
   const phantom = { position: at(9), id: 'phantom', fields: ['id', 'phantom'] }
   const old = { key: KEY, session: 'new', previous: ZERO_POSITION, events: [...events(1, 3), phantom] }
   const { head } = await call(env.publisher.client as RedisClient, old)
-  const lane = env.publisher.lane(KEY)
-  env.publisher.open(lane, head, head.position)
+  const queue = env.publisher.queue(KEY)
+  env.publisher.open(queue, head, head.position)
   env.add(1, 3)
   await env.settled()
-  const batch = env.publisher.batch(lane, BYTES)
+  const batch = env.publisher.batch(queue, BYTES)
   const position = positionOf(positionPrefix(2, 4n), 0)
   batch.args.push(position, 'e4', 'id<id')
-  env.publisher.added(lane, batch, 4, BYTES, 0)
+  env.publisher.added(queue, batch, 4, BYTES, 0)
   await env.settled()
   expect(await idsIn(admin, KEY)).toEqual(['e1', 'e2', 'e3', 'phantom', 'e4'])
   expect([...env.done]).toEqual([1, 2, 3, 4].map((n) => [n, 1]))
 })
 
 it.each(breaks)(
-  'an opening that outlives the connection that %s leaves the lane of the next epoch alone',
+  'an opening that outlives the connection that %s leaves the queue of the next epoch alone',
   async (_, cut) => {
     await env.start()
     const old = { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 4) }
@@ -189,7 +191,7 @@ it.each(breaks)(
     await breakEpoch(cut)
     await until(() => gates.length === 2, { message: 'the second opening to ask' })
     gates[1]?.()
-    await until(() => env.publisher.lane(KEY).state === 'open')
+    await until(() => env.publisher.queue(KEY).state === 'open')
     env.add(8, 40)
     gates[0]?.()
     for (let n = 41; n <= 60; n++) {
@@ -210,7 +212,7 @@ it.each([
   await env.start()
   const old = { key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 3) }
   await call(env.publisher.client as RedisClient, old)
-  const lane = env.publisher.lane(KEY)
+  const queue = env.publisher.queue(KEY)
   if (open) {
     env.add(1, 1)
     await env.settled()
@@ -221,7 +223,7 @@ it.each([
   expect(env.lost).toMatchObject([{ status: 'DIVERGED', key: KEY }])
   expect(env.rejected).toEqual([])
   expect([...env.done.keys()]).toEqual(open ? [1, 2] : [2])
-  expect(lane.head.event).toBe('e3')
+  expect(queue.head.event).toBe('e3')
 })
 
 it('a stream whose ids are exhausted in the middle of a batch: what is in it is done, only the rest is rejected', async () => {
@@ -250,7 +252,7 @@ it('a stream that was exhausted in the middle of a batch continues its chain fro
   await env.settled()
   await until(() => {
     env.publisher.tick(performance.now())
-    return env.publisher.lane(KEY).state !== 'refused'
+    return env.publisher.queue(KEY).state !== 'refused'
   })
   env.add(6, 6)
   await env.settled()
@@ -271,7 +273,7 @@ it('a stream refused as exhausted that has ids again continues its chain where i
   await admin.call('XSETID', KEY, highest as string)
   await until(() => {
     env.publisher.tick(performance.now())
-    return env.publisher.lane(KEY).state !== 'refused'
+    return env.publisher.queue(KEY).state !== 'refused'
   })
   env.add(4, 5)
   await env.settled()
@@ -284,12 +286,30 @@ it('an exhausted stream is not tried again at every probe: each refusal ends the
   await env.start()
   env.add(1, 1)
   await env.settled()
-  const { refusedAt } = env.publisher.lane(KEY)
+  const { refusedAt } = env.publisher.queue(KEY)
   await until(() => {
     env.publisher.tick(performance.now())
-    return env.publisher.lane(KEY).state !== 'refused'
+    return env.publisher.queue(KEY).state !== 'refused'
   })
   expect(performance.now() - refusedAt).toBeGreaterThanOrEqual(READMIT_AFTER_MS)
+})
+
+it('a batch that overtakes an earlier one, as where a cluster moves the stream, ends the epoch and not the session', async () => {
+  await env.start()
+  env.add(1, 3)
+  await env.settled()
+  const client = env.publisher.client as Client
+  const sendCommand = client.sendCommand.bind(client)
+  const sent: Command[] = []
+  client.sendCommand = (command: Command) => {
+    // The first batch stays behind.
+    if (sent.push(command) > 1) sendCommand(command)
+    return command.promise
+  }
+  env.add(4, 9)
+  await env.expectOnce(9)
+  expect(sent).toHaveLength(2)
+  expect(env.epochs).toBe(2)
 })
 
 it('preparing an epoch that fails again and again leaves no connection behind', async () => {
@@ -381,7 +401,7 @@ describe('an idle stream', () => {
     })
     await env.settled()
     env.saveAndTick()
-    expect(env.publisher.lanes.size).toBe(0)
+    expect(env.publisher.queues.size).toBe(0)
   })
 
   const lose = (key = KEY) => admin.multi().del(key).del(headKey(key, LINEAGE)).exec()
@@ -397,7 +417,7 @@ describe('an idle stream', () => {
     await env.settled()
     expect(await idsIn(admin, KEY)).toEqual(['e251', 'e1000', 'e1001'])
     env.saveAndTick()
-    expect(env.publisher.lanes.size).toBe(0)
+    expect(env.publisher.queues.size).toBe(0)
     env.add(1_002, 1_002, KEY)
     await env.settled()
     expect(await idsIn(admin, KEY)).toEqual(['e251', 'e1000', 'e1001', 'e1002'])
@@ -494,4 +514,34 @@ it('ids of rows that wait for no stream count as bytes until the heads are known
   expect(env.publisher.bytes).toBeGreaterThan(0)
   env.publisher.release()
   expect(env.publisher.bytes).toBe(0)
+})
+
+it('what a batch takes beside its events counts as bytes until it is appended, once a batch', async () => {
+  env.add(1, 1)
+  const one = env.publisher.bytes
+  expect(one).toBeGreaterThan(1_000)
+  env.add(2, 3)
+  expect(env.publisher.bytes).toBe(one + 2 * BYTES)
+  env.add(4, 4, 'users')
+  expect(env.publisher.bytes).toBe(2 * one + 2 * BYTES)
+  await env.start()
+  await env.settled()
+  expect(env.publisher.bytes).toBe(0)
+})
+
+it('of thousands of new streams 500 are opened at a time, and all get their events, also where the connection is lost meanwhile', async () => {
+  const streams = 2_000
+  for (let n = 1; n <= streams; n++) env.add(n, n, `customer-${n}`)
+  const opening = () => [...env.publisher.queues.values()].filter(({ state }) => state === 'opening').length
+  await env.start()
+  expect(opening()).toBe(500)
+  await until(() => {
+    expect(opening()).toBeLessThanOrEqual(500)
+    return env.publisher.events < streams
+  })
+  await breakEpoch((client) => client.disconnect())
+  expect(opening()).toBeLessThanOrEqual(500)
+  await env.settled()
+  expect(env.done.size).toBe(streams)
+  expect(await admin.dbsize()).toBe(2 * streams)
 })

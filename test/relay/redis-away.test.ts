@@ -36,26 +36,6 @@ test('Redis down at the start, the outbox idle: the slot follows; a row that arr
   await confirmedTo(env, await writtenWal(env))
 })
 
-test('Redis goes down while the outbox is idle: the slot follows all the same', async ({ createEnv, skip }) => {
-  needsProcess({ skip }, ['redis'])
-  const redis = await startRedis({ settings: { appendonly: 'yes' } })
-  const env = await createEnv({ redis })
-  await keepalivesOften(env)
-  const relay = await env.relay({ OUTRIDER_DURABILITY: 'memory' })
-  await relay.streaming()
-  const first = await env.insert('orders')
-  await headsSaved(env, 1)
-  await redis.stop()
-  await relay.is({ role: 'active', state: 'blocked' })
-  await writeElsewhere(env.database)
-  await confirmedTo(env, await writtenWal(env))
-  const second = await env.insert('orders')
-  await redis.start()
-  await until(async () => (await env.ids('orders')).length === 2)
-  expect(await env.ids('orders')).toEqual([first, second])
-  expect(await relay.metric('outrider_sessions_total')).toBe(1)
-})
-
 test('Redis comes back empty after rows have waited: the loss is found, and nothing is appended after it', async ({
   createEnv,
   skip,
@@ -79,24 +59,4 @@ test('Redis comes back empty after rows have waited: the loss is found, and noth
   await relay.is({ role: 'halted', reason: 'stream_behind' })
   expect(await env.ids('orders')).toEqual([])
   expect(await env.ids('payments')).toEqual([])
-})
-
-test('a row that is read before Redis says how large one may be becomes an incident once it does', async ({
-  createEnv,
-  skip,
-}) => {
-  needsProcess({ skip }, ['redis'])
-  const redis = await startRedis({ settings: { 'proto-max-bulk-len': '1mb' } })
-  const env = await createEnv({ redis })
-  await redis.stop()
-  const relay = await env.relay({ OUTRIDER_MAX_EVENT_BYTES: '8MiB' })
-  await relay.is({ role: 'active', state: 'blocked' })
-  await env.insert('orders', { text: 'x'.repeat(2_000_000) })
-  const small = await env.insert('orders')
-  await until(async () => (await relay.metric('outrider_events_received_total')) === 2)
-  await redis.start()
-  await until(async () => (await env.ids('orders')).length > 0)
-  expect(await env.ids('orders')).toEqual([small])
-  const { rows } = await env.postgres.query('select reason from outrider.incident')
-  expect(rows).toEqual([{ reason: 'too_large_for_redis' }])
 })

@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { listIncidents } from '../../src/postgres/incidents.js'
+import { listIncidents } from '../../src/postgres/state/incidents.js'
 import { until } from '../../testkit/services/index.js'
 import { losses, STREAM, underLoad } from './redis-loss-env.js'
 import { relayTest as test } from './relay-env.js'

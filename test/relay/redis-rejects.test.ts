@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { listIncidents } from '../../src/postgres/incidents.js'
+import { listIncidents } from '../../src/postgres/state/incidents.js'
 import { needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { relayTest as test } from './relay-env.js'
 
@@ -48,7 +48,7 @@ test('a stream whose key holds another type: its rows become incidents, everythi
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
-test('a row larger than Redis takes in one piece becomes an incident, and its neighbours go on', async ({
+test('a row larger than Redis takes in one piece becomes an incident, and its neighbours continue', async ({
   createEnv,
   skip,
 }) => {
@@ -88,27 +88,4 @@ test('a row larger than Redis takes in one piece becomes an incident, and its ne
   )
   await until(async () => (await env.confirmed()) > before, { message: 'the slot to move on' })
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
-})
-
-test('Redis that refuses what an epoch begins with: tried again and again, and no connection is left behind', async ({
-  createEnv,
-  skip,
-}) => {
-  needsProcess({ skip }, ['redis'])
-  const redis = await startRedis()
-  const env = await createEnv({ redis, partitions: { orders: 4 } })
-  await redis.config('maxmemory', '1')
-  const relay = await env.relay()
-  await relay.is({ role: 'active', state: 'blocked', reason: 'redis_oom' })
-  const clients = async () =>
-    String(await env.redis.client('LIST')).match(new RegExp(`outrider-${env.slot}`, 'g')) ?? []
-  const attempts = async () => Number(/total_connections_received:(\d+)/.exec(await env.redis.info('stats'))?.[1])
-  const before = await attempts()
-  await until(async () => {
-    expect((await clients()).length).toBeLessThan(3)
-    return (await attempts()) >= before + 4
-  })
-  await redis.config('maxmemory', '0')
-  await relay.streaming()
-  expect((await clients()).length).toBeLessThan(3)
 })

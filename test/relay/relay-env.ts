@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
 import { test as base } from 'vitest'
-import { setUp } from '../../src/postgres/setup.js'
+import { setUp } from '../../src/postgres/setup/setup.js'
 import { RelayProcess } from '../../testkit/relay-process.js'
 import { until } from '../../testkit/services/index.js'
 import { createTestEnv, type TestEnv, type TestEnvOptions } from '../support/test-env.js'
@@ -69,6 +69,8 @@ export async function createRelayEnv(options: RelayEnvOptions = {}): Promise<Rel
     OUTRIDER_REDIS_URL: server.url,
     OUTRIDER_SLOT: slot,
     OUTRIDER_LOG_LEVEL: 'debug',
+    // Most tests look at what a gap stops. Those of repairs say so.
+    OUTRIDER_ON_GAP: 'halt',
   }
   const start = async (more: Record<string, string> = {}) => {
     const relay = await RelayProcess.start({ ...variables, ...more })

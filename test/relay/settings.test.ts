@@ -1,64 +1,9 @@
-import pg from 'pg'
 import { expect } from 'vitest'
-import { type SetupOptions, setUp } from '../../src/postgres/setup.js'
-import type { RelayProcess } from '../../testkit/relay-process.js'
+import { setUp } from '../../src/postgres/setup/setup.js'
 import { needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
 import { TOO_LOW, TOO_LOW_SAYS } from '../support/wal-level.js'
-import { type RelayEnv, relayTest as test } from './relay-env.js'
-
-const setUpAgain = (env: RelayEnv, more: Pick<SetupOptions, 'grants' | 'lockTimeout'> = {}) =>
-  setUp(env.postgres, {
-    ...more,
-    slot: env.slot,
-    publication: 'outrider',
-    source: undefined,
-    outboxTable: 'outrider.outbox',
-    partitions: new Map(),
-  })
-
-const role = (env: RelayEnv): string => pg.escapeIdentifier(`relay_${env.database.name}`)
-
-/** Not ready, alive, and its message says what to look at. */
-async function expectWaiting(relay: RelayProcess, reason: string, says: RegExp): Promise<void> {
-  await relay.is({ reason })
-  expect(await relay.status()).toMatchObject({ code: 503, message: expect.stringMatching(says) })
-  expect((await fetch(`http://127.0.0.1:${relay.httpPort}/livez`)).status).toBe(200)
-}
-
-async function expectFlow(env: RelayEnv): Promise<void> {
-  const id = await env.insert('orders')
-  await until(async () => (await env.ids('orders')).includes(id))
-}
-
-test.concurrent('synchronous_standby_names that match everybody, and read-only by default: nothing hangs, nothing is lost', async ({
-  createEnv,
-  skip,
-  onTestFinished,
-}) => {
-  needsProcess({ skip })
-  const server = await startPostgres()
-  onTestFinished(() => server.remove())
-  const env = await createEnv({ database: await server.createDatabase() })
-  await server.set({ synchronous_standby_names: '*', default_transaction_read_only: 'on' })
-  const relay = await env.streamingRelay()
-  // The first commit of a session waits for a standby, too, and there is none before the relay streams.
-  expect(relay.logs.map(({ msg }) => msg)).toContain(
-    'session not confirmed by a synchronous standby within 5 s, continuing',
-  )
-  await env.postgres.query('set default_transaction_read_only = off; set synchronous_commit = on')
-  expect((await server.query('show default_transaction_read_only'))[0]).toEqual({ default_transaction_read_only: 'on' })
-
-  // The relay itself is the standby that this commit waits for: it must publish and confirm before anybody else sees it.
-  const inserting = env.insert('orders')
-  await until(async () => (await env.ids('orders')).length === 1)
-  const waiting = "select from pg_stat_activity where wait_event = 'SyncRep'"
-  expect(await server.query(waiting)).toHaveLength(1)
-  const id = await inserting
-  expect(await env.ids('orders')).toEqual([id])
-  expect(await server.query('select sync_state from pg_stat_replication')).toEqual([{ sync_state: 'sync' }])
-  const { rows } = await env.postgres.query('select count(*)::int as heads from outrider.head')
-  expect(rows).toEqual([{ heads: 1 }])
-})
+import { relayTest as test } from './relay-env.js'
+import { expectFlow, expectWaiting, role, setUpAgain } from './settings-env.js'
 
 test.concurrent('time-outs of the role for transactions and idle sessions end neither a large transaction nor a quiet relay', async ({
   createEnv,
@@ -96,7 +41,7 @@ test.concurrent('time-outs of the role for transactions and idle sessions end ne
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })
 
-test.concurrent('without the attribute REPLICATION the relay says so, stays alive, and goes on once it has it', async ({
+test.concurrent('without the attribute REPLICATION the relay says so, stays alive, and continues once it has it', async ({
   env,
 }) => {
   await env.postgres.query(`alter role ${role(env)} noreplication`)
@@ -107,7 +52,7 @@ test.concurrent('without the attribute REPLICATION the relay says so, stays aliv
   await expectFlow(env)
 })
 
-test.concurrent('without the role outrider_relay it waits for the grant, says so, and goes on once it has it', async ({
+test.concurrent('without the role outrider_relay it waits for the grant, says so, and continues once it has it', async ({
   env,
 }) => {
   await env.postgres.query(`revoke outrider_relay from ${role(env)}`)
@@ -121,37 +66,7 @@ test.concurrent('without the role outrider_relay it waits for the grant, says so
   expect(relay.logs.filter(({ role }) => role === 'halted')).toEqual([])
 })
 
-test.concurrent('started before a setup that waits long for the slot, the relay waits for it and is never halted', async ({
-  createEnv,
-  skip,
-  onTestFinished,
-}) => {
-  needsProcess({ skip })
-  // Its own: an open transaction holds up every slot of the server.
-  const server = await startPostgres()
-  onTestFinished(() => server.remove())
-  const database = await server.createDatabase()
-  const env = await createEnv({ database })
-  await env.postgres.query('drop schema outrider cascade')
-  await env.postgres.query('drop publication outrider')
-  await env.postgres.query('select pg_drop_replication_slot($1)', [env.slot])
-  await env.postgres.query(`revoke outrider_relay from ${role(env)}`)
-  const relay = await env.relay()
-  await expectWaiting(relay, 'setup_missing', /no schema outrider/)
-
-  const writer = await database.connect()
-  onTestFinished(() => writer.end())
-  await writer.query('begin; select pg_current_xact_id()')
-  const made = setUpAgain(env, { grants: { outrider_relay: [`relay_${database.name}`] }, lockTimeout: 60_000 })
-  await relay.is({ role: 'starting', state: 'waiting', reason: 'setup_interrupted' })
-  await writer.query('rollback')
-  expect((await made).grants).toEqual([{ role: 'outrider_relay', to: `relay_${database.name}`, state: 'granted' }])
-  await relay.streaming()
-  await expectFlow(env)
-  expect(relay.logs.filter(({ role }) => role === 'halted')).toEqual([])
-})
-
-test.concurrent('started before setup, or after an interrupted one, the relay says so, stays alive, and goes on after it', async ({
+test.concurrent('started before setup, or after an interrupted one, the relay says so, stays alive, and continues after it', async ({
   env,
 }) => {
   await env.postgres.query('drop schema outrider cascade')
@@ -174,7 +89,7 @@ test.concurrent('started before setup, or after an interrupted one, the relay sa
   await expectFlow(env)
 })
 
-test.concurrent('wal_level too low: the relay says what is missing, stays alive, and goes on after a restart and setup', async ({
+test.concurrent('wal_level too low: the relay says what is missing, stays alive, and continues after a restart and setup', async ({
   createEnv,
   skip,
   onTestFinished,
@@ -206,8 +121,26 @@ test.concurrent('wal_level too low: the relay says what is missing, stays alive,
 })
 
 test.concurrent('a setting that has no effect yet is a warning in the log at the start', async ({ env }) => {
-  const relay = await env.relay({ OUTRIDER_ON_GAP: 'repair' })
+  const relay = await env.relay({ OUTRIDER_RETENTION: '72h' })
   const said = 'setting has no effect in this version'
-  await until(async () => relay.logs.some(({ msg }) => msg === said))
-  expect(relay.logs.filter(({ msg }) => msg === said)).toMatchObject([{ level: 'warn', setting: 'OUTRIDER_ON_GAP' }])
+  expect(await relay.logged(({ msg }) => msg === said)).toMatchObject([
+    { level: 'warn', setting: 'OUTRIDER_RETENTION' },
+  ])
+})
+
+test.concurrent('transactions that are serializable, read-only and deferrable by default do not keep a relay from leading', async ({
+  createEnv,
+}) => {
+  const env = await createEnv()
+  const { rows } = await env.postgres.query('select current_database() as name')
+  for (const setting of ["isolation = 'serializable'", 'deferrable = on', 'read_only = on']) {
+    await env.postgres.query(`alter database "${rows[0].name}" set default_transaction_${setting}`)
+  }
+  await env.postgres.query('begin isolation level serializable read write')
+  const id = await env.insert('orders')
+  const relay = await env.relay()
+  await relay.is({ role: 'active' })
+  await env.postgres.query('commit')
+  await relay.streaming()
+  await until(async () => (await env.ids('orders')).includes(id), { message: 'the event' })
 })

@@ -115,7 +115,7 @@ test('a relay that freezes in mid-stream and comes back later doubles nothing an
   await load.stop()
   await expectComplete(env, 'orders')
   expect(await sessions(env)).toBe(2)
-  expect(active.logs.some(({ state }) => state === 'reconnecting')).toBe(true)
+  await active.logged(({ state }) => state === 'reconnecting')
   expect(await env.postgres.query('select * from outrider.incident').then(({ rows }) => rows)).toEqual([])
 
   // And it is as good as new.
@@ -123,7 +123,7 @@ test('a relay that freezes in mid-stream and comes back later doubles nothing an
   await active.streaming()
 })
 
-test('a relay that freezes between taking the lock and streaming does not hold the lock for ever', async ({
+test('a relay that freezes between taking the lock and streaming does not hold the lock without end', async ({
   env,
   onTestFinished,
 }) => {

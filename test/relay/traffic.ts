@@ -1,8 +1,8 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
+import { compare, countDifferences, readStreams } from '../../testkit/oracle/differences.js'
 import { findEarlyConfirms, type Sample, sampleConfirmed } from '../../testkit/oracle/early-confirm.js'
 import { createTruth, readTruth, type Truth } from '../../testkit/oracle/truth.js'
-import { countVerdict, judge, readStreams } from '../../testkit/oracle/verdict.js'
 import { createSubjects, seeded, write } from '../../testkit/oracle/writer.js'
 import { until } from '../../testkit/services/index.js'
 import type { RelayEnv } from './relay-env.js'
@@ -91,8 +91,8 @@ export class Traffic {
       { timeout, message: () => `${truth.length} events in their streams, found ${length}` },
     )
     const seen = await readStreams(client, this.streams)
-    const verdict = countVerdict(judge(truth, seen))
-    expect(verdict).toEqual({ lost: 0, phantom: 0, duplicated: 0, divergent: 0, disordered: 0 })
+    const differences = countDifferences(compare(truth, seen))
+    expect(differences).toEqual({ lost: 0, phantom: 0, duplicated: 0, divergent: 0, disordered: 0 })
     expect(findEarlyConfirms(this.samples, seen)).toEqual([])
     return truth
   }

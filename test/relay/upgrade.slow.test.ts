@@ -1,5 +1,5 @@
 import { expect, onTestFinished } from 'vitest'
-import { readMigrations } from '../../src/postgres/migration.js'
+import { readMigrations } from '../../src/postgres/setup/migration.js'
 import { RelayProcess } from '../../testkit/relay-process.js'
 import { freshRedis, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
@@ -172,7 +172,7 @@ test('from one version to the next and back under load: every event once, in ord
   expect((await env.postgres.query('select from outrider.incident')).rowCount).toBe(0)
 })
 
-test('the migrations since the last release, applied under load beside its relays: no error, no incident, every event once', async ({
+test('the migrations since the last release, applied under load next to its relays: no error, no incident, every event once', async ({
   createEnv,
   skip,
 }) => {
@@ -257,7 +257,7 @@ test('a relay one migration behind the schema runs; two behind, it is refused in
   expect(await env.ids('orders')).toEqual([id])
 })
 
-test('a relay whose setup has not run yet is no standby: it waits, leaves the lock to older ones, and goes on by itself', async ({
+test('a relay whose setup has not run yet is no standby: it waits, leaves the lock to older ones, and continues by itself', async ({
   env,
 }) => {
   const old = await env.streamingRelay()
@@ -269,7 +269,7 @@ test('a relay whose setup has not run yet is no standby: it waits, leaves the lo
     code: 503,
     message:
       'Expected a database that `outrider setup` of this version has been through, ' +
-      `found that it lacks ${FIRST}, ${SECOND}. Run \`outrider setup\`, or let it end: the relay waits, and goes on by itself.`,
+      `found that it lacks ${FIRST}, ${SECOND}. Run \`outrider setup\`, or let it end: the relay waits, and continues by itself.`,
   })
   expect(await old.status()).toMatchObject({ code: 200, role: 'active', state: 'streaming' })
 

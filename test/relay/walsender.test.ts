@@ -1,10 +1,10 @@
-import type pg from 'pg'
 import { expect, type TestContext } from 'vitest'
-import { postgresOptions } from '../../src/postgres/connect.js'
-import { Replication } from '../../src/postgres/replication.js'
-import { observeWalsender, WALSENDER_LIMITS, WalsenderMonitor } from '../../src/relay/walsender-monitor.js'
+import { postgresOptions } from '../../src/postgres/client/connect.js'
+import { Replication } from '../../src/postgres/replication/stream.js'
+import { observeWalsender, WALSENDER_LIMITS, WalsenderMonitor } from '../../src/relay/source/walsender-monitor.js'
 import { needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
+import { subtransactions } from './subtransactions.js'
 
 /** A stream of the scenario's slot, as the relay's role, watched with short limits. */
 async function watched(env: RelayEnv, { onTestFinished }: Pick<TestContext, 'onTestFinished'>, url?: string) {
@@ -23,6 +23,7 @@ async function watched(env: RelayEnv, { onTestFinished }: Pick<TestContext, 'onT
     .run(env.slot, 'outrider', {
       prepare: async (query) => {
         pid = Number((await query('select pg_backend_pid() as pid'))[0]?.pid)
+        return 0n
       },
       message: () => {
         seen.messages += 1
@@ -63,16 +64,6 @@ async function watched(env: RelayEnv, { onTestFinished }: Pick<TestContext, 'onT
     await state.end()
   })
   return { seen }
-}
-
-/** One transaction with so many subtransactions, in a table that is not published. */
-const subtransactions = async (postgres: pg.Client, count: number): Promise<void> => {
-  await postgres.query('create table elsewhere (n int)')
-  await postgres.query(
-    `do $$ begin for n in 1..${count} loop
-       begin insert into elsewhere values (n); exception when others then null; end;
-     end loop; end $$`,
-  )
 }
 
 test.concurrent('a walsender that decodes subtransactions of another table is silent and kept, and what it spills is told', async ({

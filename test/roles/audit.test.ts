@@ -46,6 +46,13 @@ test.for(VERSIONS)('an audit finds what it finds under its lines, and may do no 
   ])
 })
 
+test('a role that row level security hides rows from is told so: it would miss none of them', async () => {
+  const config = { postgres: { url: env.database.urlAs({ user: role }), connectTimeout: 5_000 } }
+  await env.postgres.query('alter table outrider.outbox enable row level security')
+  await expect(env.audit({}, config)).rejects.toThrow('row-level security policy for table "outbox"')
+  await env.postgres.query('alter table outrider.outbox disable row level security')
+})
+
 test('a role that may not read the outbox is told what it lacks', async () => {
   await env.postgres.query(`revoke select on outrider.outbox from ${role}`)
   const config = { postgres: { url: env.database.urlAs({ user: role }), connectTimeout: 5_000 } }

@@ -1,6 +1,6 @@
 import pg from 'pg'
 import { afterAll, test as base, beforeAll, describe, expect } from 'vitest'
-import { setUp } from '../../src/postgres/setup.js'
+import { setUp } from '../../src/postgres/setup/setup.js'
 import { createDatabase, type Database, until } from '../../testkit/services/index.js'
 import { consumerTest, effect } from '../consumer/consumer-env.js'
 import { GROUP, Happened } from '../consumer/happened.js'
@@ -68,12 +68,16 @@ async function relations(): Promise<{ name: string; kind: string; columns: strin
 const MAY: Record<Role, string[]> = {
   writer: ['insert outbox'],
   relay: [
-    'delete checkpoint',
-    ...['insert checkpoint', 'insert head', 'insert incident', 'insert session', 'insert stream'],
-    ...['checkpoint', 'head', 'incident', 'lineage', 'migration', 'outbox', 'rejected', 'session', 'stream'].map(
+    ...['checkpoint', 'gap_stream', 'head', 'present', 'repair'].map((name) => `delete ${name}`),
+    ...['checkpoint', 'gap_stream', 'head', 'incident', 'present', 'repair', 'session', 'stream'].map(
+      (name) => `insert ${name}`,
+    ),
+    ...['checkpoint', 'gap_stream', 'head', 'incident', 'lineage', 'migration', 'outbox', 'present', 'rejected'].map(
       (name) => `select ${name}`,
     ),
-    ...['update head', 'update incident', 'update lineage.confirmed_lsn', 'update lineage.timeline', 'update stream'],
+    ...['select repair', 'select session', 'select stream'],
+    ...['gap_stream', 'head', 'incident', 'repair', 'stream'].map((name) => `update ${name}`),
+    ...['confirmed_lsn', 'publication_state', 'redis', 'timeline'].map((column) => `update lineage.${column}`),
   ],
   consumer: [
     ...['delete inbox', 'delete worker', 'insert inbox', 'insert subscription', 'insert worker'],

@@ -1,6 +1,6 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { ping } from '../../src/cli/ping.js'
-import { endOf } from '../../src/redis/arrival.js'
+import { endOf } from '../../src/redis/streams/await-entry.js'
 import type { RedisVersion } from '../../testkit/services/index.js'
 import { createRelayEnv } from '../relay/relay-env.js'
 import { runCommand } from '../support/command.js'

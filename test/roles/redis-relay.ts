@@ -1,5 +1,5 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { LEVELS } from '../../src/redis/durability.js'
+import { LEVELS } from '../../src/redis/streams/durability.js'
 import { type RedisVersion, startRedis, until } from '../../testkit/services/index.js'
 import { runCheck } from '../check/run.js'
 import { createRelayEnv, type RelayEnv } from '../relay/relay-env.js'
@@ -51,12 +51,16 @@ export function relayWork(version: RedisVersion, partitions: number): void {
     const relay = await env.streamingRelay({ OUTRIDER_DURABILITY: 'auto' })
     await confirmed(env)
     await relay.stop()
+    // The streams are gone, and their heads are known: what they had is put back.
+    await admin.unlink(...keys)
+    const repairing = await env.streamingRelay({ OUTRIDER_ON_GAP: 'repair' })
+    await repairing.stop()
     expect(await guarded.refused()).toEqual(['config|get'])
 
     const known = granted('relay').filter((name) => name !== 'waitaof' || levels === LEVELS)
     expect(await guarded.called()).toEqual(known)
     const lengths = await Promise.all(keys.map((key) => admin.xlen(key)))
-    expect(lengths.reduce((sum, length) => sum + length, 0)).toBe(SUBJECTS.length)
+    expect(lengths.reduce((sum, length) => sum + length, 0)).toBe((levels.length + 1) * SUBJECTS.length)
   })
 }
 
@@ -126,7 +130,6 @@ const FORBIDDEN = [
   'DEL outrider:{orders}:partitions',
   'SET outrider:{orders}:fence:billing 9',
   // What it never reads.
-  'XRANGE orders - +',
   'XREAD STREAMS orders 0',
   'XREADGROUP GROUP billing me STREAMS orders >',
   'XACK orders billing 1-1',

@@ -3,8 +3,8 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'v
 import { adopt } from '../../src/cli/adopt.js'
 import { describeSought, seekEvents } from '../../src/cli/left-out.js'
 import { setup } from '../../src/cli/setup.js'
-import { openIncident } from '../../src/postgres/incidents.js'
-import { currentLineage, type Lineage } from '../../src/postgres/lineage.js'
+import { openIncident } from '../../src/postgres/state/incidents.js'
+import { currentLineage, type Lineage } from '../../src/postgres/state/lineage.js'
 import { type Database, freshRedis, until } from '../../testkit/services/index.js'
 import { type CommandRun, configFor, runCommand } from '../support/command.js'
 import { createMigratedDatabase } from '../support/migrated-database.js'
@@ -193,7 +193,7 @@ test("another database's slot is left alone", async () => {
 })
 
 describe('interrupted', () => {
-  test('before the new slot: setup goes on', async () => {
+  test('before the new slot: setup continues', async () => {
     const writer = await database.connect()
     await writer.query('begin; select pg_current_xact_id()')
     await expect(run({ answer: true, flags: { 'lock-timeout': '200ms' } })).rejects.toThrow('within 200 ms')
@@ -202,7 +202,7 @@ describe('interrupted', () => {
     expect((await currentLineage(client, slot))?.lineage).not.toBe(old.lineage)
   })
 
-  test('after the old slot was dropped: setup refuses, adopt goes on', async () => {
+  test('after the old slot was dropped: setup refuses, adopt continues', async () => {
     await client.query('select pg_drop_replication_slot($1)', [slot])
     await expect(runCommand(setup, database.url)).rejects.toThrow('outrider adopt')
     expect((await run({ answer: true })).code).toBe(0)
@@ -226,13 +226,103 @@ test('prints JSON when asked', async () => {
   })
 })
 
-test("of a team's own table it only knows how many rows there are", async () => {
+describe("of a team's own table", () => {
+  const outbox = { table: 'public.events', stream: 'shop.{kind}', columns: { id: 'id', type: 'type', subject: 'who' } }
+  let config: { slot: string; publication: string; outbox: typeof outbox }
+  const insert = async (on: pg.Client, who: string) =>
+    (await on.query("insert into events (kind, who) values ('orders', $1) returning id::text", [who])).rows[0].id
+
+  beforeEach(async () => {
+    await client.query(
+      'create table events (id uuid primary key default gen_random_uuid(), kind text, type text, who text)',
+    )
+    config = { slot: `${slot}_mapped`, publication: 'mapped', outbox }
+    await runCommand(setup, database.url, { config: { ...config, streams: { 'shop.orders': { partitions: 2 } } } })
+    old = (await currentLineage(client, config.slot))!
+  })
+
+  test('lists the rows by id that no checkpoint proves by their last write, and looks for them in their streams', async () => {
+    const [proven, updated] = [await insert(client, 'a'), await insert(client, 'b')]
+    // Transactions of other databases may be older: none of these rows is proven before they end.
+    const oldest = 'select pg_snapshot_xmin(pg_current_snapshot()) > max(xmin::text)::xid8 as passed from events'
+    await until(async () => (await client.query(oldest)).rows[0].passed, { message: 'the end of older transactions' })
+    const late = await database.connect()
+    await late.query('begin; select pg_current_xact_id(); savepoint s')
+    const nested = await insert(late, 'c')
+    await late.query('release savepoint s')
+    // Above the transaction that is open, and below what the snapshot has not seen.
+    await client.query('select pg_current_xact_id()')
+    await checkpoint()
+    await late.query('commit')
+    await late.end()
+    const after = await insert(client, 'd')
+    await client.query('update events set type = $2 where id = $1', [updated, 'seen'])
+
+    const server = await freshRedis()
+    onTestFinished(() => server.remove())
+    const redis = server.client()
+    await redis.xadd('shop.orders:1', '*', 'id', updated, 'type', 'x')
+    await redis.xadd('shop.orders:0', '*', 'id', updated, 'type', 'x')
+    redis.disconnect()
+    const reachable = { ...config, redis: { url: server.url, connectTimeout: 5_000 } }
+    const { text } = await run({ config: reachable, answer: false })
+    expect(text).toContain(
+      'NOT published by the new lineage: 3 rows in public.events. They are not known to have been published: ' +
+        'their last write, an UPDATE included, is not proven to be older than the last checkpoint, 2',
+    )
+    expect(text).toContain('In Redis: 1 of 3 were found in their 2 streams')
+    for (const id of [nested, after])
+      expect(text).toMatch(new RegExp(`not found  ${id}  stream shop\\.orders:[01]$`, 'm'))
+    expect(text).not.toContain(proven)
+
+    const data = JSON.parse((await run({ config: reachable, json: true, answer: true })).text)
+    expect(data.leftOut).toMatchObject({ rows: 3, provenUntil: expect.any(String) })
+    expect(data.leftOut.events).toEqual(
+      [
+        [nested, false],
+        [after, false],
+        [updated, true],
+      ].map(([id, published]) => ({
+        id,
+        stream: expect.stringMatching(/^shop\.orders:[01]$/),
+        createdAt: null,
+        published,
+      })),
+    )
+  })
+
+  test('lists all of them without a checkpoint, also one that names no stream', async () => {
+    const { rows } = await client.query('insert into events default values returning id::text')
+    const { text } = await run({ config, answer: false })
+    expect(text).toContain('all 1 rows in public.events. Nothing here proves which')
+    expect(text).toContain(`unknown    ${rows[0].id}  stream of no name`)
+  })
+
+  test('says why it lists none: the configuration maps another table, or names a column that is gone', async () => {
+    await insert(client, 'a')
+    const ours = { slot: config.slot, publication: 'mapped' }
+    expect((await run({ config: ours, answer: false })).text).toContain(
+      'Their ids are not listed: outbox.table is outrider.outbox in this configuration, which does not say where ids and streams are in public.events.',
+    )
+    await client.query('alter table events drop column who')
+    const { text } = await run({ config, answer: true, json: true })
+    expect(JSON.parse(text).leftOut).toMatchObject({
+      rows: 1,
+      events: [],
+      unlisted: 'public.events has no column who (outbox.columns.subject)',
+    })
+  })
+})
+
+test('creates a missing publication for the table alone, without those that inherit from it', async () => {
   await client.query('create table events (id uuid primary key default gen_random_uuid(), type text)')
-  await client.query('insert into events default values')
   const outbox = { table: 'public.events', stream: 'events', columns: { id: 'id', type: 'type' } }
   const config = { slot: `${slot}_mapped`, publication: 'mapped', outbox }
   await runCommand(setup, database.url, { config })
-  expect((await run({ config, answer: false })).text).toContain('all 1 rows in public.events')
+  await client.query('create table child () inherits (events); drop publication mapped')
+  expect((await run({ config, answer: true })).code).toBe(0)
+  const { rows } = await client.query("select tablename from pg_publication_tables where pubname = 'mapped'")
+  expect(rows).toEqual([{ tablename: 'events' }])
 })
 
 /** A walsender that streams from the slot, as a relay's does. */

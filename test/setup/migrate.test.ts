@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { migrate } from '../../src/postgres/migrate.js'
-import { type Migration, readMigrations } from '../../src/postgres/migration.js'
+import { migrate } from '../../src/postgres/setup/migrate.js'
+import { type Migration, readMigrations } from '../../src/postgres/setup/migration.js'
 import { createDatabase, type Database, until } from '../../testkit/services/index.js'
 
 let database: Database

@@ -2,8 +2,8 @@ import { readdir } from 'node:fs/promises'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { setup } from '../../src/cli/setup.js'
 import { teardown } from '../../src/cli/teardown.js'
-import { migrate } from '../../src/postgres/migrate.js'
-import { dropRole, ROLES } from '../../src/postgres/removal.js'
+import { migrate } from '../../src/postgres/setup/migrate.js'
+import { dropRole, ROLES } from '../../src/postgres/setup/teardown.js'
 import { needsProcess, type Postgres, startPostgres } from '../../testkit/services/index.js'
 import { chosenVersion } from '../../testkit/services/postgres-binaries.js'
 import { runCommand } from '../support/command.js'
@@ -51,7 +51,7 @@ test('an owner with CREATEROLE sets up, uses and tears down everything', async (
   expect(await postgres.query(LIST_ROLES)).toEqual([])
 })
 
-test('setups go on while another database drops the roles', async () => {
+test('setups continue while another database drops the roles', async () => {
   const one = await postgres.createDatabase('racing')
   const client = await one.connect()
   const other = await postgres.connect()
@@ -75,7 +75,7 @@ test('setups go on while another database drops the roles', async () => {
   await one.drop()
 })
 
-test('roles stay while somebody has them or another database uses them', async () => {
+test('roles stay while someone has them or another database uses them', async () => {
   const one = await postgres.createDatabase('one')
   const two = await postgres.createDatabase('two')
   await runCommand(setup, one.url)
@@ -85,7 +85,7 @@ test('roles stay while somebody has them or another database uses them', async (
   expect(text).toContain('kept: outrider_writer, outrider_consumer.')
 })
 
-test('a role without REPLICATION is told so, and setup goes on later', async () => {
+test('a role without REPLICATION is told so, and setup continues later', async () => {
   const url = await ownedDatabase('unable', 'createrole')
   await expect(runCommand(setup, url)).rejects.toThrow('the role lacks REPLICATION')
   await postgres.query('alter role unable replication')

@@ -3,10 +3,10 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { setup } from '../../src/cli/setup.js'
 import { teardown } from '../../src/cli/teardown.js'
 import { OWN_OUTBOX } from '../../src/config/schema.js'
-import { currentLineage, insertLineage } from '../../src/postgres/lineage.js'
-import { migrate } from '../../src/postgres/migrate.js'
-import { readMigrations } from '../../src/postgres/migration.js'
-import { createSlot } from '../../src/postgres/slot-creation.js'
+import { createSlot } from '../../src/postgres/replication/slot-creation.js'
+import { migrate } from '../../src/postgres/setup/migrate.js'
+import { readMigrations } from '../../src/postgres/setup/migration.js'
+import { currentLineage, insertLineage } from '../../src/postgres/state/lineage.js'
 import { createDatabase, type Database } from '../../testkit/services/index.js'
 import { type CommandRun, runCommand } from '../support/command.js'
 
@@ -104,7 +104,7 @@ describe('a fresh database', () => {
   })
 
   test.each([{ only: 'outbox' }, { 'lock-timeout': 'soon' }, { 'lock-timeout': '0' }])('refuses %j', async (flags) => {
-    await expect(run({ flags })).rejects.toMatchObject({ name: 'Failure', exitCode: 2 })
+    await expect(run({ flags })).rejects.toMatchObject({ name: 'OutriderError', exitCode: 2 })
   })
 
   test('a slot of that name that Outrider did not make is left alone', async () => {
@@ -121,11 +121,27 @@ describe('a fresh database', () => {
   ])('a publication %s is refused', async (how, what) => {
     await migrate(client)
     await client.query(`create publication outrider for table outrider.outbox ${how}`)
-    await expect(run()).rejects.toThrow(`found that it ${what}`)
+    const message = String(await run().catch((error) => error))
+    expect(message).toContain(`found that it ${what}`)
     expect(await slotRow()).toBeUndefined()
+    const [, statements] = /If nothing else uses it: `([^`]+)`/.exec(message)!
+    expect(statements).toMatch(
+      /^(begin; drop publication "outrider"; create|alter publication "outrider" drop table only)/,
+    )
+    await client.query(statements!)
+    expect((await run()).code).toBe(0)
   })
 
-  test('an open write transaction is named when the slot has waited for it long enough, and setup goes on later', async () => {
+  test('a publication that lists a parent without its child leads on as it is refused: the parent alone is dropped from it', async () => {
+    await migrate(client)
+    await client.query(`create table parent (id int); create table child () inherits (parent);
+      create publication outrider for table outrider.outbox, only parent with (publish = 'insert', publish_via_partition_root)`)
+    const message = String(await run().catch((error) => error))
+    await client.query(/If nothing else uses it: `([^`]+)`/.exec(message)![1]!)
+    expect((await run()).code).toBe(0)
+  })
+
+  test('an open write transaction is named when the slot has waited for it long enough, and setup continues later', async () => {
     const writer = await database.connect()
     await writer.query("set application_name = 'a-slow-import'; begin; select pg_current_xact_id()")
     const { pid } = (await writer.query('select pg_backend_pid() as pid')).rows[0]
@@ -184,7 +200,7 @@ describe('a schema that was renamed is not created a second time, and the statem
     expect(message).not.toContain('WAL')
   })
 
-  test('with its slot and publication gone it is an archive, and setup begins anew', async () => {
+  test('with its slot and publication gone it is an archive, and setup starts again', async () => {
     await dropSlot()
     await client.query('drop publication outrider')
     expect((await run()).text).toContain('created  slot')
@@ -214,7 +230,7 @@ describe('an interrupted setup is finished', () => {
     expect(await lineage()).toEqual({ ...started, confirmedLsn: (await slotRow()).lsn })
   })
 
-  test('also when the publication was made anew meanwhile', async () => {
+  test('is finished also when the publication was created again meanwhile', async () => {
     await insertLineage(client, options())
     await client.query('drop publication outrider')
     await run()
@@ -284,7 +300,7 @@ describe('a database that is set up', () => {
     const slots = async () =>
       (await client.query('select slot_name from pg_replication_slots where database = $1', [database.name])).rowCount
 
-    test('is refused before anything of it is there, and the first goes on', async () => {
+    test('is refused before anything of it is there, and the first continues', async () => {
       const config = { ...second().config, publication: 'another' }
       await expect(run({ config })).rejects.toMatchObject({
         exitCode: 2,

@@ -2,8 +2,8 @@ import { readdir } from 'node:fs/promises'
 import type pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ATTRIBUTES } from '../../src/event/names.js'
-import { createLineage, type Lineage } from '../../src/postgres/lineage.js'
-import { migrate } from '../../src/postgres/migrate.js'
+import { migrate } from '../../src/postgres/setup/migrate.js'
+import { createLineage, type Lineage } from '../../src/postgres/state/lineage.js'
 import { createDatabase, type Database } from '../../testkit/services/index.js'
 
 let database: Database
@@ -103,18 +103,18 @@ describe('every object', () => {
       'outrider_consumer select inbox subscription worker',
       'outrider_consumer update inbox.processed_at',
       'outrider_consumer update subscription worker',
-      'outrider_relay delete checkpoint',
+      'outrider_relay delete checkpoint gap_stream head present repair',
       'outrider_relay execute outbox_oid publication_state',
-      'outrider_relay insert checkpoint head incident session stream',
-      'outrider_relay select checkpoint head incident lineage migration outbox rejected session stream',
-      'outrider_relay update head incident stream',
-      'outrider_relay update lineage.confirmed_lsn lineage.timeline',
+      'outrider_relay insert checkpoint gap_stream head incident present repair session stream',
+      'outrider_relay select checkpoint gap_stream head incident lineage migration outbox present rejected repair session stream',
+      'outrider_relay update gap_stream head incident repair stream',
+      'outrider_relay update lineage.confirmed_lsn lineage.publication_state lineage.redis lineage.timeline',
       'outrider_writer execute publish uuid_v7 valid_headers',
       `outrider_writer insert ${['causation_id', 'correlation_id', 'created_at', 'data', 'headers', 'id', 'schema_version', 'stream', 'subject', 'type'].map((column) => `outbox.${column}`).join(' ')}`,
     ])
   })
 
-  test('nobody may do anything who was not granted a role', async () => {
+  test('no one may do anything who was not granted a role', async () => {
     const { rows } = await owner.query(
       `select oid::regprocedure::text as name from pg_proc
        where pronamespace = 'outrider'::regnamespace
@@ -375,7 +375,7 @@ describe('the relay', () => {
       "insert into outrider.outbox (stream, type) values ('a', 'b')",
       "select outrider.publish('a', 'b')",
       'delete from outrider.outbox',
-      'delete from outrider.head',
+      'delete from outrider.session',
       'delete from outrider.incident',
       'delete from outrider.lineage',
       "update outrider.lineage set source = 'x'",

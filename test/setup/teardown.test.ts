@@ -51,7 +51,7 @@ test('changes nothing when the answer is no', async () => {
   expect(await left()).toEqual({ slot: true, publication: true, schema: true })
 })
 
-test('goes on where it was interrupted', async () => {
+test('continues where it was interrupted', async () => {
   await runCommand(setup, database.url)
   await client.query('select pg_drop_replication_slot($1)', [slot])
   expect((await run({ answer: true })).code).toBe(0)

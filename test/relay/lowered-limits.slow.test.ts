@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
 import { headKey } from '../../src/event/names.js'
-import { listIncidents } from '../../src/postgres/incidents.js'
+import { listIncidents } from '../../src/postgres/state/incidents.js'
 import { needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
@@ -90,6 +90,51 @@ test('events published and not confirmed, of which limits and mapping would now 
   expect(await next.metric('outrider_sessions_total')).toBe(1)
 })
 
+test('events published and not confirmed, of which a lowered proto-max-bulk-len would now reject the newest: recognised, and no stream is halted', async ({
+  createEnv,
+  configFile,
+  skip,
+}) => {
+  needsProcess({ skip }, ['redis'])
+  const redis = await startRedis()
+  const env = await createEnv({ outbox: OUTBOX, redis })
+  const variables = {
+    OUTRIDER_CONFIG: await configFile(mapping('{stream}')),
+    OUTRIDER_DURABILITY: 'memory',
+    OUTRIDER_MAX_EVENT_BYTES: '4MiB',
+    OUTRIDER_LIMITS_BATCH_BYTES: '16MiB',
+    OUTRIDER_LIMITS_INFLIGHT_BYTES: '32MiB',
+  }
+  const first = await env.relay(variables)
+  const streams = ['unsaved', 'saved']
+  for (const stream of streams) await insert(env, `${stream}-1`, { stream })
+  for (const stream of streams) await arrived(env, stream, [`${stream}-1`])
+  await saveHead(env, 'saved')
+  for (const stream of streams) await insert(env, `${stream}-2`, { stream, bytes: 2_000_000 })
+  for (const stream of streams) await arrived(env, stream, [`${stream}-1`, `${stream}-2`])
+  await first.kill()
+
+  await redis.config('proto-max-bulk-len', '1mb')
+  const next = await env.relay(variables)
+  for (const stream of streams) {
+    await insert(env, `${stream}-3`, { stream, bytes: 2_000_000 })
+    await insert(env, `${stream}-4`, { stream })
+  }
+  for (const stream of streams) {
+    await arrived(
+      env,
+      stream,
+      [1, 2, 4].map((n) => `${stream}-${n}`),
+    )
+  }
+  const incidents = await listIncidents(env.postgres)
+  expect(incidents.map(({ reason, eventId }) => [reason, eventId]).sort()).toEqual([
+    ['too_large_for_redis', 'saved-3'],
+    ['too_large_for_redis', 'unsaved-3'],
+  ])
+  expect(await next.status()).toMatchObject({ role: 'active', state: 'streaming' })
+})
+
 test('the mapping sends the row at the head of a stream elsewhere: the stream continues, and is not taken for that of a copy', async ({
   createEnv,
   configFile,
@@ -109,7 +154,7 @@ test('the mapping sends the row at the head of a stream elsewhere: the stream co
   expect(await listIncidents(env.postgres)).toMatchObject([{ kind: 'rejected', reason: 'bad_stream', eventId: 'e2' }])
 })
 
-test('the same where nothing has saved the head, and the stream is used only later', async ({
+test('a head that nothing has saved, of a stream that is used only later: recognised as its own', async ({
   createEnv,
   configFile,
 }) => {
@@ -132,7 +177,11 @@ test('the same where nothing has saved the head, and the stream is used only lat
   expect(await listIncidents(env.postgres)).toMatchObject([{ reason: 'bad_stream', eventId: 'e1' }])
 })
 
-test('the same where the row is read before Redis answers', async ({ createEnv, configFile, skip }) => {
+test('a row at the head that is read before Redis answers: recognised as its own', async ({
+  createEnv,
+  configFile,
+  skip,
+}) => {
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis({ settings: { appendonly: 'yes' } })
   const env = await createEnv({ outbox: OUTBOX, redis })

@@ -1,4 +1,5 @@
 import { expect } from 'vitest'
+import { aliveKey } from '../../src/event/names.js'
 import { type Database, needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
@@ -78,14 +79,25 @@ test.concurrent('nothing flows: nothing is written in Postgres, and in Redis the
     (await env.postgres.query('select reply_time::text as time from pg_stat_replication')).rows[0]?.time
   const before = await state()
   const wal = await writtenWal(database)
+  const { rows } = await env.postgres.query<{ lineage: string }>('select lineage from outrider.lineage')
+  const alive = aliveKey(rows[0]!.lineage)
+  const expiresIn: number[] = []
   // Longer than the 10 s after which idle WAL may be confirmed.
   const began = performance.now()
   const replies = new Set<string>()
-  await until(async () => replies.add(await replyTime()) && performance.now() - began > 12_000)
+  await until(async () => {
+    replies.add(await replyTime())
+    expiresIn.push(await env.redis.pttl(alive))
+    return performance.now() - began > 12_000
+  })
   const { changes, saved } = await state()
   expect(saved).toEqual(before.saved)
-  // It is set every 5 s.
+  // Set every 5 s, for 15 s: those who listen for 20 s hear it three times.
   expect(changes - before.changes).toBeLessThanOrEqual(3)
+  expect(Math.max(...expiresIn)).toBeLessThanOrEqual(15_000)
+  expect(Math.max(...expiresIn)).toBeGreaterThan(14_000)
+  expect(Math.min(...expiresIn)).toBeLessThan(11_000)
+  expect(Math.min(...expiresIn)).toBeGreaterThan(8_000)
   expect(replies.size).toBeGreaterThan(10)
   // Postgres itself may note its running transactions, now and then.
   expect(await bytes(database, `pg_current_wal_insert_lsn() - '${wal}'`)).toBeLessThan(1024)

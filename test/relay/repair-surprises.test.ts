@@ -1,0 +1,79 @@
+import { describe, expect } from 'vitest'
+import { streamKey } from '../../src/event/names.js'
+import { partitionOf } from '../../src/event/partition.js'
+import { openGaps } from '../../src/postgres/state/gaps.js'
+import { currentLineage } from '../../src/postgres/state/lineage.js'
+import { beginRepair, closeRepaired, savePutBackHeads } from '../../src/postgres/state/repairs.js'
+import { until } from '../../testkit/services/index.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
+import { REPAIR, repaired } from './repair-env.js'
+
+const RECREATE =
+  "begin; drop publication outrider; create publication outrider for table outrider.outbox with (publish = 'insert', publish_via_partition_root = true); commit"
+
+/** Everything that is committed now counts as published; `takenAt`: an SQL expression. */
+const insertCheckpoint = (env: RelayEnv, takenAt = 'clock_timestamp()') =>
+  env.postgres.query(
+    `insert into outrider.checkpoint (lineage, lsn, snapshot, taken_at)
+     select lineage, pg_current_wal_insert_lsn(), pg_current_snapshot(), ${takenAt} from outrider.lineage`,
+  )
+
+// The simulation in test/simulation has found them.
+describe.concurrent('a repair is right', () => {
+  test('where one partition has a bound and another one has none: nothing is doubled', async ({ createEnv }) => {
+    const env = await createEnv({ partitions: { orders: 2 } })
+    const relay = await env.streamingRelay(REPAIR)
+    const key = streamKey('orders', partitionOf('subject', 2))
+    const ids: string[] = []
+    const areSaved = () =>
+      until(
+        async () => (await env.postgres.query('select from outrider.head where event_id = $1', [ids.at(-1)])).rowCount,
+      )
+    for (let n = 0; n < 5; n++) ids.push(await env.insert('orders', { n }, 'subject'))
+    await areSaved()
+    // No entry is as young as what the bound leaves out.
+    await insertCheckpoint(env, "clock_timestamp() + interval '1 hour'")
+    await env.postgres.query("select pg_logical_emit_message(false, 'test', '')")
+    await insertCheckpoint(env, "clock_timestamp() + interval '1 hour'")
+    ids.push(await env.insert('orders', {}, 'subject'))
+    await areSaved()
+    // A gap counts from what was confirmed when the session began.
+    await relay.stop()
+    await env.postgres.query(RECREATE)
+    await env.relay(REPAIR)
+    await repaired(env)
+    expect(await env.ids(key)).toEqual(ids)
+  })
+
+  test('where an earlier session that was frozen has saved, or has awaited what it put back: neither counts', async ({
+    env,
+  }) => {
+    const relay = await env.streamingRelay()
+    await relay.stop()
+    const { postgres } = env
+    const lineage = (await currentLineage(postgres, env.slot))!.lineage
+    const { rows } = await postgres.query(
+      'select session::text as session, pg_backend_pid() as pid from outrider.session',
+    )
+    const { session, pid: walsender } = rows[0]
+    await postgres.query("insert into outrider.incident (lineage, kind, reason) values ($1, 'gap', 'slot_ahead')", [
+      lineage,
+    ])
+    const incidents = (await openGaps(postgres, lineage)).map(({ id }) => id)
+    const repair = { lineage, session, timeline: 1, everyStream: true, incidents, walsender }
+    const work = { lineage, session, heads: new Map(), refused: [], incidents, putBack: 0, walsender }
+    await postgres.query('select pg_advisory_lock(1)')
+    const { snapshot } = await beginRepair(postgres, repair)
+    await postgres.query('select pg_advisory_unlock(1)')
+    await expect(savePutBackHeads(postgres, work)).rejects.toThrow('lock of the slot')
+    expect((await openGaps(postgres, lineage)).length).toBe(1)
+
+    await postgres.query('select pg_advisory_lock(1)')
+    await savePutBackHeads(postgres, work)
+    await expect(beginRepair(postgres, repair)).rejects.toThrow('repaired while its repair began')
+    expect((await postgres.query('select snapshot::text from outrider.repair')).rows).toEqual([{ snapshot }])
+    const other = '0b7fd6f4-6a2c-4f0e-8a61-6b1f0a3d9c11'
+    expect(await closeRepaired(postgres, { lineage, session: other })).toEqual([])
+    expect(await closeRepaired(postgres, { lineage, session })).toEqual(incidents)
+  })
+})

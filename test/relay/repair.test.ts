@@ -1,0 +1,111 @@
+import { describe, expect } from 'vitest'
+import { openGaps, recordLostStreams } from '../../src/postgres/state/gaps.js'
+import { openIncident } from '../../src/postgres/state/incidents.js'
+import { until } from '../../testkit/services/index.js'
+import { isBefore18 } from './gap-slot-env.js'
+import { losses } from './redis-loss-env.js'
+import { relayTest as test } from './relay-env.js'
+import { advanceSlot, openTransaction, putBack, REPAIR, repaired, repairedUnderLoad, someEvents } from './repair-env.js'
+
+describe.concurrent('a gap is repaired from the outbox under load, and nothing is lost, doubled or out of order', () => {
+  // The others in repair.slow.test.ts.
+  repairedUnderLoad(losses.filter(({ what }) => what === 'FLUSHALL'))
+})
+
+describe.concurrent('a repair', () => {
+  test('does not wait for a transaction that is open: its events come when it commits, and the gap is closed then', async ({
+    env,
+  }) => {
+    const relay = await env.streamingRelay(REPAIR)
+    const ids = await someEvents(env)
+    const open = await openTransaction(env, 2)
+    await env.redis.flushall()
+    await until(
+      async () => (await env.postgres.query('select from outrider.incident where repaired_at is not null')).rowCount,
+    )
+    await relay.streaming()
+    expect(await env.ids('orders')).toEqual(ids)
+    ids.push(await env.insert('orders'))
+    await until(async () => (await env.ids('orders')).length === ids.length, { message: 'events to flow meanwhile' })
+    await open.client.query('commit')
+    await open.client.end()
+    await repaired(env)
+    expect(await env.ids('orders')).toEqual([...ids, ...open.ids])
+  })
+
+  test('puts back what a transaction wrote while the publication was missing, though it commits after it was there again', async ({
+    env,
+    skip,
+  }) => {
+    if (await isBefore18(env)) return skip('before 18 the slot is created again, which waits for the open transaction')
+    const relay = await env.streamingRelay(REPAIR)
+    const ids = await someEvents(env)
+    const open = await openTransaction(env, 1)
+    await env.postgres.query('drop publication outrider')
+    await open.insert('orders')
+    await relay.is({ role: 'halted', reason: 'publication_missing' })
+    await env.postgres.query(
+      "create publication outrider for table outrider.outbox with (publish = 'insert', publish_via_partition_root = true)",
+    )
+    // A new slot waits for all open transactions: without one, where the server cannot decode what was written meanwhile.
+    await until(
+      async () => (await env.postgres.query('select from outrider.incident where repaired_at is not null')).rowCount,
+      {
+        message: 'the gap to be repaired',
+      },
+    )
+    await open.insert('orders')
+    await open.client.query('commit')
+    await open.client.end()
+    await repaired(env)
+    await relay.streaming()
+    expect((await env.ids('orders')).sort()).toEqual([...ids, ...open.ids].sort())
+  })
+
+  test('does not take the bound of a stream from its head any longer once the stream itself is lost', async ({
+    env,
+  }) => {
+    const { rows } = await env.postgres.query('select lineage from outrider.lineage')
+    const stream = { key: 'orders', since: null, head: 'as it was found', detail: {} }
+    const bound = async (snapshot: string | null) => {
+      await recordLostStreams(env.postgres, rows[0].lineage, [{ ...stream, snapshot }])
+      return (await env.postgres.query('select snapshot::text from outrider.gap_stream')).rows[0].snapshot
+    }
+    expect([await bound('1:1:'), await bound('2:2:'), await bound(null), await bound('1:1:')]).toEqual([
+      '1:1:',
+      '1:1:',
+      null,
+      null,
+    ])
+  })
+
+  test('of a gap that is found once more while it settles goes by what is found now', async ({ env }) => {
+    const { rows } = await env.postgres.query('select lineage from outrider.lineage')
+    const found = async (confirmed: string, more = {}) =>
+      openIncident(env.postgres, {
+        ...{ lineage: rows[0].lineage, kind: 'gap', reason: 'slot_lost' },
+        detail: { slot: env.slot, confirmed, ...more },
+      })
+    const id = await found('0/10')
+    await env.postgres.query('update outrider.incident set repaired_at = now()')
+    expect(await found('0/20', { message: 'publication "outrider" does not exist' })).toBe(id)
+    expect(await openGaps(env.postgres, rows[0].lineage)).toMatchObject([
+      { id, detail: { confirmed: '0/20', message: 'publication "outrider" does not exist' } },
+    ])
+  })
+
+  test('puts back an event whose id another stream has', async ({ env }) => {
+    const first = await env.streamingRelay(REPAIR)
+    const ids = await someEvents(env, 1)
+    await first.kill()
+    await env.postgres.query(
+      `insert into outrider.outbox (bucket, id, stream, type, data)
+       select (bucket + 1) % 4, id, 'users', type, data from outrider.outbox`,
+    )
+    await advanceSlot(env)
+    await env.relay(REPAIR)
+    await putBack(env)
+    await until(async () => (await env.ids('users')).length > 0, { message: 'the event in the other stream' })
+    expect([await env.ids('orders'), await env.ids('users')]).toEqual([ids, ids])
+  })
+})

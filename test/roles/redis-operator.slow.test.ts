@@ -1,0 +1,4 @@
+import { VERSIONS } from './acl.js'
+import { operatorRole } from './redis-operator.js'
+
+operatorRole(VERSIONS.filter((version) => version !== '7.0'))
