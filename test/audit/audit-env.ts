@@ -1,8 +1,9 @@
 import type { AuditReport } from '../../src/audit/report.js'
 import { auditStreams } from '../../src/cli/audit.js'
 import type { Config } from '../../src/config/schema.js'
-import { saveCheckpoint, takeCheckpoint } from '../../src/postgres/checkpoints.js'
-import { currentLineage } from '../../src/postgres/lineage.js'
+import { formatLsn } from '../../src/postgres/client/lsn.js'
+import { takeCheckpoint } from '../../src/postgres/state/checkpoints.js'
+import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { until } from '../../testkit/services/index.js'
 import { createRelayEnv, type RelayEnv, type RelayEnvOptions } from '../relay/relay-env.js'
 import { runCommand } from '../support/command.js'
@@ -32,7 +33,12 @@ export async function createAuditEnv(options: RelayEnvOptions = {}): Promise<Aud
   return {
     ...env,
     async checkpoint() {
-      await saveCheckpoint(env.postgres, lineage, await takeCheckpoint(env.postgres))
+      const { lsn, snapshot } = await takeCheckpoint(env.postgres)
+      await env.postgres.query('insert into outrider.checkpoint (lineage, lsn, snapshot) values ($1, $2, $3)', [
+        lineage,
+        formatLsn(lsn),
+        snapshot,
+      ])
     },
     async publish(stream, count) {
       const ids: string[] = []

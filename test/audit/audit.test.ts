@@ -3,8 +3,8 @@ import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { audit } from '../../src/audit/audit.js'
 import { OWN_OUTBOX } from '../../src/config/schema.js'
-import { connectPostgres } from '../../src/postgres/connect.js'
-import { currentLineage } from '../../src/postgres/lineage.js'
+import { connectPostgres } from '../../src/postgres/client/connect.js'
+import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { entryOf } from '../../testkit/entry.js'
 import type { RelayProcess } from '../../testkit/relay-process.js'
 import { until } from '../../testkit/services/index.js'
@@ -132,7 +132,7 @@ test('what differs between row and entry is named', async () => {
   expect([one, other]).not.toContain(same)
 })
 
-test('a second copy of an event is counted, and an altered copy is found beside the true one', async () => {
+test('a second copy of an event is counted, and an altered copy is found next to the true one', async () => {
   await env.publish('copies', 2)
   await env.checkpoint()
   const [[, fields], [, others]] = (await env.redis.xrange('copies', '-', '+')) as [

@@ -18,7 +18,7 @@ outbox:
   columns: { id: id, type: kind, subject: area, data: body, correlationId: urgent${time} }
 `
 
-test('a mapped table is compared by what its columns give, whatever was updated beside them', async ({
+test('a mapped table is compared by what its columns give, whatever was updated next to them', async ({
   configFile,
   onTestFinished,
 }) => {

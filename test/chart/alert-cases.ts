@@ -100,6 +100,23 @@ export const CASES: AlertCase[] = [
     wrong: { [active('outrider_open_incidents', 'kind="foreign"')]: turning(0, 1) },
   },
   {
+    alert: 'OutriderRepairSlow',
+    what: 'a gap is repaired for most of an hour',
+    wrong: {
+      [active('outrider_open_incidents', 'kind="gap"')]: turning(0, 1),
+      [active('outrider_state', 'state="repairing"')]: turning('_', 1),
+    },
+  },
+  {
+    alert: 'OutriderIncidentOpen',
+    what: 'the database is a copy, found during a repair',
+    wrong: {
+      [active('outrider_open_incidents', 'kind="foreign"')]: turning(0, 1),
+      [active('outrider_state', 'state="repairing"')]: turning(0, 1),
+    },
+    also: ['OutriderRepairSlow'],
+  },
+  {
     alert: 'OutriderEventsRejected',
     what: 'a row could not be published',
     wrong: { [active('outrider_open_incidents', 'kind="rejected"')]: turning(0, 1) },

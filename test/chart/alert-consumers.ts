@@ -59,6 +59,16 @@ export const CONSUMERS: AlertCase[] = [
     wrong: { [worker('unread_trimmed_total', ORDERS)]: `_x${BEFORE + AFTER - 20} 76x20` },
   },
   {
+    alert: 'OutriderConsumerRemoved',
+    what: 'the first one is removed',
+    wrong: { [worker('removed_pending_total', ORDERS)]: `_x${BEFORE + AFTER - 20} 3x20` },
+  },
+  {
+    alert: 'OutriderConsumerRemoved',
+    what: 'one more is removed',
+    wrong: { [worker('removed_pending_total', ORDERS)]: `3x${BEFORE + AFTER - 20} 4x20` },
+  },
+  {
     alert: 'OutriderDeadLetters',
     what: 'the first of its kind',
     wrong: {

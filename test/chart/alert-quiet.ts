@@ -39,6 +39,13 @@ export const QUIET: { what: string; wrong: AlertCase['wrong'] }[] = [
     },
   },
   {
+    what: 'a gap was found, and was repaired within minutes',
+    wrong: {
+      [active('outrider_open_incidents', 'kind="gap"')]: `0x${BEFORE - 1} 1x11 0x${AFTER - 13}`,
+      [active('outrider_state', 'state="repairing"')]: `_x${BEFORE} 1x11 0x${AFTER - 13}`,
+    },
+  },
+  {
     what: 'the only relay was halted when it was scraped once, and went on',
     wrong: {
       [active('outrider_role', 'role="active"')]: `1x${BEFORE - 1} 0 1x${AFTER - 1}`,

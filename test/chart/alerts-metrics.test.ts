@@ -4,8 +4,8 @@ import { describe, expect } from 'vitest'
 import { parse } from 'yaml'
 import { DeadLetter } from '../../src/consumer/index.js'
 import type { Result } from '../../src/consumer/metrics.js'
-import type { IncidentKind } from '../../src/postgres/incident-reasons.js'
-import { LEVELS } from '../../src/redis/durability.js'
+import type { IncidentKind } from '../../src/postgres/state/incident-reasons.js'
+import { LEVELS } from '../../src/redis/streams/durability.js'
 import type { Role } from '../../src/telemetry/metrics.js'
 import { until } from '../../testkit/services/index.js'
 import { consumerTest, effect } from '../consumer/consumer-env.js'
@@ -45,7 +45,7 @@ const kinds: IncidentKind[] = ['gap', 'foreign', 'rejected', 'operator']
 const results: Result[] = ['done']
 const KNOWN: Record<string, readonly string[]> = {
   ...{ role: roles, kind: kinds, level: LEVELS, result: results },
-  state: ['starting', 'reconnecting', 'waiting', 'streaming', 'blocked', 'halted', 'draining'],
+  state: ['starting', 'reconnecting', 'waiting', 'streaming', 'repairing', 'blocked', 'halted', 'draining'],
   // https://www.postgresql.org/docs/current/view-pg-replication-slots.html
   status: ['reserved', 'extended', 'unreserved', 'lost'],
 }
@@ -135,6 +135,15 @@ describe('what alerts and dashboard ask for', () => {
         (await metricOf(consumer, 'lag_known')) === 1,
       { message: 'everything to have been counted' },
     )
+    // Paused, it takes over nothing of the one that is removed.
+    consumer.pause()
+    await leaveBehind(env.redis, 'things', [{ n: 4 }], { name: 'removed' })
+    const looks = async () =>
+      Number(/xinfo\|consumers:calls=(\d+)/.exec(await env.redis.info('commandstats'))?.[1] ?? 0)
+    const seen = await looks()
+    await until(async () => (await looks()) > seen + 1)
+    await env.redis.xgroup('DELCONSUMER', 'things', GROUP, 'removed')
+    await until(async () => (await metricOf(consumer, 'removed_pending_total')) === 1)
     const emitted = await emittedBy(consumer.registry)
     expect(emitted.get('outrider_consumer_lag')?.labels.get('group')).toEqual(new Set([GROUP]))
     expectAnswers(alerts, emitted, /^outrider_consumer_/)

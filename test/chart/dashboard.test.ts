@@ -98,7 +98,7 @@ describe('the dashboard', () => {
     await tool.run('test', 'rules', file)
   })
 
-  it('lets somebody choose the Prometheus, the relay and the groups, and every panel follows', async (context) => {
+  it('lets someone choose the Prometheus, the relay and the groups, and every panel follows', async (context) => {
     const dashboard = await dashboardOf(await helm(context))
     expect(dashboard.templating.list.map(({ name }) => name)).toEqual(['datasource', 'namespace', 'job', 'group'])
     for (const { title, targets = [], datasource, type } of dashboard.panels) {
@@ -117,7 +117,7 @@ describe('the dashboard', () => {
     }
   })
 
-  it('has rows in the order of the questions, and panels beside and below each other', async (context) => {
+  it('has rows in the order of the questions, and panels next to and below each other', async (context) => {
     const { panels, schemaVersion } = await dashboardOf(await helm(context))
     expect(schemaVersion).toBeGreaterThanOrEqual(39)
     expect(panels.filter(({ type }) => type === 'row').map(({ title }) => title)).toEqual([

@@ -4,7 +4,7 @@ import { parseDuration } from '../../src/base/units.js'
 import { check } from '../../src/cli/check.js'
 import { setup } from '../../src/cli/setup.js'
 import { loadConfig } from '../../src/config/load.js'
-import { createMetrics } from '../../src/consumer/metrics.js'
+import { createConsumerMetrics } from '../../src/consumer/metrics.js'
 import { RelayProcess } from '../../testkit/relay-process.js'
 import { freePort, needsProcess, startRedis } from '../../testkit/services/index.js'
 import { BUILD_TIMEOUT, prepare } from '../support/go.js'
@@ -276,7 +276,7 @@ async function gauges(): Promise<Map<string, string[]>> {
   const counts = { running: none, waiting: none, held: none, idleSeconds: none, oldestRunningSeconds: none }
   const backoff = () => [{ stream: 'orders', count: 1, oldestSeconds: 1 }]
   const watched = { group: 'g', ...counts, streams: () => [state], backoff, breakers: () => [] }
-  createMetrics(registry, 'g', watched)
+  createConsumerMetrics(registry, 'g', watched)
   const metrics = await registry.getMetricsAsJSON()
   return new Map(
     metrics.flatMap(({ name, values }) => (values[0] ? [[name, Object.keys(values[0].labels).toSorted()]] : [])),

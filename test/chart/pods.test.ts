@@ -13,7 +13,7 @@ describe.each([...VALUES])('a pod of the values "%s"', (_name, file) => {
     expect(pods.flatMap(violations)).toEqual([])
   })
 
-  test('writes nowhere, gets no token and no list of the Services beside it', async (context) => {
+  test('writes nowhere, gets no token and no list of the Services next to it', async (context) => {
     for (const { name, spec } of podTemplates(await render(await helm(context), { files: [file] }))) {
       expect({ name, token: spec.automountServiceAccountToken, links: spec.enableServiceLinks }).toEqual({
         name,

@@ -73,7 +73,7 @@ describe('a service with the relay in its pods', () => {
     expect(kinds.toSorted()).toEqual(['ConfigMap', 'Deployment', 'Job', 'PodMonitor'])
   })
 
-  test('is set up anew by another Job when its configuration changes: a Job itself cannot', async (context) => {
+  test('is set up again by another Job when its configuration changes: a Job itself cannot', async (context) => {
     const tool = await helm(context)
     const jobs = (objects: KubernetesObject[]) =>
       objects.filter(({ kind }) => kind === 'Job').map(({ metadata }) => metadata.name)

@@ -227,7 +227,7 @@ test('an install is what an upgrade is, but for the teardown: one that fails mus
   expect(install).toEqual(upgrade.filter((object) => !isTeardown(object)))
 })
 
-test('a table of the team’s own has no test, for nobody here knows what its rows must hold', async (context) => {
+test('a table of the team’s own has no test, for no one here knows what its rows must hold', async (context) => {
   const config = { outbox: { table: 'public.outboxevent', stream: '{topic}', columns: { id: 'id', type: 'type' } } }
   const objects = await render(await helm(context), values({ ...RIGHT, config }))
   expect(objects.filter(({ metadata }) => metadata.name.endsWith('-test'))).toEqual([])

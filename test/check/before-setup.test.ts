@@ -2,8 +2,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { check } from '../../src/cli/check.js'
 import { setup } from '../../src/cli/setup.js'
 import { OWN_OUTBOX } from '../../src/config/schema.js'
-import { openIncident } from '../../src/postgres/incidents.js'
-import { currentLineage } from '../../src/postgres/lineage.js'
+import { openIncident } from '../../src/postgres/state/incidents.js'
+import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { RelayProcess } from '../../testkit/relay-process.js'
 import {
   type Database,
@@ -61,7 +61,7 @@ test('a server that is as it should be is ready before setup, and after it, what
   const client = await database.connect()
   const slot = `outrider_${database.name}`
   const { lineage } = (await currentLineage(client, slot))!
-  await openIncident(client, { lineage, kind: 'gap', reason: 'stream_behind', stream: 'orders' })
+  await openIncident(client, { lineage, kind: 'gap', reason: 'outbox_renamed' })
   await client.query('grant outrider_relay to relay; drop publication outrider')
   await client.query('select pg_drop_replication_slot($1)', [slot])
   const whole = await runCheck(database.urlAs({ user: 'relay' }), redis.url)
@@ -75,7 +75,7 @@ describe('WAL without a limit', () => {
   beforeEach(() => postgres.set({ max_slot_wal_keep_size: '-1' }))
   afterEach(() => postgres.set({ max_slot_wal_keep_size: null }))
 
-  test.each(['before', 'after'])('is a blocker %s setup, with both ways on, and the first mends it', async (when) => {
+  test.each(['before', 'after'])('is a blocker %s setup, with both ways on, and the first fixes it', async (when) => {
     if (when === 'after') await runCommand(setup, database.url)
     const found = await look()
     expect(brief(found)).toEqual([4, 'blocker slot-wal-unbounded', 'info durability'])
@@ -90,7 +90,7 @@ describe('WAL without a limit', () => {
     await until(async () => (await look()).open.length === 0)
   })
 
-  test('is a warning once somebody allowed it, and warnings end with 0', async () => {
+  test('is a warning once someone allowed it, and warnings end with 0', async () => {
     const allowed = await look({}, { 'allow-unbounded-wal': true })
     expect(brief(allowed)).toEqual([0, 'warning slot-wal-unbounded', 'info durability'])
     expect(allowed.findings[0]!.fix).toHaveLength(1)
@@ -149,8 +149,8 @@ test('slots and senders that are all taken stop a first install, and no upgrade 
 
 test('--allow-unbounded-wal alone is wrong usage', async () => {
   await expect(runCommand(check, database.url, { flags: { 'allow-unbounded-wal': true } })).rejects.toMatchObject({
-    name: 'Failure',
+    name: 'OutriderError',
     exitCode: 2,
-    message: expect.stringContaining('expected --before-setup beside it'),
+    message: expect.stringContaining('expected --before-setup with it'),
   })
 })

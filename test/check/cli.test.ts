@@ -136,15 +136,15 @@ test('a wrong password: exit code 1, one line', async () => {
   ])
 })
 
-test('one that accepts and then says nothing: exit code 3 within --timeout', async () => {
+test('a server that accepts and then says nothing: exit code 3 within --timeout', async () => {
   await postgres.freeze()
   onTestFinished(() => postgres.thaw())
   const began = performance.now()
-  const { code, out, err } = await check(good, '--timeout', '1s')
+  const { code, out, err } = await check(good, '--timeout', '3s')
   expect([code, err]).toEqual([
     3,
-    expect.stringMatching(/^outrider: Postgres at [^\n]+ did not answer within 1000 ms[^\n]+\n$/),
+    expect.stringMatching(/^outrider: Postgres at [^\n]+ did not answer within 3000 ms[^\n]+\n$/),
   ])
   expect(out).toMatch(/^Redis \d+/)
-  expect(performance.now() - began).toBeLessThan(10_000)
+  expect(performance.now() - began).toBeLessThan(12_000)
 })

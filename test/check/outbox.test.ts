@@ -1,9 +1,9 @@
-import type pg from 'pg'
+import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import type { Finding } from '../../src/check/finding.js'
 import { setup } from '../../src/cli/setup.js'
 import type { OutboxMapping } from '../../src/config/schema.js'
-import { limitData } from '../../src/postgres/data-limit.js'
+import { limitData } from '../../src/postgres/outbox/data-limit.js'
 import {
   type Database,
   needsProcess,
@@ -123,7 +123,10 @@ describe('a mapped column that cannot be published is refused by setup and check
 
 test('the types that a mapping may have are accepted: domains, enums, varchar and text among them', async () => {
   await client.query(`create type kind as enum ('k'); create domain payload as jsonb; create domain nested as payload;
-    create table public.events (id bigint primary key, kind kind, type varchar(20), subject char(3), data nested, h text,
+    create type code; create function code_in(cstring) returns code language internal immutable strict as 'textin';
+    create function code_out(code) returns cstring language internal immutable strict as 'textout';
+    create type code (input = code_in, output = code_out, like = text);
+    create table public.events (id bigint primary key, kind kind, type varchar(20), subject code, data nested, h text,
       at timestamp, v smallint, c date)`)
   const all = mapping({
     subject: 'subject',
@@ -167,6 +170,30 @@ test("an unlogged partition of Outrider's own table is found, and setup refuses 
   const { fix } = await found('outbox-unlogged')
   await expect(setUp()).rejects.toThrow('outrider.outbox_3 (unlogged)')
   await paste(client, fix[0]!.text)
+  expect((await look()).open).toEqual([])
+})
+
+test("row level security of Outrider's own table is found where it applies to the role, until it is disabled, as the finding says", async () => {
+  await setUp()
+  const role = pg.escapeIdentifier(`relay_${database.name}`)
+  await client.query(`create role ${role} login replication in role outrider_relay`)
+  onTestFinished(async () => void (await database.server.query(`drop role ${role}`)))
+  await client.query('alter table outrider.outbox enable row level security')
+  expect((await look()).open).toEqual([])
+  const asRelay = () => runCheck(database.urlAs({ user: `relay_${database.name}` }), redis.url)
+  const { open, findings } = await asRelay()
+  expect(open).toEqual(['outbox-row-security'])
+  await paste(client, findings.find(({ id }) => id === 'outbox-row-security')!.fix[0]!.text)
+  expect((await asRelay()).open).toEqual([])
+})
+
+test("a partition of Outrider's own table that repairs would read as a whole is found, until it is indexed, as the finding says", async () => {
+  await setUp()
+  await client.query(`drop index outrider.outbox_txid;
+    create index outbox_txid on only outrider.outbox using brin (((txid::text)::bigint))`)
+  const { level, fix } = await found('outbox-txid-index')
+  expect([level, fix[0]?.text]).toEqual(['warning', 'outrider setup --index txid'])
+  await runCommand(setup, database.url, { flags: { index: 'txid' } })
   expect((await look()).open).toEqual([])
 })
 
@@ -239,6 +266,44 @@ describe('a mapped table that is partitioned', () => {
     await client.query("insert into public.events values (gen_random_uuid(), 'k', 't', 'new')")
     await expect(client.query("update public.events set state = 'done'")).rejects.toThrow('must stay in its partition')
     await client.query("update public.events set type = 'u'")
+  })
+
+  test('by a column that changes at a lower level alone is a warning, too, also where a trigger guards another column', async () => {
+    await client.query(`create table public.events (id uuid, kind text, type text, at timestamptz, state text) partition by range (at);
+      create table public.one partition of public.events for values from (minvalue) to (maxvalue) partition by list (state);
+      create table public.new partition of public.one for values in ('new');
+      create table public.done partition of public.one for values in ('done') partition by list (lower(type))`)
+    await setUp(mapping({ time: 'at' }))
+    const both = await found('outbox-partition-key', mapping({ time: 'at' }))
+    expect(both.is).toBe('public.events is partitioned by state, an expression')
+    await client.query('drop table public.done; create table public.done partition of public.one default')
+    await client.query(`create trigger of_another before update on public.events for each row
+      when (old.kind is distinct from new.kind) execute function outrider.refuse_move()`)
+    const finding = await found('outbox-partition-key', mapping({ time: 'at' }))
+    expect(finding).toMatchObject({ level: 'warning', is: 'public.events is partitioned by state' })
+    await paste(client, finding.fix[0]!.text)
+    expect((await look(mapping({ time: 'at' }))).open).toEqual([])
+    await client.query("insert into public.events values (gen_random_uuid(), 'k', 't', now(), 'new')")
+    await expect(client.query("update public.events set state = 'done'")).rejects.toThrow('must stay in its partition')
+    await client.query("update public.events set type = 'u'")
+  })
+
+  test('by one more column than its trigger names is a warning, and the statement replaces the trigger', async () => {
+    await client.query(`create table public.events (id uuid, kind text, type text, state text) partition by list (state);
+      create table public.new partition of public.events for values in ('new')`)
+    await setUp(mapping())
+    await paste(client, (await found('outbox-partition-key', mapping())).fix[0]!.text)
+    await client.query(`create table public.rest partition of public.events default partition by list (kind);
+      create table public.k partition of public.rest for values in ('k');
+      create table public.l partition of public.rest for values in ('l')`)
+    const finding = await found('outbox-partition-key', mapping())
+    expect(finding.is).toBe('public.events is partitioned by kind')
+    await paste(client, finding.fix[0]!.text)
+    expect((await look(mapping())).open).toEqual([])
+    await client.query("insert into public.events values (gen_random_uuid(), 'k', 't', 'done')")
+    for (const change of ["state = 'new'", "kind = 'l'"]) {
+      await expect(client.query(`update public.events set ${change}`)).rejects.toThrow('must stay in its partition')
+    }
   })
 
   test('by the time or the id of the event is none', async () => {

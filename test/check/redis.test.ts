@@ -130,7 +130,7 @@ describe('one thing wrong is one finding, and its statement mends it:', () => {
   })
 })
 
-const ENOUGH = '+evalsha +script|load +hmget +hset +set +del +info +wait +waitaof +xinfo +xadd'
+const ENOUGH = '+evalsha +script|load +hmget +hset +set +del +info +wait +waitaof +xinfo +xrange +xadd'
 
 /** Of which a relay needs nothing on the key of a stream, where they would be its end. */
 const APART =
@@ -173,6 +173,13 @@ describe('permissions: what the user lacks is what the statement grants', () => 
     await type('ACL SETUSER relay ~orders:* -wait')
     const [finding] = await look({ streams }, as('relay'))
     expect(finding).toMatchObject({ level: 'warning', fix: [{ text: 'ACL SETUSER relay +wait' }] })
+    await type('ACL SETUSER relay -xrange')
+    const [both] = await look({ streams }, as('relay'))
+    expect(both).toMatchObject({
+      level: 'warning',
+      why: 'the relay cannot wait until events are safe, nor repair a gap: it would halt',
+      fix: [{ text: 'ACL SETUSER relay +xrange +wait' }],
+    })
   })
 
   test('without the heads of a stream, and of another that is partitioned', async () => {

@@ -6,8 +6,8 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'v
 import { deadLetters } from '../../src/cli/dead-letters.js'
 import { progress } from '../../src/cli/output.js'
 import { deadKey, waitingKey } from '../../src/event/names.js'
-import { closeRedis, connectRedis } from '../../src/redis/connect.js'
-import { findDeadStreams, replayDeadLetters } from '../../src/redis/dead-letters.js'
+import { closeRedis, connectRedis } from '../../src/redis/client/connect.js'
+import { findDeadStreams, replayDeadLetters } from '../../src/redis/streams/dead-letters.js'
 import { MAIN } from '../../testkit/outrider.js'
 import { type FreshRedis, freePort, freshRedis, needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { type CommandRun, runCommand } from '../support/command.js'
@@ -60,7 +60,7 @@ interface Burial {
   fields?: Record<string, string>
 }
 
-async function bury(
+async function deadLetter(
   { stream = 'orders', group = 'billing', reason = 'attempts', fields = {} }: Burial = {},
   on = client,
 ) {
@@ -68,8 +68,8 @@ async function bury(
   return (await on.xadd(deadKey(stream, group), '*', ...all)) as string
 }
 
-async function buryMany(count: number, burial: Burial = {}, on = client): Promise<void> {
-  for (let i = 0; i < count; i++) await bury({ ...burial, fields: original(`e${i}`) }, on)
+async function buryMany(count: number, written: Burial = {}, on = client): Promise<void> {
+  for (let i = 0; i < count; i++) await deadLetter({ ...written, fields: original(`e${i}`) }, on)
 }
 
 const entries = async (key: string, on = client) =>
@@ -81,12 +81,12 @@ const dead = (stream = 'orders', group = 'billing') => deadKey(stream, group)
 
 /** Letters in two streams, one of them with partitions, of two groups, two types and two reasons. */
 async function buryVariety(): Promise<void> {
-  await bury({ fields: original('a') })
-  await bury({ fields: original('b', 'order.paid') })
-  await bury({ group: 'mail', reason: 'crashed', fields: original('a') })
-  await bury({ stream: 'users:0', fields: original('c') })
-  await bury({ stream: 'users:12', reason: 'crashed', fields: original('d') })
-  await bury({ stream: 'users-old', fields: original('e') })
+  await deadLetter({ fields: original('a') })
+  await deadLetter({ fields: original('b', 'order.paid') })
+  await deadLetter({ group: 'mail', reason: 'crashed', fields: original('a') })
+  await deadLetter({ stream: 'users:0', fields: original('c') })
+  await deadLetter({ stream: 'users:12', reason: 'crashed', fields: original('d') })
+  await deadLetter({ stream: 'users-old', fields: original('e') })
 }
 
 /** What each selection means: stream, group, event id. */
@@ -111,9 +111,9 @@ describe('list', () => {
   })
 
   test('counts by kind, then the letters: exit code 4', async () => {
-    const entry = await bury({ fields: original('a') })
-    await bury({ fields: original('b') })
-    await bury({ group: 'mail', reason: 'crashed', fields: original('a') })
+    const entry = await deadLetter({ fields: original('a') })
+    await deadLetter({ fields: original('b') })
+    await deadLetter({ group: 'mail', reason: 'crashed', fields: original('a') })
     const { code, text } = await run([])
     expect(code).toBe(4)
     const lines = text.split('\n').map((line) => line.trim().split(/ {2,}/))
@@ -144,7 +144,7 @@ describe('list', () => {
       new RegExp(`1 waiting .*e1 .*entry ${entry}  due ${due}  orders  billing\n  attempt 12 failed: Error: 503`, 's'),
     )
     expect((await run(['list', 'e1'])).code).toBe(0)
-    await bury({ group: 'mail', fields: original('a') })
+    await deadLetter({ group: 'mail', fields: original('a') })
     expect((await run(['list'], { flags: { group: 'mail' } })).text).not.toContain('waiting')
     await client.del(deadKey('orders', 'mail'))
     expect(JSON.parse((await run(['list'], { json: true })).text).waiting).toMatchObject({
@@ -164,8 +164,8 @@ describe('list', () => {
   })
 
   test('a name is no pattern', async () => {
-    await bury({ stream: 's[1]', group: 'g*', fields: original('a') })
-    await bury({ stream: 's1', group: 'gg', fields: original('b') })
+    await deadLetter({ stream: 's[1]', group: 'g*', fields: original('a') })
+    await deadLetter({ stream: 's1', group: 'gg', fields: original('b') })
     const { text } = await run([], { flags: { stream: 's[1]', group: 'g*' }, json: true })
     expect(JSON.parse(text).letters).toMatchObject([{ id: 'a' }])
   })
@@ -181,14 +181,14 @@ describe('list', () => {
   })
 
   test('a reason of its own for each letter is summed up', async () => {
-    for (let i = 0; i < 30; i++) await bury({ reason: `order ${i} not found`, fields: original(`e${i}`) })
+    for (let i = 0; i < 30; i++) await deadLetter({ reason: `order ${i} not found`, fields: original(`e${i}`) })
     expect((await run([], { flags: { limit: '1' } })).text).toContain('… and 10 of other kinds')
   })
 
   test('nothing that was written there reaches the terminal raw, or makes a line long', async () => {
     const nasty = '\u001b]0;owned\u0007\u009b2J\r\n\u202e'
-    await bury({ reason: nasty, fields: { ...original(`${nasty}id`), type: 'x'.repeat(5000), subject: nasty } })
-    await bury({ fields: { [nasty]: nasty, data: `{\n\u001b[31m}` } })
+    await deadLetter({ reason: nasty, fields: { ...original(`${nasty}id`), type: 'x'.repeat(5000), subject: nasty } })
+    await deadLetter({ fields: { [nasty]: nasty, data: `{\n\u001b[31m}` } })
     const ids = JSON.parse((await run([], { json: true })).text).letters.map(({ entry }: { entry: string }) => entry)
     for (const args of [['list'], ['show', ...ids]]) {
       for (const json of [false, true]) {
@@ -238,8 +238,8 @@ describe('a filter', () => {
 
 describe('show', () => {
   test.each(['event', 'dead letter'])('by the id of the %s: all of it', async (by) => {
-    const entry = await bury({ fields: original('a') })
-    await bury({ fields: original('b') })
+    const entry = await deadLetter({ fields: original('a') })
+    await deadLetter({ fields: original('b') })
     const { code, text } = await run(['show', by === 'event' ? 'a' : entry])
     expect(code).toBe(0)
     for (const part of [`dead letter      ${entry}`, 'stream           orders', 'group            billing'])
@@ -252,7 +252,7 @@ describe('show', () => {
 
   test('as JSON, whole', async () => {
     const fields = { ...original('a'), data: JSON.stringify('x'.repeat(100_000)) }
-    const entry = await bury({ fields })
+    const entry = await deadLetter({ fields })
     expect(JSON.parse((await run(['show', 'a'], { json: true })).text)).toEqual([
       {
         stream: 'orders',
@@ -358,8 +358,8 @@ describe('replay', () => {
     for await (const batch of replayDeadLetters(connection, await findDeadStreams(connection, {}), {})) {
       done += batch.done
       for (let i = 0; i < batch.done; i++) {
-        await bury({ fields: original('again') })
-        await bury({ group: 'mail', fields: original('again') })
+        await deadLetter({ fields: original('again') })
+        await deadLetter({ group: 'mail', fields: original('again') })
       }
       if (done > 121) break
     }
@@ -370,7 +370,7 @@ describe('replay', () => {
 
   test('large letters go a few at a time, and all of them', async () => {
     const data = 'x'.repeat(400_000)
-    for (let i = 0; i < 7; i++) await bury({ fields: { ...original(`e${i}`), data } })
+    for (let i = 0; i < 7; i++) await deadLetter({ fields: { ...original(`e${i}`), data } })
     const connection = await connectRedis({ url: redis.url, connectTimeout: 5000 }, 'test')
     onTestFinished(() => closeRedis(connection))
     const sizes: number[] = []
@@ -380,8 +380,8 @@ describe('replay', () => {
   })
 
   test('what has nothing of the original in it stays, and is said: exit code 4', async () => {
-    await bury()
-    await bury({ fields: original('a') })
+    await deadLetter()
+    await deadLetter({ fields: original('a') })
     const { code, text } = await run(['replay'], { flags: { all: true }, answer: true })
     expect([code, await idsIn('orders'), await client.xlen(dead())]).toEqual([4, ['a'], 1])
     expect(text).toMatch(/^1 of 2 put back\. 1 were left: nothing of the original entry/m)
@@ -427,7 +427,7 @@ async function whole(): Promise<{ dead: string[]; live: string[] }> {
 describe('a malformed letter without an id', () => {
   let entry: string
   beforeEach(async () => {
-    entry = await bury({ reason: 'malformed', fields: { what: 'is this' } })
+    entry = await deadLetter({ reason: 'malformed', fields: { what: 'is this' } })
   })
 
   test('is listed, and shown by its own id', async () => {
@@ -463,7 +463,7 @@ describe('wrong usage', () => {
   ])('%j %j', async (args, flags, message) => {
     await buryMany(1)
     await expect(run(args, { flags, answer: true })).rejects.toMatchObject({
-      name: 'Failure',
+      name: 'OutriderError',
       exitCode: 2,
       message: expect.stringContaining(message),
     })
@@ -506,7 +506,7 @@ describe('when Redis refuses', () => {
     },
   )
 
-  test('in the middle: says what was done before, and goes on when it is run again', async () => {
+  test('in the middle: says what was done before, and continues when it is run again', async () => {
     await buryMany(60, { stream: 'a' })
     await buryMany(60, { stream: 'b' })
     await client.set('b', 'no stream')
@@ -540,7 +540,7 @@ describe('when Redis refuses', () => {
 
   test('unreachable: exit code 3', async () => {
     const url = `redis://127.0.0.1:${await freePort()}`
-    await expect(run([], {}, url)).rejects.toMatchObject({ name: 'Failure', exitCode: 3 })
+    await expect(run([], {}, url)).rejects.toMatchObject({ name: 'OutriderError', exitCode: 3 })
   })
 })
 

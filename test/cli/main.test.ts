@@ -91,7 +91,7 @@ describe('wrong usage is one line and exit code 2', () => {
   it.each([
     [['setpu'], 'Unknown command "setpu". Did you mean setup?'],
     [['constructor'], 'Unknown command "constructor". See `outrider --help`'],
-    [['incidents', 'lits'], 'Expected list, show or close, found "lits". Did you mean list?'],
+    [['incidents', 'lits'], 'Expected list, show, repair or close, found "lits". Did you mean list?'],
     [['dead-letters', 'replya'], 'found "replya". Did you mean replay? See `outrider dead-letters --help`.'],
     [['setup', '--onyl', 'inbox'], 'Unknown option --onyl. Did you mean --only? See `outrider setup --help`.'],
     [['setup', '--only'], '--only'],

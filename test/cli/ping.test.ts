@@ -4,8 +4,8 @@ import { text } from 'node:stream/consumers'
 import { expect, onTestFinished } from 'vitest'
 import { ping } from '../../src/cli/ping.js'
 import { OWN_OUTBOX } from '../../src/config/schema.js'
-import { openIncident } from '../../src/postgres/incidents.js'
-import { currentLineage } from '../../src/postgres/lineage.js'
+import { openIncident } from '../../src/postgres/state/incidents.js'
+import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { fieldsOf } from '../../testkit/entry.js'
 import { MAIN } from '../../testkit/outrider.js'
 import { freePort, needsProcess, startRedis, until } from '../../testkit/services/index.js'
@@ -102,9 +102,9 @@ test('a ping that no relay carries says so in time, and leaves the event to the 
   expect(failure).toMatchObject({
     exitCode: 1,
     message:
-      `Expected event ${id} in stream ping within 0.1 s, found that it is not there: nobody reads slot ${env.slot}. ` +
+      `Expected event ${id} in stream ping within 0.1 s, found that it is not there: no process reads slot ${env.slot}. ` +
       'Start `outrider relay`; where one runs, its log says what is wrong. ' +
-      'It is committed: it is published once nothing stands in the way.',
+      'It is committed: it is published once nothing blocks it.',
   })
   await env.relay()
   await until(async () => (await env.ids('ping')).includes(id as string))
@@ -176,7 +176,7 @@ test("wrong usage is refused: a mapped outbox, a stream's name, a duration", asy
     ),
   })
   for (const flags of [{ stream: 'outrider.x' }, { stream: 'a b' }, { wait: 'soon' }, { wait: '0' }, { wait: '2h' }]) {
-    await expect(run(env, flags)).rejects.toMatchObject({ name: 'Failure', exitCode: 2 })
+    await expect(run(env, flags)).rejects.toMatchObject({ name: 'OutriderError', exitCode: 2 })
   }
   expect(await pings(env)).toEqual([])
 })

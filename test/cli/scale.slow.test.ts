@@ -1,7 +1,7 @@
 import { expect } from 'vitest'
 import { find } from '../../src/cli/find.js'
 import { status } from '../../src/cli/status.js'
-import { currentLineage } from '../../src/postgres/lineage.js'
+import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { entryOf } from '../../testkit/entry.js'
 import { needsProcess, startPostgres } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest } from '../relay/relay-env.js'

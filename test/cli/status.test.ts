@@ -5,8 +5,9 @@ import { describe, expect, onTestFinished } from 'vitest'
 import { status } from '../../src/cli/status.js'
 import { widthOf } from '../../src/cli/table.js'
 import { deadKey, headKey, retriesKey, waitingDueKey, waitingKey } from '../../src/event/names.js'
-import { openIncident } from '../../src/postgres/incidents.js'
-import { currentLineage } from '../../src/postgres/lineage.js'
+import { recordLostStreams } from '../../src/postgres/state/gaps.js'
+import { openIncident } from '../../src/postgres/state/incidents.js'
+import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { entryOf } from '../../testkit/entry.js'
 import { MAIN } from '../../testkit/outrider.js'
 import { freePort, until } from '../../testkit/services/index.js'
@@ -97,11 +98,76 @@ describe('a relay', () => {
   relayTest('halted by an incident: the incident, with the commands that lead on', async ({ env }) => {
     const lineage = await publish(env, 'orders')
     const id = await openIncident(env.postgres, { lineage, kind: 'gap', reason: 'stream_behind', stream: 'orders' })
-    const halted = await json(env)
+    const halt = { config: { onGap: 'halt' } } as const
+    const halted = await json(env, halt)
     expect(halted.code).toBe(4)
     expect(ids(halted)).toEqual(['incident-halting'])
-    expect(halted.findings[0]?.next).toEqual([`outrider incidents show ${id}`, `outrider incidents close ${id}`])
-    expect((await run(env)).text).toMatch(/^relay +halted by an incident, or not running/m)
+    expect(halted.findings[0]?.next).toEqual([`outrider incidents show ${id}`, `outrider incidents repair ${id}`])
+    expect((await run(env, halt)).text).toMatch(/^relay +halted by an incident, or not running/m)
+    await env.postgres.query("update outrider.incident set reason = 'outbox_renamed'")
+    expect((await json(env)).findings[0]?.next).toEqual([
+      `outrider incidents show ${id}`,
+      `outrider incidents close ${id}`,
+    ])
+  })
+
+  relayTest('that repairs a gap: its progress, and nothing that a person has to do', async ({ env }) => {
+    const lineage = await publish(env, 'orders')
+    await env.redis.del('orders')
+    expect(ids(await json(env))).toContain('stream-lost')
+    const id = await recordLostStreams(env.postgres, lineage, [
+      { key: 'orders', snapshot: null, since: null, head: null, detail: {} },
+      { key: 'mails', snapshot: null, since: null, head: null, detail: {} },
+    ])
+    const due = await json(env)
+    expect(ids(due)).toEqual(['gap-repairing', 'relay-missing'])
+    expect(found(due, 'gap-repairing')).toMatchObject({
+      is: expect.stringMatching(
+        /^Incident \d+ is being repaired: gap stream_behind in 2 streams, since .*by itself\.$/,
+      ),
+      next: [`outrider incidents show ${id}`],
+    })
+    await env.postgres.query(
+      `insert into outrider.repair (lineage, session, timeline, snapshot, until_lsn, unsettled, every_stream, found, put_back)
+       select $1, session, 1, pg_current_snapshot(), pg_current_wal_lsn(), '{3}', false, 6000, 1000 from outrider.session`,
+      [lineage],
+    )
+    const { code, text } = await run(env)
+    expect(code).toBe(4)
+    expect(text).toMatch(/^incidents +none open; being repaired: 1 gap$/m)
+    expect(text.replace(/\n +/g, ' ')).toMatch(
+      /^repair +incident \d+: The relay puts back what is missing: 1,000 of 6,000 events, 5,000 remaining/m,
+    )
+    expect(text).not.toContain('halt')
+    expect(await json(env)).toMatchObject({ incidents: { repair: { found: 6000, putBack: 1000 }, counts: { gap: 1 } } })
+
+    const halt = { reason: 'repair_lacks_memory', message: 'Raise maxmemory, or free memory.', commands: [] }
+    await env.postgres.query('update outrider.incident set repair_halt = $1', [JSON.stringify(halt)])
+    expect(found(await json(env), 'incident-halting')).toMatchObject({
+      is: expect.stringMatching(/halts the relay: .*\(repair_lacks_memory\): Raise maxmemory, or free memory\.$/),
+      next: [`outrider incidents show ${id}`],
+    })
+    const blocked = await run(env)
+    expect(blocked.text).toMatch(/^relay +halted by an incident, or not running/m)
+    expect(blocked.text).toMatch(/^incidents +open: 1 gap$/m)
+
+    await env.postgres.query('update outrider.incident set repaired_at = clock_timestamp()')
+    await env.redis.xadd('orders', '*', 'a', 'b')
+    const settling = await json(env)
+    expect(ids(settling)).toEqual(['relay-missing'])
+    expect(settling).toMatchObject({ incidents: { counts: {}, newest: [{ id, repairedAt: expect.any(String) }] } })
+    expect((await run(env)).text).toMatch(/^incidents +none open; repaired, waiting for transactions: 1 gap$/m)
+  })
+
+  relayTest('whose slot is gone: the relay repairs that, or adopt where it does not', async ({ env }) => {
+    await publish(env, 'orders')
+    await env.postgres.query('select pg_drop_replication_slot($1)', [env.slot])
+    expect(found(await json(env), 'slot-missing')?.next).toEqual([
+      'outrider check',
+      'The relay records a gap when it looks, and repairs it.',
+    ])
+    const halting = await json(env, { config: { onGap: 'halt' } })
+    expect(found(halting, 'slot-missing')?.next).toEqual(['outrider check', 'outrider adopt'])
   })
 
   relayTest('of which Redis says that it is another one', async ({ env }) => {

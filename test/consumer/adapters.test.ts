@@ -6,8 +6,9 @@ import { Kysely, sql as kyselySql, PostgresDialect } from 'kysely'
 import pg from 'pg'
 import { DataSource, type EntityManager } from 'typeorm'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { databaseOf, type TransactionFailure } from '../../src/consumer/database.js'
-import { faultOf } from '../../src/consumer/fault.js'
+import type { TransactionFailedError } from '../../src/consumer/inbox/database.js'
+import { databaseOf } from '../../src/consumer/inbox/database-of.js'
+import { classifyDatabaseError } from '../../src/consumer/inbox/error-class.js'
 import {
   type Consumer,
   type ConsumerEvent,
@@ -15,7 +16,7 @@ import {
   createConsumer,
   type DatabaseOption,
 } from '../../src/consumer/index.js'
-import { migrate } from '../../src/postgres/migrate.js'
+import { migrate } from '../../src/postgres/setup/migrate.js'
 import { entryOf } from '../../testkit/entry.js'
 import { createDatabase, type Database, freshRedis, until } from '../../testkit/services/index.js'
 import { Happened } from './happened.js'
@@ -28,6 +29,10 @@ interface Library<Tx> {
   consumer(options?: Options): Consumer<Tx>
   /** One effect, as the library's users write it. The table has no unique constraint, so that doubles show. */
   insert(tx: Tx, event: Thing): Promise<unknown>
+  /** The same, in each way that it can be made of the transaction now and run when it is called. */
+  later(tx: Tx, event: Thing): (() => PromiseLike<unknown>)[]
+  /** How a use after the end is refused, by the library or by the handle. */
+  refusal?: RegExp
   /** A statement of the handler's own. */
   run(tx: Tx, text: string): Promise<unknown>
   /** What `createConsumer` takes. */
@@ -128,8 +133,8 @@ function holds<Tx>(name: string, open: () => Library<Tx>): void {
         const first = { text: 'select 1 as one', values: [] }
         const failure = await databaseOf(db)
           .transaction({ first, read: () => true, work: (tx) => work(tx as never) })
-          .catch((error: TransactionFailure) => error)
-        return faultOf(failure as TransactionFailure)
+          .catch((error: TransactionFailedError) => error)
+        return classifyDatabaseError(failure as TransactionFailedError)
       }
       expect(await faultAfter((tx) => run(tx, CONFLICT))).toBe('conflict')
       expect(await faultAfter((tx) => run(tx, DIVIDE))).toBeUndefined()
@@ -150,6 +155,21 @@ function holds<Tx>(name: string, open: () => Library<Tx>): void {
       for (const use of late) await expect(use()).rejects.toThrow(/Expected tx and publish to be used before/)
       expect(await effects()).toEqual([7])
       expect((await pool.query('select from outrider.outbox')).rowCount).toBe(0)
+    })
+
+    it('refuses a statement that was made of an ended transaction while its connection serves another event', async () => {
+      const { consumer, insert, later, refusal = /Expected tx and publish to be used before/ } = open()
+      let late: (() => PromiseLike<unknown>)[] | undefined
+      const told: unknown[] = []
+      const worker = consumer().on(Happened, async (event, { tx }) => {
+        await insert(tx, event)
+        if (!late) late = later(tx, { ...event, data: { n: 9 } })
+        else for (const run of late) told.push(await Promise.resolve().then(run).catch(story))
+      })
+      await worker.deliver(Happened, thing(7))
+      await worker.deliver(Happened, thing(8))
+      expect(told).toEqual(late?.map(() => expect.stringMatching(refusal)))
+      expect(await effects()).toEqual([7, 8])
     })
 
     it('opens no transaction for work, and commits its result in one; what is done is not worked on again', async () => {
@@ -221,6 +241,7 @@ function holds<Tx>(name: string, open: () => Library<Tx>): void {
 holds<pg.PoolClient>('a Pool of pg', () => ({
   consumer: (options) => createConsumer({ ...base, db: pool, ...options }),
   insert: (tx, { id, data }) => tx.query('insert into effect values ($1, $2)', [id, data.n]),
+  later: ({ query }, { id, data }) => [() => query('insert into effect values ($1, $2)', [id, data.n])],
   run: (tx, text) => tx.query(text),
   db: pool,
 }))
@@ -234,6 +255,11 @@ function openDrizzle() {
     consumer: (options?: Options) =>
       createConsumer({ ...base, db: { transaction: (run) => db.transaction(run) }, ...options }),
     insert: async (tx: Tx, { id, data }: Thing) => tx.insert(effect).values({ event: id, n: data.n }),
+    later: (tx: Tx, { id, data }: Thing) => {
+      const statement = tx.insert(effect).values({ event: id, n: data.n })
+      const prepared = statement.prepare('late')
+      return [() => statement.execute(), () => prepared.execute()]
+    },
     run: async (tx: Tx, text: string) => tx.execute(drizzleSql.raw(text)),
     db: { transaction: (run) => db.transaction(run) } satisfies DatabaseOption,
   }
@@ -248,6 +274,11 @@ function openKysely() {
     consumer: (options?: Options) =>
       createConsumer({ ...base, db: { transaction: (run) => db.transaction().execute(run) }, ...options }),
     insert: (tx: Tx, { id, data }: Thing) => tx.insertInto('effect').values({ event: id, n: data.n }).execute(),
+    later: (tx: Tx, { id, data }: Thing) => {
+      const statement = tx.insertInto('effect').values({ event: id, n: data.n })
+      return [() => statement.execute()]
+    },
+    refusal: /already committed/,
     run: (tx: Tx, text: string) => kyselySql.raw(text).execute(tx),
     db: { transaction: (run) => db.transaction().execute(run) } satisfies DatabaseOption,
   }
@@ -259,6 +290,11 @@ holds<Knex.Transaction>('Knex', () => ({
   consumer: (options) =>
     createConsumer({ ...base, db: { transaction: (run) => knex.transaction(run), maxTransactions: 5 }, ...options }),
   insert: async (tx, { id, data }) => tx('effect').insert({ event: id, n: data.n }),
+  later: (tx, { id, data }) => {
+    const statement = tx('effect').insert({ event: id, n: data.n })
+    return [() => statement.then((result) => result)]
+  },
+  refusal: /already complete/,
   run: async (tx, text) => tx.raw(text),
   db: { transaction: (run) => knex.transaction(run) },
 }))
@@ -271,6 +307,11 @@ holds<EntityManager>('TypeORM', () => ({
       ...options,
     }),
   insert: (tx, { id, data }) => tx.query('insert into effect values ($1, $2)', [id, data.n]),
+  later: ({ queryRunner }, { id, data }) => {
+    const statement = queryRunner!.manager.createQueryBuilder().insert().into('effect').values({ event: id, n: data.n })
+    return [() => statement.execute()]
+  },
+  refusal: /already released/,
   run: (tx, text) => tx.query(text),
   db: { transaction: (run) => dataSource.transaction(run) },
 }))
@@ -303,6 +344,7 @@ holds<Session>('an adapter for another library', () => ({
       ...options,
     }),
   insert: (tx, { id, data }) => tx.run('insert into effect values ($1, $2)', id, data.n),
+  later: ({ run }, { id, data }) => [() => run('insert into effect values ($1, $2)', id, data.n)],
   run: (tx, text) => tx.run(text),
   db: { transaction: (run) => inSession(run), query: (tx, text, values) => tx.run(text, ...values) },
 }))

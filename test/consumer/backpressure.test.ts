@@ -65,7 +65,9 @@ test('a handler at its cap does not keep the others from work, of its own stream
   go.open()
 })
 
-test('small events run beside large ones that take long, also behind one that waits for its bytes', async ({ env }) => {
+test('small events run next to large ones that take long, also behind one that waits for its bytes', async ({
+  env,
+}) => {
   const go = new Gate()
   let large = 0
   const consumer = env.consumer({ concurrency: 6 }).on(Happened, async (event, context) => {

@@ -30,8 +30,8 @@ test('a type that always fails keeps nothing from another type of its stream', a
   const began = performance.now()
   await until(async () => (await effects(env)) === 500, { timeout: 60_000 })
   const seconds = (performance.now() - began) / 1_000
-  // 10 s beside nothing else.
-  expect(seconds).toBeLessThan(20)
+  // 2.6 to 4.8 s with little else on two cores.
+  expect(seconds).toBeLessThan(10)
   // The first ten, those that ran beside them, and a probe now and then.
   expect(failed).toBeLessThan(50)
   expect(await env.dead('things')).toEqual([])
@@ -79,6 +79,20 @@ test('events that always fail do not keep the breaker open for those that do not
   await until(() => said(env, 'circuit breaker opened').length > 0)
   await env.append('things', numbers(100, 15))
   await until(async () => (await effects(env)) === 100)
+})
+
+test('events that fail again and again keep no other from its first attempt', async ({ env }) => {
+  // Too few to open the breaker, and always one of them may be tried again.
+  const consumer = env.consumer({ concurrency: 1, backoff: () => 10 }).on(Happened, async (event, context) => {
+    await new Promise((resolve) => setTimeout(resolve, 10))
+    if (event.data.n < 8) throw new Error('poison')
+    await effect(event, context)
+  })
+  await consumer.start()
+  await env.append('things', numbers(8))
+  await until(async () => (await metricOf(consumer, 'retries_total', { reason: 'failed' })) >= 16)
+  await env.append('things', numbers(50, 8))
+  await until(async () => (await effects(env)) === 50, { timeout: 20_000 })
 })
 
 test('a breaker closes again while another handler has a backlog', async ({ env }) => {

@@ -94,7 +94,7 @@ test('the effects of each subject come in the order of its events, whoever has i
   }
 })
 
-test('an event that fails is retried, and one that cannot be done is a dead letter beside its stream', async ({
+test('an event that fails is retried, and one that cannot be done is a dead letter next to its stream', async ({
   env,
   skip,
 }) => {

@@ -28,7 +28,7 @@ function startWorker({ server, database }: ConsumerEnv) {
   return { calls, ended, kill: () => child.kill('SIGKILL') }
 }
 
-test('an event that kills its worker is dead-lettered after five deliveries, and those beside it are not', async ({
+test('an event that kills its worker is dead-lettered after five deliveries, and those next to it are not', async ({
   env,
 }) => {
   const ids = await env.append(
@@ -85,7 +85,7 @@ test('an event that is taken over is not charged for it until it is begun', asyn
   expect((await pendingOf(env.redis, 'things')).map(({ deliveries }) => deliveries)).toEqual([2, 1, 1, 1, 1])
 })
 
-test('what may have killed its worker before runs with no other such beside it', async ({ env }) => {
+test('what may have killed its worker before runs with no other such next to it', async ({ env }) => {
   const entries = await leaveBehind(
     env.redis,
     'things',
@@ -123,7 +123,7 @@ test('a failed attempt is an outcome: the deliveries are counted from the start'
   expect(await env.dead('things')).toEqual([])
 })
 
-test('an event that a stop has let go of is counted again when it is begun', async ({ env }) => {
+test('an event that a stop has released is counted again when it is begun', async ({ env }) => {
   let calls = 0
   const hanging = () =>
     env.consumer({ claimAfter: '200ms' }).on(Happened, async (_, { signal }) => {

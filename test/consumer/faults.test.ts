@@ -3,7 +3,7 @@ import { expect, onTestFinished } from 'vitest'
 import { z } from 'zod'
 import { defineEvent } from '../../src/index.js'
 import { startProxy, type TcpProxy, until } from '../../testkit/services/index.js'
-import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
+import { type ConsumerEnv, effect, endPool, consumerTest as test } from './consumer-env.js'
 import { GROUP, Happened } from './happened.js'
 import { Gate, metricOf, pendingOf } from './watch.js'
 
@@ -12,7 +12,7 @@ const numbers = (count: number) => Array.from({ length: count }, (_, n) => ({ n:
 function poolOf(url: string, options: pg.PoolConfig = {}): pg.Pool {
   const pool = new pg.Pool({ connectionString: url, max: 10, ...options })
   pool.on('error', () => {})
-  onTestFinished(() => pool.end())
+  onTestFinished(() => endPool(pool))
   return pool
 }
 
@@ -81,7 +81,7 @@ test('idle connections that Postgres ends do not end a worker, and a stop leaves
   await env.drained('things', 2)
   await consumer.stop()
   expect(pool.listenerCount('error')).toBe(0)
-  await pool.end()
+  await endPool(pool)
 })
 
 test('a handler that Postgres ends for idling in its transaction has failed, and holds up no other event', async ({
@@ -258,7 +258,7 @@ test('a schema that throws within a batch fails an attempt of its event, and non
   expect(env.logs.filter(({ msg }) => msg.startsWith('a bug'))).toEqual([])
 })
 
-test('an event that a clean stop has let go of, and that kills each of its workers from then on, is dead after five', async ({
+test('an event that a clean stop has released, and that kills each of its workers from then on, is dead after five', async ({
   env,
 }) => {
   const ran: number[] = []

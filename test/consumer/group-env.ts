@@ -1,7 +1,8 @@
 import type { Redis as Client } from 'ioredis'
 import { test } from 'vitest'
 import { retriesKey } from '../../src/event/names.js'
-import { Group } from '../../src/redis/group.js'
+import { ConsumerGroup } from '../../src/redis/streams/consumer-group.js'
+import type { Moved } from '../../src/redis/streams/group-replies.js'
 import { type FreshRedis, freshRedis } from '../../testkit/services/index.js'
 import { GROUP } from './happened.js'
 
@@ -9,14 +10,14 @@ import { GROUP } from './happened.js'
 export interface GroupEnv {
   redis: Client
   key: string
-  one: Group
-  two: Group
+  one: ConsumerGroup
+  two: ConsumerGroup
   /** Appends so many entries; their ids. */
   append(n: number): Promise<string[]>
   /** Entries that this consumer was given; their ids. */
-  given(group: Group, n: number): Promise<string[]>
+  given(group: ConsumerGroup, n: number): Promise<string[]>
   /** As if the consumer had given no sign of life for them for so long. */
-  idle(group: Group, milliseconds: number, ...ids: string[]): Promise<unknown>
+  idle(group: ConsumerGroup, milliseconds: number, ...ids: string[]): Promise<unknown>
   /** XPENDING: id, consumer and deliveries. */
   pending(): Promise<[id: string, consumer: string, deliveries: number][]>
   /** What is remembered of failed attempts, by id. */
@@ -24,14 +25,14 @@ export interface GroupEnv {
 }
 
 export async function createGroupEnv(redis: Client, key: string): Promise<GroupEnv> {
-  const one = new Group(key, GROUP, 'one')
-  const two = new Group(key, GROUP, 'two')
+  const one = new ConsumerGroup(key, GROUP, 'one')
+  const two = new ConsumerGroup(key, GROUP, 'two')
   await one.create(redis, '0')
   const env: GroupEnv = {
     ...{ redis, key, one, two },
     async append(n) {
       const ids: string[] = []
-      for (let i = 0; i < n; i++) ids.push((await redis.xadd(key, '*', 'n', String(i))) as string)
+      for (let i = 0; i < n; i++) ids.push((await redis.xadd(key, '*', 'id', String(i))) as string)
       return ids
     },
     async given(group, n) {
@@ -45,9 +46,24 @@ export async function createGroupEnv(redis: Client, key: string): Promise<GroupE
       const reply = (await redis.xpending(key, GROUP, '-', '+', 1000)) as [string, string, number, number][]
       return reply.map(([id, consumer, , deliveries]) => [id, consumer, deliveries])
     },
-    retries: () => redis.hgetall(retriesKey(key, GROUP)),
+    async retries() {
+      const { moved: _, ...retries } = await redis.hgetall(retriesKey(key, GROUP))
+      return retries
+    },
   }
   return env
+}
+
+/** Sets one entry aside until then; whether it is. */
+export async function setAside(
+  group: ConsumerGroup,
+  redis: Client,
+  entry: { id: string; fields: readonly string[] | undefined },
+  due: number,
+  said: readonly string[],
+): Promise<Moved | undefined> {
+  const [moved] = await group.setAside(redis, [{ ...entry, due, said }])
+  return moved
 }
 
 let count = 0

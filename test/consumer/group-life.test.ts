@@ -1,7 +1,7 @@
 import { describe, expect } from 'vitest'
-import { isMissingGroup } from '../../src/consumer/link.js'
+import { isMissingGroup } from '../../src/consumer/redis/reconnecting-client.js'
 import { deadKey, retriesKey } from '../../src/event/names.js'
-import { Group } from '../../src/redis/group.js'
+import { ConsumerGroup } from '../../src/redis/streams/consumer-group.js'
 import { type GroupEnv, groupTest as test } from './group-env.js'
 import { GROUP } from './happened.js'
 
@@ -13,13 +13,13 @@ describe('leave', () => {
     const { redis, key, one, two, given } = env
     await given(one, 1)
     for (const name of ['two', 'three']) await redis.xgroup('CREATECONSUMER', key, GROUP, name)
-    expect(await two.leave(redis, 3_600_000)).toBe(0)
+    expect(await two.removeIdleConsumers(redis, 3_600_000)).toBe(0)
     expect(await names(env)).toEqual(['one', 'three', 'two'])
     // Every name is idle for 0 ms at least, and its own is kept unless it goes.
-    expect(await two.leave(redis, 0)).toBe(1)
+    expect(await two.removeIdleConsumers(redis, 0)).toBe(1)
     expect(await names(env)).toEqual(['one', 'two'])
-    expect(await two.leave(redis, Number.MAX_SAFE_INTEGER, true)).toBe(1)
-    expect(await one.leave(redis, Number.MAX_SAFE_INTEGER, true)).toBe(0)
+    expect(await two.removeIdleConsumers(redis, Number.MAX_SAFE_INTEGER, true)).toBe(1)
+    expect(await one.removeIdleConsumers(redis, Number.MAX_SAFE_INTEGER, true)).toBe(0)
     expect(await names(env)).toEqual(['one'])
     expect(await one.state(redis)).toMatchObject({ pending: 1 })
   })
@@ -28,13 +28,13 @@ describe('leave', () => {
 describe('where the group is missing, or the stream', () => {
   const calls: [string, (env: GroupEnv) => Promise<unknown>][] = [
     ['claim', ({ one, redis }) => one.claim(redis, 0, 1)],
-    ['take', ({ one, redis }) => one.take(redis, '1', 1, '-')],
-    ['beat', ({ one, redis }) => one.beat(redis, ['1-1'])],
-    ['begin', ({ one, redis }) => one.begin(redis, '1-1')],
-    ['fail', ({ one, redis }) => one.fail(redis, '1-1', 'x')],
-    ['bury', ({ one, redis }) => one.bury(redis, { id: '1-1', fields: ['a', 'b'] }, [])],
+    ['take', ({ one, redis }) => one.readOrdered(redis, '1', 1, '-')],
+    ['beat', ({ one, redis }) => one.heartbeat(redis, ['1-1'])],
+    ['begin', ({ one, redis }) => one.startDelivery(redis, '1-1')],
+    ['fail', ({ one, redis }) => one.recordFailure(redis, '1-1', 'x')],
+    ['deadLetter', ({ one, redis }) => one.deadLetter(redis, { id: '1-1', fields: ['a', 'b'] }, [])],
     ['release', ({ one, redis }) => one.release(redis, [{ id: '1-1', uncounted: true }])],
-    ['leave', ({ one, redis }) => one.leave(redis, 0)],
+    ['leave', ({ one, redis }) => one.removeIdleConsumers(redis, 0)],
   ]
 
   test.for(calls)('%s says so, and makes nothing', async ([, call], { env }) => {
@@ -54,7 +54,7 @@ describe('where the group is missing, or the stream', () => {
     expect(await one.exists(redis)).toBe(false)
     expect([await one.create(redis, '0'), await two.create(redis, '0')]).toEqual([true, false])
     expect(await two.exists(redis)).toBe(true)
-    expect(await new Group(key, 'other', 'one').exists(redis)).toBe(false)
+    expect(await new ConsumerGroup(key, 'other', 'one').exists(redis)).toBe(false)
   })
 })
 
@@ -67,5 +67,5 @@ test('state tells what is pending, how old the oldest is, and what was not deliv
   const { oldestPendingSeconds, ...rest } = await one.state(redis)
   expect(rest).toEqual({ stream: key, pending: 1, lag: 2 })
   expect(oldestPendingSeconds).toBeGreaterThanOrEqual(59)
-  expect(await new Group('nowhere', GROUP, 'one').state(redis)).toMatchObject({ pending: 0, lag: undefined })
+  expect(await new ConsumerGroup('nowhere', GROUP, 'one').state(redis)).toMatchObject({ pending: 0, lag: undefined })
 })

@@ -1,14 +1,15 @@
 import type { Redis as Client } from 'ioredis'
 import { expect } from 'vitest'
 import { fenceKey } from '../../src/event/names.js'
-import { Group, type TakeReply } from '../../src/redis/group.js'
+import { ConsumerGroup } from '../../src/redis/streams/consumer-group.js'
+import type { OrderedReply } from '../../src/redis/streams/group-replies.js'
 import { type GroupEnv, groupTest as test } from './group-env.js'
 import { GROUP } from './happened.js'
 
-type Given = Exclude<TakeReply, { fenced: number }>
+type Given = Exclude<OrderedReply, { fenced: number }>
 
-async function take(redis: Client, group: Group, epoch: number, most: number, from = ''): Promise<Given> {
-  const reply = await group.take(redis, String(epoch), most, from)
+async function take(redis: Client, group: ConsumerGroup, epoch: number, most: number, from = ''): Promise<Given> {
+  const reply = await group.readOrdered(redis, String(epoch), most, from)
   if ('fenced' in reply) throw new Error(`Expected entries, found it fenced by epoch ${reply.fenced}`)
   return reply
 }
@@ -32,8 +33,8 @@ test('reads what is new, in order, up to what there is room for', async ({ env }
   expect(idsOf(await take(redis, one, 1, 3, '-'))).toEqual({ complete: true, taken: [], fresh: ids.slice(0, 3) })
   const rest = await take(redis, one, 1, 3)
   expect(rest.fresh).toEqual([
-    { id: ids[3], fields: ['n', '3'] },
-    { id: ids[4], fields: ['n', '4'] },
+    { id: ids[3], fields: ['id', '3'] },
+    { id: ids[4], fields: ['id', '4'] },
   ])
   expect(await pending()).toEqual(ids.map((id) => [id, 'one', 1]))
   expect(idsOf(await take(redis, one, 1, 3))).toEqual({ complete: true, taken: [], fresh: [] })
@@ -46,11 +47,11 @@ test('a holder whose epoch is not the last gets nothing, and changes nothing', a
   await take(redis, two, 5, 1, '-')
   await append(1)
   const before = await whole(env)
-  for (const from of ['-', '']) expect(await one.take(redis, '4', 10, from)).toEqual({ fenced: 5 })
+  for (const from of ['-', '']) expect(await one.readOrdered(redis, '4', 10, from)).toEqual({ fenced: 5 })
   expect(await whole(env)).toEqual(before)
   // Numbers, not texts.
   await take(redis, one, 10, 1, '-')
-  expect(await two.take(redis, '9', 10, '-')).toEqual({ fenced: 10 })
+  expect(await two.readOrdered(redis, '9', 10, '-')).toEqual({ fenced: 10 })
 })
 
 test('a holder that was fenced out may come back with a higher epoch', async ({ env }) => {
@@ -78,7 +79,7 @@ test('a new holder takes all that is pending, with whomever, in order and in pie
     const { complete, taken, fresh } = await take(redis, two, 2, 130, from)
     expect(fresh.length === 0 || complete, 'nothing new before all is taken').toBe(true)
     expect(taken.length + fresh.length).toBeLessThanOrEqual(130)
-    expect(taken.every(({ fields, deliveries }) => fields?.[0] === 'n' && deliveries === 1)).toBe(true)
+    expect(taken.every(({ fields, deliveryCount }) => fields?.[0] === 'id' && deliveryCount === 1)).toBe(true)
     seen.push(...taken.map(({ id }) => id), ...fresh.map(({ id }) => id))
     from = complete ? '' : `(${taken.at(-1)?.id}`
     expect(turn).toBeLessThan(10)
@@ -116,13 +117,13 @@ test('what was trimmed while it was pending is acknowledged and told of, in its 
   const { redis, key, one, two, append, pending } = env
   const ids = await append(4)
   await take(redis, one, 1, 3, '-')
-  await one.fail(redis, ids[2] as string, '{"attempts":2}')
+  await one.recordFailure(redis, ids[2] as string, '{"attempts":2}')
   await redis.xdel(key, ids[1] as string)
   const { taken, fresh } = await take(redis, two, 2, 10, '-')
   expect(taken).toEqual([
-    { id: ids[0], fields: ['n', '0'], size: 2, deliveries: 1, attempts: '' },
-    { id: ids[1], fields: undefined, size: 0, deliveries: 1, attempts: '' },
-    { id: ids[2], fields: ['n', '2'], size: 2, deliveries: 1, attempts: '{"attempts":2}' },
+    { id: ids[0], fields: ['id', '0'], size: 3, deliveryCount: 1, attempts: '' },
+    { id: ids[1], fields: undefined, size: 0, deliveryCount: 1, attempts: '' },
+    { id: ids[2], fields: ['id', '2'], size: 3, deliveryCount: 1, attempts: '{"attempts":2}' },
   ])
   expect(fresh.map(({ id }) => id)).toEqual([ids[3]])
   expect((await pending()).map(([id]) => id)).toEqual([ids[0], ids[2], ids[3]])
@@ -132,7 +133,7 @@ test('the fence of one group is not that of another', async ({ env }) => {
   const { redis, key, one, append } = env
   await append(1)
   await take(redis, one, 7, 1, '-')
-  const other = new Group(key, 'mail', 'one')
+  const other = new ConsumerGroup(key, 'mail', 'one')
   await other.create(redis, '0')
   expect((await take(redis, other, 1, 1, '-')).fresh).toHaveLength(1)
 })

@@ -150,7 +150,7 @@ describe('accept_many', () => {
   })
 })
 
-test('nobody waits for a transaction that hangs longer than five seconds, whatever the session says', async () => {
+test('no one waits for a transaction that hangs longer than five seconds, whatever the session says', async () => {
   await subscribed(1)
   await one.query('begin')
   await acceptMany(one, 'a')
@@ -192,7 +192,7 @@ describe('accept_ordered', () => {
     expect(await acceptOrdered(one, 3, 'b', 'c')).toEqual([1])
   })
 
-  test('refuses any other epoch, also where nobody subscribed, and leaves no row', async () => {
+  test('refuses any other epoch, also where no one subscribed, and leaves no row', async () => {
     expect(await codeOf(acceptOrdered(one, 0, 'a'))).toBe('OR001')
     await subscribed(3)
     for (const epoch of [2, 4]) expect(await codeOf(acceptOrdered(one, epoch, 'a'))).toBe('OR001')
@@ -238,7 +238,7 @@ describe('accept_ordered', () => {
     expect(await waiting).toEqual([0])
   })
 
-  test('a frozen worker that waited behind the new holder is refused when it goes on', async () => {
+  test('a frozen worker that waited behind the new holder is refused when it continues', async () => {
     await subscribed(0)
     await renew(one, 'w1')
     await expire()

@@ -1,7 +1,7 @@
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { databaseOf } from '../../src/consumer/database.js'
-import { acceptance, isDone, prune, subscribe, subscriptions } from '../../src/consumer/inbox.js'
+import { databaseOf } from '../../src/consumer/inbox/database-of.js'
+import { acceptance, isDone, prune, subscribe, subscriptions } from '../../src/consumer/inbox/inbox.js'
 import { createInboxEnv, type InboxEnv } from './inbox-env.js'
 
 const DAY = 86_400_000

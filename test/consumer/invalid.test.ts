@@ -1,10 +1,11 @@
 import { expect } from 'vitest'
 import { z } from 'zod'
+import { deadKey } from '../../src/event/names.js'
 import { defineEvent } from '../../src/index.js'
 import { until } from '../../testkit/services/index.js'
 import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
-import { Happened } from './happened.js'
-import { metricOf, pendingOf } from './watch.js'
+import { GROUP, Happened } from './happened.js'
+import { leaveBehind, metricOf, pendingOf } from './watch.js'
 
 const HappenedV2 = defineEvent({ ...Happened, version: 2, data: z.object({ n: z.number() }) })
 
@@ -13,7 +14,7 @@ const deadAfterAll = (env: ConsumerEnv, count = 1) =>
     message: () => `${count} dead letters and nothing pending`,
   })
 
-test('a type that nobody handles is dead-lettered at once, and its neighbours are done', async ({ env }) => {
+test('a type that no handler takes is dead-lettered at once, and its neighbours are done', async ({ env }) => {
   const consumer = env.consumer().on(Happened, effect)
   await consumer.start()
   const [id] = await env.append('things', [{ n: 0 }], { type: 'thing.else' })
@@ -25,6 +26,45 @@ test('a type that nobody handles is dead-lettered at once, and its neighbours ar
     { id, type: 'thing.else', deadreason: 'unknown_type', deaderror: error, deadattempts: '0' },
   ])
   expect(await metricOf(consumer, 'dead_letters_total', { reason: 'unknown_type', type: 'unknown' })).toBe(1)
+})
+
+test('a handler that was never called gets an event behind many invalid ones at once, beside an idle stream', async ({
+  env,
+}) => {
+  const consumer = env.consumer().on(Happened, effect)
+  consumer.on({ ...Happened, stream: 'others', type: 'thing.other' }, effect)
+  await env.append(
+    'things',
+    Array.from({ length: 300 }, (_, n) => ({ n: String(n) })),
+  )
+  await env.append('things', [{ n: 1 }])
+  await consumer.start()
+  const began = performance.now()
+  await env.drained('things', 1)
+  // Ten at a time are read. A read of the idle stream waits for a second.
+  expect(performance.now() - began).toBeLessThan(15_000)
+  expect(await env.dead('things')).toHaveLength(300)
+})
+
+test('dead letters that Redis refuses hold up no other event, and are written once when it takes them', async ({
+  env,
+}) => {
+  await env.redis.set(deadKey('things', GROUP), 'not a stream')
+  const consumer = env.consumer({ concurrency: 2 }).on(Happened, effect)
+  await consumer.start()
+  await env.append('things', [{ n: 0 }, { n: 1 }, { n: 2 }], { type: 'thing.else' })
+  await env.append('things', [{ n: 'x' }, { n: 'y' }, { n: 'z' }])
+  for (let n = 0; n < 3; n++) await env.redis.xadd('things', '*', 'no', 'event')
+  await env.append('things', [{ n: 7 }])
+  await until(async () => (await env.effects()).length === 1)
+  await until(async () => (await consumer.stats()).waiting === 9)
+  const lines = env.logs.filter(({ msg }) => msg.startsWith('Redis refuses a dead letter'))
+  expect(lines.map(({ reason }) => reason).sort()).toEqual(
+    ['invalid_data', 'malformed', 'unknown_type'].flatMap((reason) => [reason, reason, reason]),
+  )
+  await env.redis.del(deadKey('things', GROUP))
+  await deadAfterAll(env, 9)
+  expect(await metricOf(consumer, 'dead_letters_total')).toBe(9)
 })
 
 test('a type that is named in skip is acknowledged, counted and not done', async ({ env }) => {
@@ -56,7 +96,7 @@ test('a newer version is offered until a newer worker comes, which does it', asy
   const old = env.consumer({ versionGrace: '1h', concurrency: 1, prefetch: 1, claimAfter: '12s' }).on(Happened, effect)
   await old.start()
   await env.append('things', [{ n: 0 }], { version: 2 })
-  await until(async () => (await old.stats()).waiting === 1)
+  await until(async () => ((await pendingOf(env.redis, 'things'))[0]?.idle ?? 0) >= 7_000)
   // It is in nobody's way.
   await env.append('things', [{ n: 1 }])
   await until(async () => (await env.effects()).length === 1)
@@ -75,6 +115,35 @@ test('a newer version is offered until a newer worker comes, which does it', asy
   await until(async () => (await env.redis.exists('outrider:{things}:retries:billing')) === 0)
 })
 
+test('thousands of events of a newer version keep no other event from being read', async ({ env }) => {
+  const Other = defineEvent({ stream: 'others', type: 'thing.other', version: 1, data: z.object({ n: z.number() }) })
+  const consumer = env.consumer({ versionGrace: '1h' }).on(Happened, effect).on(Other, effect)
+  const numbers = (count: number) => Array.from({ length: count }, (_, n) => ({ n }))
+  for (let n = 0; n < 10_500; n += 3_500) await env.append('things', numbers(3_500), { version: 2 })
+  await env.append('things', numbers(100))
+  await consumer.start()
+  await until(async () => (await env.effects()).length === 100)
+  await env.append('others', numbers(100), { type: Other.type })
+  await until(async () => (await env.effects()).length === 200, { timeout: 10_000 })
+  // They are pending for whichever worker comes, and held by none.
+  expect(await env.pending('things')).toBe(10_500)
+  await until(async () => (await metricOf(consumer, 'held')) < 200)
+  expect(await env.dead('things')).toEqual([])
+})
+
+test('thousands of events of a newer version that are pending keep no idle handler of their stream from its events', async ({
+  env,
+}) => {
+  const Other = defineEvent({ ...Happened, type: 'thing.other' })
+  const numbers = (count: number) => Array.from({ length: count }, (_, n) => ({ n }))
+  for (let n = 0; n < 10_500; n += 3_500) await leaveBehind(env.redis, 'things', numbers(3_500), { version: 2 })
+  await env.append('things', numbers(100))
+  await env.append('things', numbers(100), { type: Other.type })
+  await env.consumer({ versionGrace: '1h', claimAfter: '1h' }).on(Happened, effect).on(Other, effect).start()
+  await until(async () => (await env.effects()).length === 200)
+  expect(await env.dead('things')).toEqual([])
+})
+
 test('a newer version that no worker comes for is dead-lettered after versionGrace', async ({ env }) => {
   const consumer = env.consumer({ versionGrace: '1500ms' }).on(Happened, effect)
   await consumer.start()
@@ -89,15 +158,15 @@ test('a newer version that no worker comes for is dead-lettered after versionGra
       deadattempts: '0',
     },
   ])
-  expect(await env.redis.exists('outrider:{things}:retries:billing')).toBe(0)
+  expect(await env.redis.hkeys('outrider:{things}:retries:billing')).toEqual(['moved'])
 })
 
-test('versionGrace goes on where the worker that waited was stopped', async ({ env }) => {
+test('versionGrace continues where the worker that waited was stopped', async ({ env }) => {
   const first = env.consumer({ versionGrace: '3s' }).on(Happened, effect)
   await first.start()
   const began = performance.now()
   await env.append('things', [{ n: 0 }], { version: 3 })
-  await until(async () => (await first.stats()).waiting === 1)
+  await until(async () => (await env.redis.exists('outrider:{things}:retries:billing')) === 1)
   await first.stop()
   expect(await pendingOf(env.redis, 'things')).toHaveLength(1)
   await env.consumer({ versionGrace: '3s' }).on(Happened, effect).start()
@@ -173,7 +242,7 @@ test('an event older than the inbox window is dead-lettered, never run on a gues
   expect(calls).toBe(1)
 })
 
-test('a schema that throws fails an attempt, and is not asked for ever', async ({ env }) => {
+test('a schema that throws fails an attempt, and is not asked without end', async ({ env }) => {
   const fields = z.object({ n: z.number() }).transform(() => {
     throw new Error('the register of units cannot be read')
   })

@@ -150,7 +150,7 @@ describe('the partitions of a stream', () => {
     expect(await renew(of, 'b')).toEqual(of.keys.slice(4).map((stream_key) => ({ stream_key, epoch: '2', target: 4 })))
   })
 
-  test('that nobody subscribed to are not leased, nor are those of another group', async () => {
+  test('that no one subscribed to are not leased, nor are those of another group', async () => {
     const of = await subscribe(2)
     expect(await renew({ ...of, keys: [...of.keys, 'things:2'] }, 'a')).toHaveLength(2)
     expect(await renew({ ...of, group: `${group}-other` }, 'a')).toEqual([])

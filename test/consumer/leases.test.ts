@@ -2,11 +2,11 @@ import pg from 'pg'
 import { expect } from 'vitest'
 import { Retry } from '../../src/consumer/index.js'
 import { startProxy, until } from '../../testkit/services/index.js'
-import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
+import { type ConsumerEnv, effect, endPool, consumerTest as test } from './consumer-env.js'
 import { Gate } from './gate.js'
 import { GROUP, Happened } from './happened.js'
 
-const LOST = 'another worker holds this partition by now'
+const LOST = 'another worker holds this partition now'
 
 const partition = ({ redis }: ConsumerEnv, partitions: number) => redis.set('outrider:{things}:partitions', partitions)
 
@@ -114,9 +114,7 @@ test('an event that fails while its partition is given to another worker does no
   expect(await doneOf(env, 'slow')).toEqual([])
 })
 
-test('a partition stays, with all that was let go of, when the worker that it was meant for leaves', async ({
-  env,
-}) => {
+test('a partition stays, with all that was released, when the worker that it was meant for leaves', async ({ env }) => {
   const { first, second, end, appended } = await handover(env)
   await second.stop()
   await until(async () => (await doneOf(env, 'quick')).length === 2 * appended)
@@ -215,7 +213,7 @@ test('an epoch never falls, however late a worker hears that its own is over', a
   expect((await subscription(env)).epoch).toBe(11)
 })
 
-test('a worker that could not renew its lease, because the database was away, goes on when it is back', async ({
+test('a worker that could not renew its lease, because the database was away, continues when it is back', async ({
   env,
   onTestFinished,
 }) => {
@@ -223,7 +221,7 @@ test('a worker that could not renew its lease, because the database was away, go
   onTestFinished(() => proxy.close())
   const pool = new pg.Pool({ connectionString: proxy.url(env.database.url), connectionTimeoutMillis: 1_000 })
   pool.on('error', () => {})
-  onTestFinished(() => pool.end())
+  onTestFinished(() => endPool(pool))
   const consumer = env.consumer({ db: pool, ordered: true, claimAfter: '500ms' }).on(Happened, effect)
   await consumer.start()
   await env.append('things', [{ n: 0 }], { subject: 'a' })

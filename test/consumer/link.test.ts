@@ -1,7 +1,7 @@
 import type { Redis as Client } from 'ioredis'
 import { beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { isMissingGroup, Link, StoppedError } from '../../src/consumer/link.js'
-import { connectRedis } from '../../src/redis/connect.js'
+import { isMissingGroup, ReconnectingClient, StoppedError } from '../../src/consumer/redis/reconnecting-client.js'
+import { connectRedis } from '../../src/redis/client/connect.js'
 import { freePort, needsProcess, type Redis, startRedis, until } from '../../testkit/services/index.js'
 import { own } from '../support/own.js'
 
@@ -35,7 +35,7 @@ function linkTo(url = server.url, before = async () => {}) {
     await before()
     return connectRedis({ url, connectTimeout: 5_000 }, 'link')
   }
-  const link = new Link(connect, log)
+  const link = new ReconnectingClient(connect, log)
   onTestFinished(() => link.close())
   const warned = () => lines.filter(({ level }) => level === 'warn').map(({ reason }) => reason)
   return { link, lines, warned, attempts }
@@ -62,7 +62,7 @@ describe('asks again', () => {
     await link.open()
     const [id] = await pids()
     let asked = 0
-    const popping = link.ask((client) => {
+    const popping = link.request((client) => {
       asked++
       return client.blpop('list', 0)
     })
@@ -79,7 +79,7 @@ describe('asks again', () => {
     const { link, warned } = linkTo()
     await link.open()
     await server.kill('SIGKILL')
-    const asking = Array.from({ length: 20 }, (_, n) => link.ask((client) => client.incrby('sum', n)))
+    const asking = Array.from({ length: 20 }, (_, n) => link.request((client) => client.incrby('sum', n)))
     await until(() => warned().length > 0)
     await server.start()
     await Promise.all(asking)
@@ -91,7 +91,7 @@ describe('asks again', () => {
     await link.open()
     const before = await pids()
     await server.config('maxmemory', '1')
-    const asking = watch(link.ask((client) => client.set('a', 'b')))
+    const asking = watch(link.request((client) => client.set('a', 'b')))
     await until(() => warned().length > 0)
     expect(asking).toEqual({})
     await server.config('maxmemory', '0')
@@ -104,10 +104,10 @@ describe('asks again', () => {
     const { link, warned } = linkTo(url('worker'))
     await link.open()
     const before = await pids()
-    const asking = watch(link.ask((client) => client.set('a', 'b')))
+    const asking = watch(link.request((client) => client.set('a', 'b')))
     await until(() => warned().length > 0)
     // Whoever asks for something else is answered meanwhile.
-    expect(await link.ask((client) => client.get('a'))).toBeNull()
+    expect(await link.request((client) => client.get('a'))).toBeNull()
     expect(asking).toEqual({})
     await admin.call('ACL', 'SETUSER', 'worker', '+set')
     await until(() => asking.outcome)
@@ -118,7 +118,7 @@ describe('asks again', () => {
     const replica = own(await startRedis({ replicaOf: server }))
     const { link, warned, attempts } = linkTo(replica.url)
     await link.open()
-    const asking = watch(link.ask((client) => client.set('a', 'b')))
+    const asking = watch(link.request((client) => client.set('a', 'b')))
     await until(() => attempts.length > 2)
     expect(asking).toEqual({})
     await replica.command('REPLICAOF', 'NO', 'ONE')
@@ -131,9 +131,9 @@ test('a group or a stream that is missing rejects at once, and the connection st
   const { link, lines } = linkTo()
   await link.open()
   const before = await pids()
-  const missing = await link.ask((client) => client.xpending('nothing', 'group')).catch((error: Error) => error)
+  const missing = await link.request((client) => client.xpending('nothing', 'group')).catch((error: Error) => error)
   expect(isMissingGroup(missing)).toBe(true)
-  const noStream = await link.ask((client) => client.xgroup('CREATE', 'nothing', 'g', '0')).catch((e: Error) => e)
+  const noStream = await link.request((client) => client.xgroup('CREATE', 'nothing', 'g', '0')).catch((e: Error) => e)
   expect(isMissingGroup(noStream)).toBe(true)
   expect([await pids(), lines]).toEqual([before, []])
 })
@@ -160,14 +160,14 @@ describe('closed', () => {
     await admin.call('ACL', 'SETUSER', 'worker', 'on', '>secret', '~*', '+@all', '-set')
     const { link, warned } = linkTo(url('worker'))
     await link.open()
-    const refused = watch(link.ask((client) => client.set('a', 'b')))
+    const refused = watch(link.request((client) => client.set('a', 'b')))
     await until(() => warned().length > 0)
-    const waiting = watch(link.ask((client) => client.blpop('list', 0)))
+    const waiting = watch(link.request((client) => client.blpop('list', 0)))
     await until(async () => String(await admin.client('LIST')).includes('cmd=blpop'))
     link.close()
     await until(() => refused.outcome && waiting.outcome)
     for (const { outcome } of [refused, waiting]) expect(outcome).toBeInstanceOf(StoppedError)
-    for (const late of [link.ask((client) => client.ping()), link.client()]) {
+    for (const late of [link.request((client) => client.ping()), link.client()]) {
       await expect(late).rejects.toThrow(StoppedError)
     }
     await until(async () => (await pids()).length === 0)
@@ -177,7 +177,7 @@ describe('closed', () => {
     const { link, warned } = linkTo()
     await link.open()
     await server.kill('SIGKILL')
-    const asking = Array.from({ length: 3 }, () => watch(link.ask((client) => client.ping())))
+    const asking = Array.from({ length: 3 }, () => watch(link.request((client) => client.ping())))
     await until(() => warned().length > 0)
     link.close()
     await until(() => asking.every(({ outcome }) => outcome))
@@ -195,7 +195,7 @@ describe('closed', () => {
       go = resolve
     })
     link.fault(await link.client(), new Error('Connection is closed.'))
-    const asking = watch(link.ask((client) => client.ping()))
+    const asking = watch(link.request((client) => client.ping()))
     await until(() => attempts.length === 2)
     link.close()
     go()
@@ -213,11 +213,11 @@ describe('says what is wrong', () => {
     onTestFinished(() => void vi.restoreAllMocks())
   }
 
-  test('once, then now and then while it lasts, and again when it comes again', async () => {
+  test('once, then now and then while it lasts, and again when it recurs', async () => {
     const { link, warned, lines, attempts } = linkTo()
     await link.open()
     await server.kill('SIGKILL')
-    const asking = link.ask((client) => client.ping())
+    const asking = link.request((client) => client.ping())
     await until(() => warned().length === 1)
     later(15_000)
     const before = attempts.length
@@ -231,7 +231,7 @@ describe('says what is wrong', () => {
     await asking
     expect(lines.at(-1)).toMatchObject({ level: 'info', text: 'connected to Redis again' })
     await server.kill('SIGKILL')
-    const again = watch(link.ask((client) => client.ping()))
+    const again = watch(link.request((client) => client.ping()))
     await until(() => warned().length === 3)
     link.close()
     await until(() => again.outcome)
@@ -241,7 +241,7 @@ describe('says what is wrong', () => {
     const replica = own(await startRedis({ replicaOf: server }))
     const { link, lines, warned, attempts } = linkTo(replica.url)
     await link.open()
-    const asking = watch(link.ask((client) => client.set('a', 'b')))
+    const asking = watch(link.request((client) => client.set('a', 'b')))
     await until(() => attempts.length > 4)
     expect(asking).toEqual({})
     expect([warned(), lines.length]).toEqual([['redis_readonly'], 1])

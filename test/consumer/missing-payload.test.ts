@@ -44,6 +44,34 @@ test.for(['on', 'onBatch'] as const)(
   },
 )
 
+test('an ordered stream that is lost does not abort what runs of its other subjects', async ({ env }) => {
+  const go = { b: new Gate(), c: new Gate() }
+  const began: string[] = []
+  const aborted: string[] = []
+  for (const [n, subject] of ['b', 'c', 'a'].entries()) {
+    await leaveBehind(env.redis, 'things', [{ n: n + 1 }], { subject, id: subject })
+  }
+  const consumer = env.consumer({ ordered: true, concurrency: 2 }).on(Happened, async (event, context) => {
+    const subject = event.subject as string
+    began.push(subject)
+    context.signal.addEventListener('abort', () => aborted.push(subject))
+    if (subject === 'b' || subject === 'c') await go[subject].passed(context.signal)
+    await effect(event, context)
+  })
+  await consumer.start()
+  await until(async () => began.length === 2 && (await consumer.stats()).queued === 1)
+  await env.redis.del('things')
+  go.c.open()
+  // The payload of the third is not to be had, so all of the stream is taken again.
+  await until(async () => (await metricOf(consumer, 'held')) === 0)
+  await env.append('things', [{ n: 3 }], { subject: 'a', id: 'a' })
+  await until(async () => (await env.effects()).some(({ n }) => n === 3))
+  expect(aborted).toEqual([])
+  go.b.open()
+  await env.drained('things', 3)
+  expect((await env.effects()).map(({ n }) => n)).toEqual([2, 3, 1])
+})
+
 test('what is trimmed while it waits without its payload is counted, told and dropped', async ({ env }) => {
   const entries = await leaveBehind(env.redis, 'things', [{ n: 1 }])
   // The next worker takes it over in the pause before its second attempt.

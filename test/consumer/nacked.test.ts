@@ -20,14 +20,14 @@ describe('entries that were given up with XNACK, on Redis 8.10', () => {
       await nack('SILENT', silent)
       await nack('FAIL', failed)
       const taken = async (most: number) =>
-        (await two.claim(redis, 60_000, most)).map(({ id, deliveries }) => [id, deliveries])
+        (await two.claim(redis, 60_000, most)).taken.map(({ id, deliveryCount }) => [id, deliveryCount])
       expect(await taken(2)).toEqual([
         [fatal, 2 ** 31 - 1],
         [silent, 0],
       ])
       expect(await taken(2)).toEqual([[failed, 1]])
       expect(await taken(2)).toEqual([])
-      expect(await two.begin(redis, fatal)).toBe(true)
+      expect(await two.startDelivery(redis, fatal)).toBe(true)
       expect(await pending()).toEqual([
         [fatal, 'two', 2 ** 31],
         [silent, 'two', 0],
@@ -36,7 +36,7 @@ describe('entries that were given up with XNACK, on Redis 8.10', () => {
       ])
       // Released before it was dead-lettered, it is still known to be given up.
       await two.release(redis, [{ id: fatal, uncounted: true }])
-      expect((await one.claim(redis, 60_000, 1))[0]?.deliveries).toBeGreaterThan(2 ** 30)
+      expect((await one.claim(redis, 60_000, 1)).taken[0]?.deliveryCount).toBeGreaterThan(2 ** 30)
     },
   )
 

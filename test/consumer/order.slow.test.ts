@@ -11,7 +11,7 @@ const SUBJECTS = 200
 const PARTITIONS = 8
 const PORTION = 500
 const HOLDS = 'this worker holds the partition'
-const LOST = 'another worker holds this partition by now'
+const LOST = 'another worker holds this partition now'
 
 interface Lease {
   stream_key: string

@@ -21,7 +21,7 @@ const steal = (env: ConsumerEnv, key: string, seconds: number) =>
     [key, seconds],
   )
 
-const lost = (env: ConsumerEnv) => env.logs.filter(({ msg }) => msg === 'another worker holds this partition by now')
+const lost = (env: ConsumerEnv) => env.logs.filter(({ msg }) => msg === 'another worker holds this partition now')
 
 /** How often Redis was asked this. */
 async function calls(env: ConsumerEnv, ...commands: string[]): Promise<number> {

@@ -35,6 +35,35 @@ test('an error of another database, or with the code of one, is an attempt of th
   expect(await metricOf(consumer, 'retries_total', { reason: 'conflict' })).toBe(0)
 })
 
+test('in order, an error of another database costs attempts, and its subject continues behind the dead letter', async ({
+  env,
+}) => {
+  const runs: string[] = []
+  const consumer = env.consumer({ ordered: true, maxAttempts: 3 }).on(Happened, async (event, context) => {
+    runs.push(`${event.subject} ${event.data.n} ${context.attempt}`)
+    await effect(event, context)
+    if (event.data.n === 1) await env.pool.query(failing('55P03'))
+    if (event.data.n === 2) throw withCode('57P01')
+  })
+  await env.append('things', numbers(3), { subject: 's1' })
+  await env.append('things', numbers(1, 4), { subject: 's2' })
+  await consumer.start()
+  await until(async () => (await env.dead('things')).length === 2)
+  await env.drained('things', 2)
+  expect(runs.filter((run) => run.startsWith('s1'))).toEqual([
+    's1 1 1',
+    's1 1 2',
+    's1 1 3',
+    's1 2 1',
+    's1 2 2',
+    's1 2 3',
+    's1 3 1',
+  ])
+  expect((await env.effects()).map(({ n }) => n).sort()).toEqual([3, 4])
+  expect(await metricOf(consumer, 'retries_total', { reason: 'conflict' })).toBe(0)
+  expect(await metricOf(consumer, 'retries_total', { reason: 'outage' })).toBe(0)
+})
+
 test('a conflict that a savepoint has saved the transaction from is no attempt', async ({ env }) => {
   const attempts: number[] = []
   const consumer = env.consumer({ maxAttempts: 1 }).on(Happened, async (event, context) => {

@@ -1,7 +1,7 @@
 import { expect } from 'vitest'
 import { DeadLetter } from '../../src/consumer/index.js'
 import { deadKey } from '../../src/event/names.js'
-import { findDeadStreams, replayDeadLetters } from '../../src/redis/dead-letters.js'
+import { findDeadStreams, replayDeadLetters } from '../../src/redis/streams/dead-letters.js'
 import { until } from '../../testkit/services/index.js'
 import { effect, consumerTest as test } from './consumer-env.js'
 import { GROUP, Happened } from './happened.js'

@@ -2,7 +2,7 @@ import pg from 'pg'
 import { expect, onTestFinished } from 'vitest'
 import { defineEvent } from '../../src/index.js'
 import { startProxy, until } from '../../testkit/services/index.js'
-import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
+import { type ConsumerEnv, effect, endPool, consumerTest as test } from './consumer-env.js'
 import { GROUP, Happened } from './happened.js'
 
 /** How many connections Redis has, this test's own not counted. */
@@ -82,7 +82,7 @@ test('stopped while Redis does not answer, a start ends, and leaves no connectio
 
 test('stopped while Postgres does not answer, a start ends, and leaves no connection', async ({ env }) => {
   const [holder, pool] = [await env.database.connect(), new pg.Pool({ connectionString: env.database.url })]
-  onTestFinished(() => pool.end())
+  onTestFinished(() => endPool(pool))
   pool.on('error', () => {})
   await holder.query('begin; lock table outrider.subscription in access exclusive mode')
   const consumer = env.consumer({ db: pool }).on(Happened, effect)

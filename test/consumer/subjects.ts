@@ -59,8 +59,11 @@ export class Subjects {
 
   /** Entries that have failed and are not done. */
   async failed(): Promise<number> {
-    const counts = await Promise.all(this.keys.map((key) => this.#env.redis.hlen(`outrider:{${key}}:retries:${GROUP}`)))
-    return counts.reduce((sum, count) => sum + count, 0)
+    const hashes = await Promise.all(
+      this.keys.map((key) => this.#env.redis.hkeys(`outrider:{${key}}:retries:${GROUP}`)),
+    )
+    // The other fields are no entries: see move.lua and find-unread.lua.
+    return hashes.flat().filter((field) => /^\d+-\d+$/.test(field)).length
   }
 
   /** Each once, each behind the commit of the one before it, each at the attempt that it was made to be done at. */

@@ -1,9 +1,10 @@
 import { expect } from 'vitest'
+import { ownKey } from '../../src/consumer/inbox/inbox.js'
 import { DeadLetter } from '../../src/consumer/index.js'
 import { until } from '../../testkit/services/index.js'
 import { effect, consumerTest as test } from './consumer-env.js'
 import { GROUP, Happened } from './happened.js'
-import { leaveBehind } from './watch.js'
+import { leaveBehind, metricOf, pendingOf } from './watch.js'
 
 const numbers = (count: number) => Array.from({ length: count }, (_, n) => ({ n }))
 
@@ -91,6 +92,58 @@ test('what has killed its workers is dead-lettered without a call of key, which 
   expect(env.logs.filter(({ msg }) => msg.startsWith('a bug'))).toEqual([])
 })
 
+test('an event whose handler has a key is not dead-lettered as crashed where its effect is committed', async ({
+  env,
+}) => {
+  const entries = await leaveBehind(env.redis, 'things', [{ n: 1 }, { n: 2 }, { n: 3 }, { n: 4 }])
+  // The last one has killed a worker that asked, too.
+  for (const [place, entry] of entries.entries())
+    await env.redis.call(
+      'XCLAIM',
+      'things',
+      GROUP,
+      'ghost',
+      '0',
+      entry,
+      'RETRYCOUNT',
+      place === 3 ? '6' : '5',
+      'JUSTID',
+    )
+  const { source, id } = ownKey(Happened.type, '1')
+  await env.pool.query('select outrider.accept($1, $2, $3)', [GROUP, source, id])
+  const keys: number[] = []
+  const deliveries: number[] = []
+  const data = Happened.data['~standard'].validate
+  const validate = async (value: unknown) => {
+    const pending = await pendingOf(env.redis, 'things')
+    deliveries.push(Math.max(...pending.map((each) => (each.consumer === 'ghost' ? 0 : each.deliveries))))
+    return data(value)
+  }
+  const consumer = env
+    .consumer({ claimAfter: '200ms' })
+    .on({ ...Happened, data: { '~standard': { version: 1, vendor: 'test', validate } } }, effect as never, {
+      key: ({ data }) => {
+        const { n } = data as { n: number }
+        keys.push(n)
+        if (n === 3) throw new Error('no key')
+        return String(n)
+      },
+    })
+  await consumer.start()
+  await until(async () => (await env.dead('things')).length === 3 && (await env.pending('things')) === 0)
+  const dead = (await env.dead('things')).map(({ data, deadreason, deaderror }) => [data, deadreason, deaderror])
+  const said = (n: number, times: number) => [
+    `{"n":${n}}`,
+    'crashed',
+    `Its worker ended without an outcome ${times} times`,
+  ]
+  expect(dead.sort()).toEqual([said(2, 5), said(3, 5), said(4, 6)])
+  expect(keys.sort()).toEqual([1, 2, 3])
+  expect(Math.min(...deliveries)).toBe(6)
+  expect(await metricOf(consumer, 'processed_total', { result: 'duplicate' })).toBe(1)
+  expect(await env.effects()).toEqual([])
+})
+
 test('what is wrong with a payload is cut in its dead letter and in the log', async ({ env }) => {
   const consumer = env
     .consumer()
@@ -100,8 +153,9 @@ test('what is wrong with a payload is cut in its dead letter and in the log', as
   await until(async () => (await env.dead('things')).length === 1)
   const [dead] = await env.dead('things')
   expect(dead).toMatchObject({ deadreason: 'invalid_data', deaderror: 'x'.repeat(4_096) })
-  const line = env.logs.find(({ msg }) => msg === 'an event is dead-lettered')
-  expect(line?.error).toBe('x'.repeat(4_096))
+  // The worker logs it once Redis has replied.
+  const line = await until(() => env.logs.find(({ msg }) => msg === 'an event is dead-lettered'))
+  expect(line.error).toBe('x'.repeat(4_096))
 })
 
 const refuse = () => ({ issues: [{ message: 'x'.repeat(1_000_000) }] })

@@ -1,7 +1,8 @@
 import pg from 'pg'
 import { expect } from 'vitest'
+import { defineEvent } from '../../src/index.js'
 import { until } from '../../testkit/services/index.js'
-import { effect, consumerTest as test } from './consumer-env.js'
+import { effect, endPool, consumerTest as test } from './consumer-env.js'
 import { Happened } from './happened.js'
 import { Gate, metricOf } from './watch.js'
 
@@ -37,6 +38,48 @@ test('a handler that exceeds its timeout is aborted and rolled back, and an atte
   await until(async () => (await env.pool.query(sleeping)).rowCount === 0)
 })
 
+test('timeout limits work and commit each, and a batch', async ({ env }) => {
+  const hang = (signal: AbortSignal) => new Gate().passed(signal)
+  const [Long, Batch] = ['longs', 'batches'].map((stream) => defineEvent({ ...Happened, stream, type: stream })) as [
+    typeof Happened,
+    typeof Happened,
+  ]
+  const committed: number[] = []
+  const consumer = env
+    .consumer({ maxAttempts: 2 })
+    .on(
+      Long,
+      {
+        work: async ({ data: { n } }, { signal }) => (n === 1 ? hang(signal) : undefined),
+        commit: async (event, _, context) => {
+          committed.push(event.data.n)
+          await effect(event, context)
+          if (event.data.n === 2) await hang(context.signal)
+        },
+      },
+      { timeout: '1s' },
+    )
+    .onBatch(
+      Batch,
+      async (events, context) => {
+        for (const event of events) await effect(event, context)
+        if (events.some(({ data }) => data.n === 2)) await hang(context.signal)
+      },
+      { timeout: '1s' },
+    )
+  for (const { stream, type } of [Long, Batch]) await env.append(stream, numbers(3), { type })
+  await consumer.start()
+  await until(async () => (await env.dead('longs')).length === 2 && (await env.dead('batches')).length === 1)
+  for (const { stream } of [Long, Batch]) await until(async () => (await env.pending(stream)) === 0)
+  expect((await env.effects()).map(({ n }) => n).sort()).toEqual([1, 3, 3])
+  // What was not done in time was not committed.
+  expect(committed.sort()).toEqual([2, 2, 3])
+  for (const dead of [...(await env.dead('longs')), ...(await env.dead('batches'))]) {
+    expect(dead).toMatchObject({ deadreason: 'attempts_exhausted', deadattempts: '2' })
+    expect(dead.deaderror).toContain('HandlerTimeoutError: Expected the handler to end within 1000 ms')
+  }
+})
+
 test('handlers that wait for the pool which their own transactions use up are reported', async ({ env }) => {
   const pool = new pg.Pool({ connectionString: env.database.url, max: 2 })
   const options = { db: pool, concurrency: 2, maxAttempts: 1 }
@@ -50,5 +93,5 @@ test('handlers that wait for the pool which their own transactions use up are re
   ])
   await until(async () => (await env.pending('things')) === 0)
   await consumer.stop()
-  await pool.end()
+  await endPool(pool)
 })

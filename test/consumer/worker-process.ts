@@ -28,8 +28,11 @@ export interface WorkerConfig {
   claimAfter: number
   /** How long each transaction stays open behind its effect, in milliseconds. */
   slow: number
-  /** Where it kills itself: at that call of the handler, or at the first one behind it that gets there. */
-  death?: { at: Failpoint; call: number } | undefined
+  /**
+   * Where it kills itself: at that call of the handler, or at the first one behind it that gets there. `retried`: of an event that was
+   * set aside.
+   */
+  death?: { at: Failpoint; call: number; retried?: boolean | undefined } | undefined
 }
 
 /** What workers record beside the event: who did it, at which attempt, and what was committed of its subject before. */

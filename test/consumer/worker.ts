@@ -2,7 +2,7 @@ import { writeSync } from 'node:fs'
 import pg from 'pg'
 import pino from 'pino'
 import { z } from 'zod'
-import { createConsumer, DeadLetter } from '../../src/consumer/index.js'
+import { createConsumer, DeadLetter, Retry } from '../../src/consumer/index.js'
 import { defineEvent } from '../../src/index.js'
 import type { Failpoint, WorkerConfig } from './worker-process.js'
 
@@ -19,19 +19,24 @@ const definitions = streams.map((stream) =>
     stream,
     type: 'thing.happened',
     version: 1,
-    data: z.object({ n: z.number(), fails: z.number().default(0), dead: z.boolean().default(false) }),
+    data: z.object({
+      n: z.number(),
+      fails: z.number().default(0),
+      dead: z.boolean().default(false),
+      waits: z.boolean().default(false),
+    }),
   }),
 )
 
 let calls = 0
 /** The event whose transaction a session is in. */
-const events = new Map<number, string>()
+const events = new Map<number, { id: string; attempt: number }>()
 
 const sessionOf = (client: pg.PoolClient): number => (client as pg.PoolClient & { processID: number }).processID
 
-function dieAt(place: Failpoint, event: string): void {
-  if (death?.at !== place || calls < death.call) return
-  say({ died: place, event })
+function dieAt(place: Failpoint, { id, attempt }: { id: string; attempt: number }): void {
+  if (death?.at !== place || calls < death.call || (death.retried && attempt === 1)) return
+  say({ died: place, event: id })
   process.kill(process.pid, 'SIGKILL')
   for (;;);
 }
@@ -60,7 +65,8 @@ const consumer = createConsumer({
   logger: pino({ formatters: { level: (level) => ({ level }) } }, pino.destination({ dest: 1, sync: true })),
 }).on(definitions, async ({ id, subject, data }, { tx, attempt }) => {
   calls += 1
-  dieAt('after inbox', id)
+  dieAt('after inbox', { id, attempt })
+  if (data.waits && attempt === 1) throw new Retry({ after: '11m' })
   if (data.dead) throw new DeadLetter('dead from the beginning')
   if (attempt <= data.fails) throw new Error('not yet')
   // The one before, as far as it is committed: in order, it always is.
@@ -70,8 +76,8 @@ const consumer = createConsumer({
     [id, data.n, subject, name, attempt],
   )
   if (slow > 0) await tx.query('select pg_sleep($1)', [slow / 1_000])
-  dieAt('before commit', id)
-  events.set(sessionOf(tx), id)
+  dieAt('before commit', { id, attempt })
+  events.set(sessionOf(tx), { id, attempt })
 })
 
 let duplicates = 0

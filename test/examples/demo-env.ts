@@ -3,8 +3,8 @@ import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
 import type { GroupOutcome, Outcome } from '../../examples/demo/summary.js'
 import { Tally } from '../../examples/demo/writer.js'
+import { compare } from '../../testkit/oracle/differences.js'
 import type { Truth } from '../../testkit/oracle/truth.js'
-import { judge } from '../../testkit/oracle/verdict.js'
 
 export const main = fileURLToPath(new URL('../../examples/demo/main.ts', import.meta.url))
 
@@ -18,7 +18,7 @@ export function demo(...args: string[]) {
 /** Where the streams hold what was committed. */
 export function outcomeOf(truth: Truth[], ...groups: GroupOutcome[]): Outcome {
   const seen = truth.map((event, n) => ({ ...event, entry: `${n}-1`, sequence: String(n) }))
-  return { verdict: judge(truth, seen), groups, tally: new Tally(), latencies: [], seconds: 1, takeovers: [] }
+  return { differences: compare(truth, seen), groups, tally: new Tally(), latencies: [], seconds: 1, takeovers: [] }
 }
 
 export const allDone = (truth: Truth[]): GroupOutcome => ({

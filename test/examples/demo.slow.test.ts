@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { text } from 'node:stream/consumers'
 import pg from 'pg'
 import { expect, it } from 'vitest'
 import { needsProcess, redisClient, until } from '../../testkit/services/index.js'
@@ -45,4 +46,27 @@ it('leaves everything running with --keep, as it says, until it is interrupted',
   const late = redisClient(url)
   await expect(late.ping()).rejects.toThrow()
   late.disconnect()
+})
+
+it('carries real payloads to effects through kills of the relay and of workers, and finds nothing wrong', async (context) => {
+  needsProcess(context)
+  const child = demo('--events', '500', '--kills', '1', '--worker-kills', '2')
+  const [output, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')])
+  expect(code, output).toBe(0)
+  expect(output).toMatch(/^ +committed +500 /m)
+  expect(output).toMatch(/^ +rolled back +[1-9]\d* /m)
+  expect(output).toMatch(/^ +published +500 /m)
+  for (const check of ['lost', 'duplicated', 'out of order', 'phantom', 'altered']) {
+    expect(output).toMatch(new RegExp(`✔ ${check} +0 `))
+  }
+  for (const group of ['billing', 'search']) {
+    expect(output).toMatch(new RegExp(`✔ ${group} +500 +effects of 500 events: lost 0, doubled 0\n +duplicates +\\d+ `))
+  }
+  const workerKills = [...output.matchAll(/worker kills +(\d+) /g)].map(([, count]) => Number(count))
+  expect(workerKills.reduce((sum, count) => sum + count, 0)).toBe(2)
+  expect(output).toMatch(/latency p50 +[\d,]+ ms/)
+  expect(output).toMatch(/latency p99 +[\d,]+ ms/)
+  expect(output).toMatch(/throughput +[\d,]+\/s/)
+  expect(output).toMatch(/relay kills +1 /)
+  expect(output).not.toContain('\x1b')
 })

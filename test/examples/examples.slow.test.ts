@@ -56,7 +56,7 @@ it('analysis: long work is done once, though a worker is killed and another is s
   expect(output.match(/✔/g)).toHaveLength(7)
 })
 
-it('projection: a new table takes the place of the old one while events go on', async (context) => {
+it('projection: a new table takes the place of the old one while events continue', async (context) => {
   needsProcess(context)
   const output = await accountOf('projection')
   expect(output).toMatch(/^ +It shows 450 changes to 150 products\.$/m)
@@ -77,7 +77,7 @@ it('leaves nothing running when it is interrupted', async (context) => {
   const started = descendantsOf(child)
   // The relay, a worker, and the servers with their own children.
   expect(started.length).toBeGreaterThan(5)
-  const ended = once(child, 'exit')
+  const ended = once(child, 'close')
   child.kill('SIGINT')
   expect(await ended).toEqual([130, null])
   expect(output).toContain('Stopped. Nothing is left running.')

@@ -6,8 +6,8 @@ import type { Redis } from 'ioredis'
 import pg from 'pg'
 import { test as base, expect } from 'vitest'
 import { WorkerProcess } from '../../examples/support/worker-process.js'
-import { grantRoles } from '../../src/postgres/grants.js'
-import { migrate } from '../../src/postgres/migrate.js'
+import { grantRoles } from '../../src/postgres/setup/grants.js'
+import { migrate } from '../../src/postgres/setup/migrate.js'
 import { entryOf } from '../../testkit/entry.js'
 import { createDatabase, freePort, freshRedis, until } from '../../testkit/services/index.js'
 import { pendingOf } from '../consumer/watch.js'
@@ -154,7 +154,7 @@ test('SIGTERM lets the handler that runs finish, and the worker ends with exit c
   expect(await env.redis.xinfo('CONSUMERS', STREAM, GROUP)).toEqual([])
 })
 
-test('what a handler has not finished at the deadline is rolled back, let go of, and done once by another worker', async ({
+test('what a handler has not finished at the deadline is rolled back, released, and done once by another worker', async ({
   env,
 }) => {
   const worker = await env.worker({ STOP_TIMEOUT: '300ms' })

@@ -61,7 +61,7 @@ it('holds the built relay, its production dependencies and nothing else', async 
   expect(named(/\/(npm|npx|yarn|corepack|\.npmrc|npmrc|\.env|\.git|_cacache)$/)).toEqual([])
   expect(named(/^\/app\/dist\/.*\.test\.js$|^\/app\/.*\.([cm]?ts|map|pem|key)$/)).toEqual([])
   expect(named(/^\/app\/node_modules\/(typescript|vitest|tsx|testcontainers)$/)).toEqual([])
-  expect(named(/^\/app\/dist\/redis\/publish\.lua$|^\/app\/sql\/001-outbox\.sql$/)).toHaveLength(2)
+  expect(named(/^\/app\/dist\/redis\/scripts\/append\.lua$|^\/app\/sql\/001-outbox\.sql$/)).toHaveLength(2)
   expect(Number(await shell('find /app -not -user 0 -o -perm /0022 ! -type l | wc -l'))).toBe(0)
 })
 

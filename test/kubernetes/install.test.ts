@@ -118,7 +118,7 @@ test('an install that fails and is uninstalled, as --atomic does, leaves the slo
   expect(await one.slots()).toBe(1)
 })
 
-test('setup as a plain Job beside the relays, which wait for it', async (context) => {
+test('setup as a plain Job next to the relays, which wait for it', async (context) => {
   const one = await Installation.prepare(context, await envOf(context))
   expectDone(await one.install('setup.hook=false'))
   await one.sendEvent()
@@ -126,7 +126,7 @@ test('setup as a plain Job beside the relays, which wait for it', async (context
   await one.sendEvent()
 })
 
-test('a blocker stops the install before anything is there, and its log says what to mend', async (context) => {
+test('a blocker stops the install before anything is there, and its log says what to fix', async (context) => {
   const one = await Installation.prepare(context, await envOf(context))
   const { postgres } = one.env
   await postgres.set({ max_slot_wal_keep_size: '-1' })

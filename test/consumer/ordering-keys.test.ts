@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { expect } from 'vitest'
 import { z } from 'zod'
 import { defineEvent } from '../../src/index.js'
@@ -5,6 +6,7 @@ import { until } from '../../testkit/services/index.js'
 import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
 import { Gate } from './gate.js'
 import { Happened } from './happened.js'
+import { leaveBehind, pendingOf } from './watch.js'
 
 const upTo = (count: number): number[] => Array.from({ length: count }, (_, n) => n)
 
@@ -35,7 +37,7 @@ test('an event that waits for its next attempt holds up its subject, and nothing
   expect(await doneOf(env, 'b')).toEqual(upTo(50))
 })
 
-test('a subject that does not go on holds up the others of its partition only at maxPending', async ({ env }) => {
+test('a subject that does not continue holds up the others of its partition only at maxPending', async ({ env }) => {
   await env.redis.set('outrider:{things}:partitions', 2)
   const gate = new Gate()
   const consumer = env.consumer({ ordered: true, maxPending: 10 }).on(Happened, async (event, context) => {
@@ -82,7 +84,7 @@ test('of a batch that fails, what stands behind the event to blame waits for it,
   expect(sizes[0]).toBe(12)
 })
 
-test('events without a subject wait for nobody', async ({ env }) => {
+test('events without a subject wait for no one', async ({ env }) => {
   const gate = new Gate()
   let running = 0
   const consumer = env.consumer({ ordered: true, concurrency: 5 }).on(Happened, async (event, context) => {
@@ -94,6 +96,26 @@ test('events without a subject wait for nobody', async ({ env }) => {
   await append(env, undefined, upTo(5))
   await consumer.start()
   await env.drained('things', 5)
+})
+
+test('what was counted in a batch, and kept back by an event before it, is uncounted when a stop releases it', async ({
+  env,
+}) => {
+  let asked = 0
+  const data = z.object({ n: z.number() }).transform(() => {
+    asked += 1
+    throw new Error('not just now')
+  })
+  const Careful = defineEvent({ stream: 'things', type: Happened.type, version: 1, data })
+  await leaveBehind(env.redis, 'things', [{ n: 0 }, { n: 1 }, { n: 2 }], { subject: 'a' })
+  const deliveries = async () => (await pendingOf(env.redis, 'things')).map((entry) => entry.deliveries)
+  const consumer = env.consumer({ ordered: true, backoff: () => '1m' }).onBatch(Careful, () => {})
+  await consumer.start()
+  // The first one has failed, which is an outcome; the others did not run.
+  await until(async () => asked > 0 && (await consumer.stats()).waiting === 1)
+  await until(async () => isDeepStrictEqual(await deliveries(), [1, 2, 2]))
+  await consumer.stop()
+  expect(await deliveries()).toEqual([0, 1, 1])
 })
 
 test('in a batch, an event whose schema throws keeps back what came along behind it', async ({ env }) => {
