@@ -1,5 +1,5 @@
 {{/*
-How somebody reaches Postgres: url, secret, passwordKey, urlKey, and the client certificate (certSecret, certKey, keyKey). Takes a list:
+How to reach Postgres: url, secret, passwordKey, urlKey, and the client certificate (certSecret, certKey, keyKey). Takes a list:
 the root context, then `relay`, `owner` (setup and teardown; where nothing is said, as CloudNativePG's owner, else as the
 relay) or `test` (where nothing is said, as the owner). Returns JSON.
 */}}

@@ -1,5 +1,5 @@
 {{/*
-What a hook needs that comes before the release, or after it: a ConfigMap of its own and, where wanted, a NetworkPolicy.
+The parts of a hook that runs before the release, or after it: a ConfigMap of its own and, where set, a NetworkPolicy.
 Takes a list: the root context, the component, the hooks.
 */}}
 {{- define "outrider.hookObjects" -}}
@@ -78,8 +78,8 @@ spec:
 
 {{/*
 Whether a look at the servers comes first: before the first start, and before that on other servers or another slot; not at every
-upgrade, which may be what mends a server that is away. The ConfigMap of the release comes after a hook has passed, and says on
-what. A plain Job runs anew only where something changed.
+upgrade, which may be the fix for a server that is away. The ConfigMap of the release comes after a hook has passed, and says on
+what. A plain Job runs again only where something changed.
 */}}
 {{- define "outrider.checksFirst" -}}
 {{- if .Values.setup.check.enabled }}
@@ -100,7 +100,7 @@ what. A plain Job runs anew only where something changed.
 {{- $checksFirst := eq (include "outrider.checksFirst" .) "true" -}}
 backoffLimit: {{ $setup.backoffLimit }}
 activeDeadlineSeconds: {{ $setup.activeDeadlineSeconds }}
-# What another try cannot mend is said at once: a wrong configuration (2), a blocker (4).
+# An error that another try cannot fix ends it at once: a wrong configuration (2), a blocker (4).
 podFailurePolicy:
   rules:
     {{- if $checksFirst }}

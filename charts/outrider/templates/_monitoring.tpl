@@ -2,7 +2,7 @@
 Whether an object of the Prometheus operator is rendered: "true" or nothing. Takes a list: the root context, its kind,
 and its section of `metrics` as named in values.yaml.
 */}}
-{{- define "outrider.monitoring.wanted" -}}
+{{- define "outrider.monitoring.enabled" -}}
 {{- $root := index . 0 }}
 {{- $kind := index . 1 }}
 {{- $name := index . 2 }}
