@@ -11,7 +11,7 @@ export type Example = (env: ExampleEnv, account: Account) => Promise<void>
 
 const EXAMPLES: Record<string, Example> = { publication, analysis, projection }
 const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
-/** How long letting go may take, in milliseconds; whatever is then left, the guard ends. */
+/** How long the end of an example may take, in milliseconds. After that the guard process ends what still runs. */
 const LETTING_GO = 10_000
 
 const interrupt = new AbortController()
@@ -24,7 +24,7 @@ async function tell(name: string, example: Example): Promise<number> {
     await env.start(new URL(`./${name}/setup.sql`, import.meta.url))
     await example(env, account)
   } catch (error) {
-    // It was made to fail.
+    // The interrupt caused this error.
     if (interrupt.signal.aborted) return 1
     account.check((error as Error).message, false)
     account.say(env.tails())
@@ -42,7 +42,7 @@ async function main([name = '', ...more]: string[]): Promise<number> {
     )
     return 2
   }
-  // The second time it ends at once; the guard ends the rest.
+  // A second signal ends the process at once; the guard process ends what still runs.
   const interrupted = new Promise<number>((resolve) => {
     for (const [signal, code] of Object.entries(SIGNALS)) {
       process.once(signal, () => {
@@ -52,7 +52,7 @@ async function main([name = '', ...more]: string[]): Promise<number> {
     }
   })
   const code = await Promise.race([tell(name, example), interrupted])
-  // What is in the middle of something fails when its connection ends, and nobody waits for it any more.
+  // Requests in flight reject when their connections are closed, and no code awaits them any more.
   process.on('unhandledRejection', () => {})
   await Promise.race([env.close(), pause(LETTING_GO)])
   if (interrupt.signal.aborted) account.heading('Stopped. Nothing is left running.')

@@ -1,6 +1,6 @@
 import pg from 'pg'
 
-/** What the services of the examples have in common. */
+/** Code that all services of the examples share. */
 
 /** A required setting of the deployment. */
 export function setting(name: string): string {
@@ -9,12 +9,12 @@ export function setting(name: string): string {
   throw new Error(`Expected the environment variable ${name}, found none.`)
 }
 
-/** Connections with the service's own role. Each running handler uses one. */
+/** A pool of connections with the role of the service. Each running handler uses one connection. */
 export function openPool(max: number): pg.Pool {
   return new pg.Pool({ connectionString: setting('DATABASE_URL'), max })
 }
 
-/** Aborted on SIGTERM and SIGINT. The library traps no signals. */
+/** A signal that is aborted on SIGTERM and SIGINT. The library installs no handlers for process signals. */
 export function stopSignal(): AbortSignal {
   const stop = new AbortController()
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort())

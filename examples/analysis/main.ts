@@ -10,7 +10,10 @@ const WORKER = new URL('./worker.ts', import.meta.url)
 const GROUP = 'word-count-1'
 const PATIENCE = 30_000
 
-/** Long work outside any transaction: slow is not dead, dead is done again, and the same is not done twice. */
+/**
+ * Long work outside a transaction. A slow worker keeps its file, another worker repeats the file of a killed one, and
+ * each content is analysed once.
+ */
 export async function analysis(env: ExampleEnv, account: Account): Promise<void> {
   const store = env.folder('store')
   const uploads = await env.connect('uploads')
@@ -20,7 +23,7 @@ export async function analysis(env: ExampleEnv, account: Account): Promise<void>
   }
   const start = (name: string) => env.worker(name, WORKER, 'analysis_worker', { STORE: store })
   const workers = await Promise.all(['worker A', 'worker B', 'worker C'].map(start))
-  /** The workers that have said so, once for each time. */
+  /** The workers that printed a line with this beginning, once for each such line. */
   const whoSaid = (line: string) =>
     workers.flatMap((worker) => worker.lines.filter((said) => said.startsWith(line)).map(() => worker))
   const said = (line: string) =>
@@ -32,7 +35,7 @@ export async function analysis(env: ExampleEnv, account: Account): Promise<void>
   await victim.kill()
   account.say(`${victim.name} is killed`)
 
-  account.heading('Meanwhile a long file, short ones, one of them twice at once, and a damaged one')
+  account.heading('Then a long file, short files, two with the same content, and a damaged file are uploaded')
   await send('novel.txt', LONG)
   for (const file of SHORT) await send(file, 300)
   await send('same-as-six.txt', 300, 'six.txt')
@@ -52,7 +55,7 @@ export async function analysis(env: ExampleEnv, account: Account): Promise<void>
   const successor = await said('has counted last.txt')
   await env.drained('files', GROUP)
 
-  account.heading('What became of it')
+  account.heading('Results')
   const { rows: results } = await env.owner.query(RESULTS)
   account.table([
     ['file', 'words', 'distinct', 'runs'],
@@ -71,7 +74,7 @@ export async function analysis(env: ExampleEnv, account: Account): Promise<void>
     results,
   )
   account.check(
-    'the killed worker’s file was done by another one',
+    'the killed worker’s file was processed by another one',
     whoSaid('has counted doomed.txt').length === 1 && whoSaid('begins doomed.txt').length === 2,
   )
   const [holder, ...others] = whoSaid('begins novel.txt')
@@ -80,7 +83,7 @@ export async function analysis(env: ExampleEnv, account: Account): Promise<void>
     holder !== undefined && others.length === 0 && whoSaid('has counted novel.txt')[0] === holder,
   )
   account.check(
-    'what was analysed before was not even read again, under whatever name',
+    'a content that was analysed before was not read again under another name',
     whoSaid('begins novel-later.txt').length === 0,
   )
   const busiest = Math.max(...workers.map(mostAtOnce))
@@ -99,22 +102,22 @@ export async function analysis(env: ExampleEnv, account: Account): Promise<void>
   )
 }
 
-/** Words, for more seconds than claimAfter and a while. */
+/** The number of words of the long file. Its analysis takes longer than claimAfter. */
 const LONG = 30_000
 const SHORT = ['one.txt', 'two.txt', 'three.txt', 'four.txt', 'five.txt', 'six.txt']
 
-/** Each result, with the first name of its content. */
+/** Each result, with the name under which its content was first uploaded. */
 const RESULTS = `
 select
   (select file from upload where upload.sha256 = analysis.sha256 order by uploaded_at limit 1) as file,
   words, distinct_words, runs
 from analysis order by 1`
 
-/** So many words, of which 100 are distinct. */
+/** A text of this many words, of which 100 are distinct. */
 const textOf = (seed: string, words: number): string =>
   Array.from({ length: words }, (_, n) => `${seed.slice(0, 2)}${n % 100}`).join(' ')
 
-/** How many files a worker had in work at once, by what it said. */
+/** The most files that a worker analysed at once, according to its output. */
 function mostAtOnce({ lines }: WorkerProcess): number {
   const atWork = new Set<string>()
   let most = 0

@@ -14,13 +14,12 @@ create table analysis (
   version integer not null,
   words integer not null,
   distinct_words integer not null,
-  -- How often it was committed. It is kept here to be looked at: more than 1 would be twice the work.
+  -- How often the result was committed, for the checks of the example. More than 1 means that a worker analysed the content again.
   runs integer not null default 1,
   primary key (sha256, analysis, version)
 );
 
--- A role for each service, with what it needs and nothing else. How it proves who it is, is not said here: give it a
--- password from where you keep secrets, or a certificate.
+-- A role for each service, with only the privileges that it needs. Give each role a password from your secret store, or a certificate.
 
 create role uploads login in role outrider_writer;
 grant insert on upload to uploads;

@@ -6,17 +6,17 @@ import type pg from 'pg'
 import { inTransaction } from '../service.js'
 import { FileUploaded } from './events.js'
 
-/** Where files are: a folder here, a bucket of objects in earnest. Files are written once and never changed. */
+/** The folder that stores the files. In production this would be an object store. Files are written once and never changed. */
 export type Store = string
 
-/** What is said of a file. */
+/** The data of an upload that the event contains. */
 export interface Stored {
   file: string
   bytes: number
   sha256: string
 }
 
-/** Stores the content first, then says so: no event refers to what is not there. */
+/** Stores the content first, then publishes the event. So every event refers to a file that exists. */
 export async function upload(client: pg.Client, store: Store, file: string, content: string): Promise<void> {
   await announce(client, await put(store, file, content))
 }

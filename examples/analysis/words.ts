@@ -5,15 +5,15 @@ import { setTimeout as pause } from 'node:timers/promises'
 export interface Words {
   words: number
   distinct: number
-  /** Of the very bytes that were counted. */
+  /** The checksum of the bytes that were counted. */
   sha256: string
 }
 
 const CHUNK_BYTES = 4_096
-/** Makes long work of it, in milliseconds for each chunk: stands for a model that takes its time. */
+/** A pause after each chunk, in milliseconds. It simulates a slow analysis. */
 const CHUNK_TAKES = 100
 
-/** Counts the words of a file, piece by piece, so that any size will do. Rejects when the signal is aborted. */
+/** Counts the words of a file of any size, chunk by chunk. Rejects when the signal is aborted. */
 export async function countWords(path: string, signal: AbortSignal): Promise<Words> {
   const hash = createHash('sha256')
   const decoder = new TextDecoder()
@@ -29,7 +29,7 @@ export async function countWords(path: string, signal: AbortSignal): Promise<Wor
   for await (const chunk of createReadStream(path, { signal, highWaterMark: CHUNK_BYTES })) {
     hash.update(chunk)
     const found = (cut + decoder.decode(chunk, { stream: true })).split(/\s+/)
-    // The last may go on in the next chunk.
+    // The last word may continue in the next chunk.
     cut = found.pop() ?? ''
     count(found)
     await pause(CHUNK_TAKES, undefined, { signal })

@@ -4,11 +4,14 @@ import { openPool, setting, stopSignal } from '../service.js'
 import { FileUploaded } from './events.js'
 import { countWords } from './words.js'
 
-/** The worker that counts words: a process; run as many as are needed. */
+/** The worker that counts words, as a program. Run as many processes as you need. */
 
-/** A new version is a new group, which begins at the beginning of the stream and counts everything again. */
+/**
+ * A new version is a new group. It begins at the beginning of the stream and counts every file again whose event is
+ * younger than `inboxWindow` (7d).
+ */
 const ANALYSIS = { name: 'word-count', version: 1 }
-/** Files that one process handles at once: as many as its memory, its CPU or its model allows. */
+/** How many files one process analyses at once. Choose it by memory and CPU. */
 const AT_ONCE = 2
 
 const store = setting('STORE')
@@ -18,7 +21,8 @@ const consumer = createConsumer({
   redis: setting('REDIS_URL'),
   db,
   group: `${ANALYSIS.name}-${ANALYSIS.version}`,
-  // What one worker holds, the others cannot have. With long work, hold little more than what runs.
+  // Other workers cannot take the events that this worker holds. This limit is about the default for long work; a higher
+  // one would delay events.
   prefetch: AT_ONCE + 1,
   // After this time without a heartbeat another worker takes over. The heartbeat continues during long work. 30s by default;
   // short here, so that the example is quick.
@@ -31,7 +35,7 @@ const consumer = createConsumer({
 consumer.on(
   FileUploaded,
   {
-    // No transaction is open here, however long it takes.
+    // No transaction is open while this runs.
     async work(event, { signal }) {
       const { file, sha256 } = event.data
       console.log(`begins ${file}`)
@@ -47,7 +51,8 @@ consumer.on(
       return found
     },
     async commit(_event, { sha256, words, distinct }, { tx }) {
-      // It is there already only if the same content was analysed before what the inbox remembers (inboxWindow, 7d).
+      // The row exists already only if the same content was analysed so long ago that the inbox has forgotten it
+      // (inboxWindow, 7d).
       await tx.query(
         `insert into analysis as known (sha256, analysis, version, words, distinct_words) values ($1, $2, $3, $4, $5)
          on conflict (sha256, analysis, version) do update

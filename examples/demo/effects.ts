@@ -1,12 +1,12 @@
 import type pg from 'pg'
 import type { GroupName } from './groups.js'
 
-/** What workers do with an event is a row, with nothing in the table to keep a second one out: only the inbox does. */
+/** The effect of an event is a row in this table. The table has no unique constraint, so only the inbox prevents a second row. */
 export async function createEffects(client: pg.ClientBase): Promise<void> {
   await client.query('create table effect (consumer_group text not null, event_id uuid not null)')
 }
 
-/** What a group did, held against what was committed. */
+/** The effects of a group, compared with the committed events. */
 export interface Effects {
   count: number
   /** Events that were committed, and have no effect. */

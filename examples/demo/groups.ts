@@ -1,4 +1,4 @@
-/** The groups of workers: each does every event once, whatever the other does. */
+/** The consumer groups. Each processes every event once, independently of the other. */
 export const GROUPS = ['billing', 'search'] as const
 export type GroupName = (typeof GROUPS)[number]
 export type PerGroup<T> = Record<GroupName, T>

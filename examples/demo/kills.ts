@@ -6,10 +6,13 @@ import type { Progress, State } from './progress.js'
 import type { RunOptions } from './run.js'
 
 const LOOK_EVERY = 50
-/** Of all effects, after which no worker is killed any more: events shall flow meanwhile. */
+/** The share of all effects after which no worker is killed any more, so that events are still in progress at each kill. */
 const LAST_KILL = 0.9
 
-/** Kills the active relay each time that another equal part was committed; how long each time nothing arrived, in milliseconds. */
+/**
+ * Kills the active relay after each equal part of the events is committed. Returns, for each kill, how many milliseconds
+ * no event arrived.
+ */
 export async function killRelays(
   { relays, events, kills, signal }: RunOptions,
   redis: Redis,

@@ -14,7 +14,7 @@ import { WORKERS_PER_GROUP, Workers } from './workers.js'
 /** The whole path on this machine: `npm run demo`. */
 
 const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
-/** How long an interrupted demo may take to let go, in milliseconds; whatever is then left, the guard ends. */
+/** How long the end of an interrupted demo may take, in milliseconds. After that the guard process ends what still runs. */
 const LETTING_GO = 5_000
 
 const terminal = new Terminal()
@@ -81,7 +81,7 @@ One transaction in ten rolls back${relayKilled}.
 Two groups do each event once: ${one} one by one, ${many} in batches.${workersKilled}`
 }
 
-/** Nothing else keeps the process alive meanwhile, so a timer does: of the longest time there is. */
+/** A timer of the longest possible time, because nothing else keeps the process alive. */
 const endOf = (signal: AbortSignal): Promise<void> => pause(2 ** 31 - 1, undefined, { signal }).catch(() => {})
 
 async function main(): Promise<number> {
@@ -99,7 +99,7 @@ async function main(): Promise<number> {
   let interrupted = 0
   for (const [name, code] of Object.entries(SIGNALS)) {
     process.on(name, () => {
-      // Asked twice, it ends at once; the guard ends the rest.
+      // A second signal ends the process at once; the guard process ends what still runs.
       if (interrupted) process.exit(code)
       interrupted = code
       interrupt.abort()

@@ -3,10 +3,10 @@ import { GROUPS, type GroupName, type PerGroup, perGroup } from './groups.js'
 import type { Terminal } from './terminal.js'
 
 const WIDEST = 72
-/** Of the way, between two lines where nobody watches. */
+/** Without a terminal: the share of the events between two printed lines. */
 const LINE_EVERY = 0.25
 
-/** How many events are so far. */
+/** How many events were committed, published and processed so far. */
 export interface State {
   committed: number
   published: number

@@ -2,7 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { RelayProcess } from '../../testkit/relay-process.js'
 import { until } from '../../testkit/services/until.js'
 
-/** Often enough to time a takeover, seldom enough to leave the processor to those who work. */
+/** Milliseconds between two requests for the state: short enough to measure a takeover, long enough to use little CPU. */
 const ASK_EVERY = 25
 /** A machine may be busy with other things. */
 const PATIENCE = 120_000
@@ -40,7 +40,7 @@ export class Relays {
     )
   }
 
-  /** SIGKILL to the active one, and a new one beside the one that takes over. */
+  /** Kills the active relay with SIGKILL, and starts a new one as the next standby. */
   async kill(): Promise<void> {
     const victim = await this.active()
     await victim.kill()
@@ -48,7 +48,7 @@ export class Relays {
     this.#relays.push(await RelayProcess.start(this.#env))
   }
 
-  /** SIGTERM: they let arrive what they have read. */
+  /** Sends SIGTERM: each relay first publishes the events that it has read. */
   async stop(): Promise<void> {
     await Promise.all(this.#relays.splice(0).map((relay) => relay.stop()))
   }

@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
+import { compare, readStreams, type Seen } from '../../testkit/oracle/differences.js'
 import { readTruth } from '../../testkit/oracle/truth.js'
-import { judge, readStreams, type Seen } from '../../testkit/oracle/verdict.js'
 import { seeded } from '../../testkit/oracle/writer.js'
 import { countDone, countEntries } from './counts.js'
 import type { DemoEnv } from './demo-env.js'
@@ -19,7 +19,7 @@ import { Tally, write } from './writer.js'
 
 export const WRITERS = 6
 const LOOK_EVERY = 50
-/** How long nothing may arrive or be done before the demo gives up, in milliseconds. */
+/** The demo fails if no event arrives and none is processed for this many milliseconds. */
 const PATIENCE = 60_000
 
 export interface RunOptions extends DemoOptions {
@@ -31,8 +31,8 @@ export interface RunOptions extends DemoOptions {
 }
 
 /**
- * Writers write, the relay and the workers are killed again and again, everything must arrive, and every group must do it;
- * then it is judged. Relays and workers are stopped.
+ * Writers commit events while relays and workers are killed. Waits until all events are in the streams and every group
+ * has processed them. Then stops relays and workers, and checks the streams and the effects.
  */
 export async function run(options: RunOptions): Promise<Outcome> {
   const { env, relays, workers, terminal, events } = options
@@ -57,7 +57,7 @@ export async function run(options: RunOptions): Promise<Outcome> {
     return await terminal.step('Checking', 'every entry and every effect against what was committed', async () => {
       const seen = await readStreams(redis, STREAMS)
       const client = await env.database.connect()
-      const verdict = judge(await readTruth(client), seen)
+      const differences = compare(await readTruth(client), seen)
       const counts = await countDone(redis)
       const groups: GroupOutcome[] = []
       for (const name of GROUPS) {
@@ -68,7 +68,7 @@ export async function run(options: RunOptions): Promise<Outcome> {
       await client.end()
       const seconds = (lastOf(seen) - began) / 1000
       const latencies = latenciesOf(seen, tally.sent)
-      const outcome = { verdict, groups, tally, latencies, seconds, takeovers }
+      const outcome = { differences, groups, tally, latencies, seconds, takeovers }
       return [outcome, `checked every entry of ${STREAMS.length} streams and every effect`]
     })
   } finally {
@@ -89,7 +89,7 @@ async function writeAll({ env, events, signal }: RunOptions, tally: Tally): Prom
   )
 }
 
-/** Tells how far the events are, until all have arrived and every group has done them. */
+/** Shows the progress until all events have arrived and every group has processed them. */
 async function watch(options: RunOptions, redis: Redis, tally: Tally, state: State, progress: Progress): Promise<void> {
   const { relays, workers, events, signal } = options
   let deadline = performance.now() + PATIENCE

@@ -1,11 +1,11 @@
 import { paint } from '../../src/cli/output.js'
-import type { Seen, Verdict } from '../../testkit/oracle/verdict.js'
+import type { Differences, Seen } from '../../testkit/oracle/differences.js'
 import type { Effects } from './effects.js'
 import { format, formatSeconds } from './progress.js'
 import type { Tally } from './writer.js'
 
 export interface Outcome {
-  verdict: Verdict
+  differences: Differences
   groups: GroupOutcome[]
   tally: Tally
   /** Milliseconds from sending each COMMIT to the time that Redis gave the entry, ascending. */
@@ -21,21 +21,27 @@ export interface GroupOutcome {
   effects: Effects
   /** Entries that are not acknowledged. */
   pending: number
-  /** Deliveries of events that the group had done, as its workers counted them. What the last 50 ms of a killed one had is missing. */
+  /**
+   * Deliveries of events that the group had already processed, as its workers counted them. The last 50 ms before each
+   * kill are missing.
+   */
   duplicates: number
   /** Of its workers. */
   kills: number
 }
 
-/** Whether everything that was committed is in its stream and was done by every group, once, in order, unaltered, and nothing else. */
-export function passed({ verdict, groups }: Outcome): boolean {
-  return isWhole(verdict) && groups.length > 0 && groups.every((group) => isDone(group, verdict.committed))
+/**
+ * Whether every committed event, and no other, is in its stream once, in order and unaltered, and every group has
+ * processed it once.
+ */
+export function passed({ differences, groups }: Outcome): boolean {
+  return isWhole(differences) && groups.length > 0 && groups.every((group) => isDone(group, differences.committed))
 }
 
-const isWhole = (verdict: Verdict): boolean =>
-  verdict.committed > 0 &&
-  verdict.published === verdict.committed &&
-  checks(verdict).every(({ found }) => found.length === 0)
+const isWhole = (differences: Differences): boolean =>
+  differences.committed > 0 &&
+  differences.published === differences.committed &&
+  checks(differences).every(({ found }) => found.length === 0)
 
 const isDone = ({ effects, pending }: GroupOutcome, committed: number): boolean =>
   effects.count === committed && wrong(effects).length === 0 && pending === 0
@@ -53,13 +59,13 @@ interface Check {
   text: string
 }
 
-function checks(verdict: Verdict): Check[] {
+function checks(differences: Differences): Check[] {
   return [
-    { name: 'lost', found: verdict.lost, text: 'committed, and not in its stream' },
-    { name: 'duplicated', found: verdict.duplicated, text: 'twice in its stream' },
-    { name: 'out of order', found: verdict.disordered, text: 'before an earlier event of its subject' },
-    { name: 'phantom', found: verdict.phantom, text: 'in a stream, and never committed' },
-    { name: 'altered', found: verdict.divergent, text: 'not the bytes that were committed' },
+    { name: 'lost', found: differences.lost, text: 'committed, and not in its stream' },
+    { name: 'duplicated', found: differences.duplicated, text: 'twice in its stream' },
+    { name: 'out of order', found: differences.disordered, text: 'before an earlier event of its subject' },
+    { name: 'phantom', found: differences.phantom, text: 'in a stream, and never committed' },
+    { name: 'altered', found: differences.divergent, text: 'not the bytes that were committed' },
   ]
 }
 
@@ -73,21 +79,26 @@ export function latenciesOf(seen: Seen[], sent: ReadonlyMap<string, number>): nu
 }
 
 export function describe(outcome: Outcome): string {
-  const { verdict, groups, tally } = outcome
+  const { differences, groups, tally } = outcome
   const row = (name: string, value: string, text: string, before = ' ') =>
     `${before} ${name.padEnd(13)}${value.padStart(9)}   ${paint('dim', text)}`.trimEnd()
   return [
-    row('committed', format(verdict.committed), `in ${format(tally.transactions)} transactions`),
+    row('committed', format(differences.committed), `in ${format(tally.transactions)} transactions`),
     row('rolled back', format(tally.rolledBack), `in ${format(tally.rollbacks)} transactions`),
-    row('published', format(verdict.published), 'entries in the streams'),
+    row('published', format(differences.published), 'entries in the streams'),
     '',
-    ...checks(verdict).flatMap(({ name, found, text }) => [
+    ...checks(differences).flatMap(({ name, found, text }) => [
       row(name, format(found.length), text, mark(found.length === 0)),
       ...found.slice(0, 5).map(({ stream, id }) => paint('red', `  ${id} in ${stream}`)),
     ]),
     '',
     ...groups.flatMap((group) => [
-      row(group.name, format(group.effects.count), effectsText(group, verdict), mark(isDone(group, verdict.committed))),
+      row(
+        group.name,
+        format(group.effects.count),
+        effectsText(group, differences),
+        mark(isDone(group, differences.committed)),
+      ),
       ...wrong(group.effects)
         .slice(0, 5)
         .map(([id, how]) => paint('red', `  ${id} ${how}`)),
@@ -103,12 +114,12 @@ export function describe(outcome: Outcome): string {
 
 const mark = (right: boolean): string => (right ? paint('green', '✔') : paint('red', '✘'))
 
-const effectsText = ({ effects, pending }: GroupOutcome, { committed }: Verdict): string =>
+const effectsText = ({ effects, pending }: GroupOutcome, { committed }: Differences): string =>
   `effects of ${format(committed)} events: lost ${format(effects.lost.length)}, doubled ${format(effects.doubled.length)}` +
   (pending > 0 ? `; ${format(pending)} pending` : '')
 
 function conclusion(outcome: Outcome): string {
-  if (!isWhole(outcome.verdict))
+  if (!isWhole(outcome.differences))
     return paint(['red', 'bold'], 'A check failed: the streams do not hold what was committed.')
   if (!passed(outcome)) return paint(['red', 'bold'], 'A check failed: the effects are not those of the events.')
   return paint(
@@ -117,7 +128,7 @@ function conclusion(outcome: Outcome): string {
   )
 }
 
-function speed({ verdict, tally, latencies, seconds, takeovers }: Outcome): [string, string, string][] {
+function speed({ differences, tally, latencies, seconds, takeovers }: Outcome): [string, string, string][] {
   const rows: [string, string, string][] = [
     ['latency p50', `${format(percentile(latencies, 0.5))} ms`, 'from sending COMMIT to the entry in the stream'],
     [
@@ -127,7 +138,7 @@ function speed({ verdict, tally, latencies, seconds, takeovers }: Outcome): [str
     ],
     [
       'throughput',
-      `${format(verdict.published / seconds)}/s`,
+      `${format(differences.published / seconds)}/s`,
       `${(tally.bytes / 1e6 / seconds).toFixed(1)} MB/s of payload, as fast as the writers wrote`,
     ],
   ]

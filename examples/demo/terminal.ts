@@ -4,7 +4,10 @@ const FRAMES = '⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏'
 const FRAME_EVERY = 80
 const MARGIN = '  '
 
-/** While lines are drawn there is no cursor, and what is too long is cut off: a wrapped line would be two to go up. */
+/**
+ * While lines are drawn, the cursor is hidden and long lines are cut off: a wrapped line would count as two when the
+ * cursor moves up.
+ */
 const BEGIN = '\x1b[?25l\x1b[?7l'
 const END = '\x1b[?7h\x1b[?25h'
 const up = (lines: number): string => `\x1b[${lines}A`

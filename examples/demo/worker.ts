@@ -5,15 +5,18 @@ import type { Counter } from 'prom-client'
 import type { GroupName } from './groups.js'
 import { webhookEvents } from './webhooks.js'
 
-/** A worker of the group that is named, as a program of its own: until SIGTERM. Its standard output is a line of JSON for each `Told`. */
+/**
+ * A worker of the group that its argument names, as a program. It runs until SIGTERM and prints each `Told` as a line of
+ * JSON.
+ */
 
 export interface Told {
   started?: true
-  /** So many more deliveries turned out to be of events that the group had done. */
+  /** The number of duplicates since the last line: deliveries of events that the group had processed. */
   duplicates?: number
 }
 
-/** What a worker counted since it last told is lost when it is killed. */
+/** Milliseconds between two lines. If a worker is killed, what it counted since its last line is missing. */
 const TELL_EVERY = 50
 
 const group = process.argv[2] as GroupName

@@ -38,7 +38,7 @@ export class Workers {
     if (this.failure) throw new Error(this.failure)
   }
 
-  /** SIGKILL to any one, and a new one in its place, which need not have started yet when this resolves; the group. */
+  /** Kills a random worker with SIGKILL and launches a new one. Does not wait until that one has started. Returns its group. */
   async kill(random: () => number): Promise<GroupName> {
     const started = await until(() => this.#started().length > 0 && this.#started(), {
       timeout: PATIENCE,

@@ -2,7 +2,10 @@ import { publish } from 'outrider'
 import type pg from 'pg'
 import { STREAMS, type Webhook } from './webhooks.js'
 
-/** GitHub calls them hooks: each has its kind of events, and gets them in order. Shared by all writers. */
+/**
+ * The number of subjects, which all writers share. A subject stands for a hook of GitHub: its events are in one stream,
+ * in order.
+ */
 export const SUBJECTS = 200
 
 const MOST_IN_ONE_TRANSACTION = 12
@@ -34,7 +37,10 @@ interface Delivery {
   webhook: Webhook
 }
 
-/** Commits events in transactions of different sizes, some of which roll back; with each event, what it is, as truth. */
+/**
+ * Commits events in transactions of different sizes, some of which roll back. With each event it inserts a row into
+ * `truth`, which the checks compare with the streams.
+ */
 export async function write(client: pg.Client, options: WriterOptions): Promise<void> {
   const { tally, random, signal } = options
   for (let left = options.events; left > 0 && !signal.aborted; ) {
@@ -72,8 +78,8 @@ function draw({ random, webhooks }: WriterOptions, count: number): Delivery[] {
 }
 
 /**
- * The place of each delivery among those of its subject. The lock is held until the commit, which makes it the order of
- * commits; taken by name, so that no two writers wait for each other.
+ * The number of each delivery within its subject. The row lock is held until the commit, so these numbers are in the
+ * order of commits. Rows are locked in the order of their names, so that writers do not deadlock.
  */
 async function lockSubjects(client: pg.Client, deliveries: Delivery[]): Promise<number[]> {
   const { rows } = await client.query<{ name: string; seq: number }>(

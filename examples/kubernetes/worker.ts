@@ -7,7 +7,7 @@ import { createConsumer, type Duration } from 'outrider/consumer'
 import pg from 'pg'
 import { z } from 'zod'
 
-/** A worker as Kubernetes runs it: a process of a service of your own. worker.yaml deploys it. */
+/** A worker for Kubernetes, as a program of your own service. worker.yaml deploys it. */
 
 /** A required setting of the deployment. */
 function setting(name: string): string {
@@ -27,11 +27,14 @@ const OrderPlaced = defineEvent({
 })
 
 const concurrency = Number(setting('CONCURRENCY'))
-// One more than handlers, for the library's own queries. All pods together use this many times `maxReplicas`.
+// One connection more than handlers, for the library's own queries. All pods together use up to `maxReplicas` times as many.
 const db = new pg.Pool({ connectionString: secret('DATABASE_URL_FILE'), max: concurrency + 1 })
 
 const consumer = createConsumer({
-  ...{ redis: secret('REDIS_URL_FILE'), db, group: setting('GROUP'), concurrency },
+  redis: secret('REDIS_URL_FILE'),
+  db,
+  group: setting('GROUP'),
+  concurrency,
   // A stop takes up to 10 s more if a server does not answer. terminationGracePeriodSeconds must cover both.
   stopTimeout: setting('STOP_TIMEOUT') as Duration,
 }).on(OrderPlaced, async (event, { tx }) => {
@@ -41,8 +44,8 @@ const consumer = createConsumer({
 let state: 'starting' | 'working' | 'stopping' = 'starting'
 
 /**
- * `/livez` answers while the process runs. It asks neither server: a restart would not bring one back, and the consumer
- * reconnects by itself.
+ * `/livez` answers while the process runs. It does not check Redis or Postgres: a restart of the worker would not repair
+ * them, and the consumer reconnects by itself.
  *
  * `/readyz` is 200 once the worker has found Redis, its database and the inbox, until it stops. No Service sends it traffic; a
  * rollout waits for it before it removes an old worker. It stays 200 while Redis is down: otherwise an outage would hold up
@@ -66,7 +69,7 @@ const server = createServer((request, response) => {
 })
 await once(server.listen(Number(setting('PORT'))), 'listening')
 
-// Releases what it has not begun, then waits for running handlers, for STOP_TIMEOUT at most.
+// `stop` releases the entries that have not begun, then waits for running handlers, at most STOP_TIMEOUT.
 const stopped = new Promise<void>((resolve) => {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {

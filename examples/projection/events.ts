@@ -2,7 +2,7 @@ import { defineEvent } from 'outrider'
 import { z } from 'zod'
 
 /**
- * The whole state of a product, and which version of it that is: whoever has the event with the highest version needs no other.
+ * The whole state of a product, and its version. The event with the highest version contains everything; no other event of the product is needed.
  * The subject is the product's id.
  */
 export const ProductChanged = defineEvent({

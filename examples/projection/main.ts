@@ -11,7 +11,7 @@ const PRODUCTS = 150
 /** Products whose price keeps changing; the events of the others are at the beginning of the stream. */
 const CHANGING = 100
 const HISTORY = 450
-/** Between two changes, in milliseconds: a shop with some traffic. */
+/** Milliseconds between two changes of prices. */
 const CHANGE_EVERY = 4
 const PATIENCE = 30_000
 
@@ -65,7 +65,7 @@ export async function projection(env: ExampleEnv, account: Account): Promise<voi
   account.check('the new worker stops when it is asked to, exit code 0', (await second.stop()) === 0)
 }
 
-/** In how many rows a table is not as the products are. */
+/** The number of rows in which the two tables differ from the products. */
 async function differencesOf({ owner }: ExampleEnv): Promise<number> {
   const { rows } = await owner.query(`
     with truth as (select id, version, name, price_cents from product)
@@ -74,7 +74,7 @@ async function differencesOf({ owner }: ExampleEnv): Promise<number> {
   return rows.length
 }
 
-/** Appends the first event again, as the replay of a dead letter of both groups would. */
+/** Appends the first event again and deletes its inbox rows, so that both groups process it a second time. */
 async function comeLate({ owner, redis }: ExampleEnv): Promise<void> {
   const [[, fields]] = (await redis.xrange('products', '-', '+', 'COUNT', 1)) as [[string, string[]]]
   await owner.query('delete from outrider.inbox where id = $1', [fields[fields.indexOf('id') + 1]])

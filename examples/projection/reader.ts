@@ -3,7 +3,7 @@ import type pg from 'pg'
 
 const LOOK_EVERY = 5
 
-/** Reads the catalogue again and again, and counts how often a product was older than it had been before, or gone. */
+/** Reads the catalogue in a loop, and counts how often a product had a lower version than before or was missing. */
 export async function watch(reader: pg.Client, over: AbortSignal): Promise<{ looks: number; back: number }> {
   let seen = new Map<string, number>()
   let [looks, back] = [0, 0]

@@ -2,9 +2,9 @@ import type { Redis } from 'ioredis'
 import type pg from 'pg'
 import { inTransaction } from '../service.js'
 
-/** The steps of a rebuild, each taken by the owner of the tables. Between the first two, workers of the new group are started. */
+/** The steps of a rebuild. The owner of the tables runs them. Start workers of the new group after the first step. */
 
-/** A new table, empty; where the rebuild is for another shape, with that. */
+/** Creates an empty table for the new group. If the rebuild changes the columns, create it with the new columns. */
 export async function prepare(owner: pg.Client): Promise<void> {
   await inTransaction(owner, async () => {
     await owner.query('create table catalogue_2 (like catalogue_1 including all)')
@@ -12,11 +12,12 @@ export async function prepare(owner: pg.Client): Promise<void> {
   })
 }
 
-/** Readers see the new table from the commit on. False, and nothing is done, while it is behind the old one anywhere. */
+/** Points the view at the new table. Returns false and changes nothing if any product is older there than in the old table. */
 export function swap(owner: pg.Client): Promise<boolean> {
   return inTransaction(owner, async () => {
     await owner.query(`set local lock_timeout = '2s'`)
-    // The old table stands still for the moment between the comparison and the commit: no reader is taken back in time.
+    // The lock stops writes to the old table between the comparison and the commit, so that no reader sees an older
+    // version after the swap.
     await owner.query('lock table catalogue_1 in share mode')
     const { rows } = await owner.query(
       `select count(*)::integer as behind
@@ -31,7 +32,7 @@ export function swap(owner: pg.Client): Promise<boolean> {
   })
 }
 
-/** Once the old group's workers have stopped: a group that is left behind holds up the trimming of its stream. */
+/** Removes the old group and its table. First stop its workers. A group without workers prevents the trimming of its stream. */
 export async function retire(owner: pg.Client, redis: Redis): Promise<void> {
   await redis.xgroup('DESTROY', 'products', 'catalogue-1')
   await inTransaction(owner, async () => {

@@ -8,8 +8,8 @@ create table product (
   price_cents integer not null
 );
 
--- What is shown: made from events. Workers write to a table with a number, readers read the view: so that another table
--- can be built beside it, and take its place in one step.
+-- The read model, made from events. Workers write to a table with a number, and readers read the view. So a second table can be built
+-- and can replace the first in one step.
 create table catalogue_1 (
   product_id text primary key,
   version integer not null,
@@ -18,8 +18,7 @@ create table catalogue_1 (
 );
 create view catalogue as select product_id, version, name, price_cents from catalogue_1;
 
--- A role for each service, with what it needs and nothing else. How it proves who it is, is not said here: give it a
--- password from where you keep secrets, or a certificate.
+-- A role for each service, with only the privileges that it needs. Give each role a password from your secret store, or a certificate.
 
 create role shop login in role outrider_writer;
 grant select, insert, update on product to shop;

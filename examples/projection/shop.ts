@@ -3,7 +3,7 @@ import type pg from 'pg'
 import { inTransaction } from '../service.js'
 import { ProductChanged } from './events.js'
 
-/** Gives a product another price. The row's lock makes the order of versions the order of commits. */
+/** Changes the price of a product. The lock on its row ensures that versions increase in the order of commits. */
 export function change(client: pg.Client, id: string, priceCents: number): Promise<void> {
   return inTransaction(client, async () => {
     const { rows } = await client.query(

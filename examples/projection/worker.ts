@@ -2,15 +2,16 @@ import { createConsumer } from 'outrider/consumer'
 import { openPool, setting, stopSignal } from '../service.js'
 import { ProductChanged } from './events.js'
 
-/** The worker that keeps a catalogue: a process; run as many as are needed. */
+/** The worker that updates a catalogue, as a program. Run as many processes as you need. */
 
 const number = setting('CATALOGUE')
-// It becomes part of a statement.
+// The number becomes part of an SQL statement.
 if (!/^[1-9]\d{0,3}$/.test(number)) throw new Error(`Expected CATALOGUE as a number from 1 to 9999, found "${number}".`)
 
-// Many events in one statement, for a rebuild has many. A statement may change a row only once, so the highest version of
-// each product is taken; in the order of products, so that two batches wait for each other and never deadlock.
-// Events run side by side, and may come late or again: only a higher version changes anything.
+// A rebuild has many events, so one statement applies a batch of them. An upsert must not change the same row twice, so
+// it takes only the highest version of each product. It changes the rows in the order of the product ids, so that two
+// batches wait for each other and do not deadlock. Events are processed in parallel, and may arrive late or again, so
+// only a higher version changes a row.
 const SHOW = `
 insert into catalogue_${number} as shown (product_id, version, name, price_cents)
 select distinct on (product_id) product_id, version, name, price_cents
@@ -27,11 +28,11 @@ const db = openPool(5)
 const consumer = createConsumer({
   redis: setting('REDIS_URL'),
   db,
-  // A group for each table: a group does an event once, and a new group begins at the beginning.
+  // Each table has its own group: a group processes an event once, and a new group begins at the beginning of the stream.
   group: `catalogue-${number}`,
   startFrom: 'beginning',
-  // A rebuild reads old events. By default an event older than 7d is dead-lettered, because the inbox no longer tells whether
-  // it was done. Here a second time does no harm: the version decides.
+  // A rebuild reads old events. By default an event older than 7d is dead-lettered, because the inbox no longer shows whether
+  // it was processed. Here it does no harm to process an event twice: the version decides.
   inboxWindow: '3650d',
 })
 

@@ -10,8 +10,8 @@ export interface Draft {
 }
 
 /**
- * Saves an article and asks for its validation, in one transaction: there is no article that nobody was asked to check, and no
- * request for one that was not saved. `correlationId`: of the request that the editor came with.
+ * Saves an article and publishes the request to validate it, in one transaction. So every saved article has a request,
+ * and every request has a saved article. `correlationId` comes from the HTTP request of the editor.
  */
 export function submit(client: pg.Client, draft: Draft, correlationId: string): Promise<void> {
   const { id, title, body } = draft

@@ -2,14 +2,13 @@ import { defineEvent } from 'outrider'
 import { z } from 'zod'
 
 /**
- * All that happens to articles, in one stream: there it keeps the order in which it was committed. The subject of each event is
- * the article's id.
+ * All events about articles are in one stream, in the order of their commits. The subject of each event is the id of the article.
  */
 const stream = 'articles'
 
 const revision = z.int().positive()
 
-/** The content goes with it: what is checked is this revision, though the article may have a newer one by then. */
+/** The event contains the content, so that the worker checks this revision even if the article already has a newer one. */
 export const ArticleValidationRequested = defineEvent({
   stream,
   type: 'article.validation_requested',

@@ -18,12 +18,15 @@ const DRAFTS = {
   tides: { id: 'tides', title: 'Two tides a day', body: 'The earth turns beneath two bulges of water, once a day.' },
 }
 
-/** From an editor's change to a verdict to a read model, each step in one transaction with the event that begins the next. */
+/**
+ * An editor saves an article, a worker validates it, another worker updates a read model. Each step publishes the event
+ * for the next one in its transaction.
+ */
 export async function publication(env: ExampleEnv, account: Account): Promise<void> {
   const editor = await env.connect('editor')
   const correlations = new Map<string, string>()
   const send = async (draft: (typeof DRAFTS)['moons'], what: string) => {
-    // As it would come with the editor's HTTP request.
+    // In a real service this id comes from the HTTP request of the editor.
     const correlationId = randomUUID()
     await submit(editor, draft, correlationId)
     correlations.set(draft.id, correlationId)
@@ -52,7 +55,7 @@ export async function publication(env: ExampleEnv, account: Account): Promise<vo
   await send({ ...DRAFTS.moons, title: 'Moons', body: 'Saturn has more of them than any other planet.' }, 'corrected')
   await shows('moons', 2, 'valid')
 
-  account.heading('One that arrives while nobody validates')
+  account.heading('One that arrives while no worker validates')
   account.check('the validation worker stops when it is asked to, exit code 0', (await validation.stop()) === 0)
   await send(DRAFTS.tides, 'submitted')
   await shows('tides', 1, 'in validation')
@@ -98,13 +101,13 @@ export async function publication(env: ExampleEnv, account: Account): Promise<vo
     shown,
   )
 
-  account.heading('The projection is given everything again, and does not know that it has done it')
+  account.heading('The projection receives all events again, after its inbox rows were deleted')
   await env.owner.query(`delete from outrider.inbox where consumer_group = 'projection'`)
   await env.redis.xgroup('SETID', 'articles', 'projection', '0')
   await env.drained('articles', 'projection')
   const { rows: done } = await env.owner.query(`select from outrider.inbox where consumer_group = 'projection'`)
   account.check(
-    'it does all 8 events again, and touches no row: none is newer than what is shown',
+    'it processes all 8 events again and changes no row, because no event is newer than its row',
     done.length === 8 && JSON.stringify(await overview()) === JSON.stringify(shown),
     done.length,
   )
@@ -118,7 +121,7 @@ interface Link {
   cause: string | null
 }
 
-/** All events, in the order of their articles and commits, as the outbox has them. */
+/** All events of the outbox, ordered by article, then by commit. */
 async function trail(env: ExampleEnv): Promise<Link[]> {
   const { rows } = await env.owner.query(
     `select id, subject, type, correlation_id as correlation, causation_id as cause
@@ -130,7 +133,7 @@ async function trail(env: ExampleEnv): Promise<Link[]> {
 const outcomesOf = (request: Link, events: Link[]): Link[] =>
   events.filter(({ cause, correlation }) => cause === request.id && correlation === request.correlation)
 
-/** The end of an id: ids of version 7 that were made one after another begin alike. */
+/** The last 8 characters of an id. UUIDs of version 7 that were made at about the same time begin with the same characters. */
 const short = (id: string | null): string => (id === null ? '-' : id.slice(-8))
 
 const asTable = (rows: { article_id: string; revision: number; status: string; problems: string[] }[]): string[][] => [

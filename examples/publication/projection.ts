@@ -2,12 +2,12 @@ import { createConsumer, type EventOf } from 'outrider/consumer'
 import { openPool, setting, stopSignal } from '../service.js'
 import { ArticleValidated, ArticleValidationFailed, ArticleValidationRequested } from './events.js'
 
-/** The worker that keeps the overview of all articles: a read model. */
+/** The worker that updates the overview of all articles, a read model. */
 
 const db = openPool(5)
 
-// Events run side by side, and may come again: a row changes only for an event behind the one that it shows. `sequence`
-// is in the order of commits.
+// Events are processed in parallel, and may be delivered again. So an event changes a row only if its `sequence` is
+// higher than that of the event that the row shows. The order of `sequence` is the order of commits.
 const SHOW = `
 insert into article_overview as shown (article_id, revision, status, problems, correlation_id, sequence)
 values ($1, $2, $3, $4, $5, $6)

@@ -1,7 +1,7 @@
 const LONGEST_TITLE = 60
 const LEAST_WORDS = 8
 
-/** What keeps an article from being published; empty where nothing does. */
+/** The reasons why an article may not be published; empty if it may be. */
 export function problemsOf({ title, body }: { title: string; body: string }): string[] {
   const words = body.split(/\s+/).filter(Boolean).length
   return [

@@ -28,8 +28,7 @@ create table article_overview (
   changes integer not null default 1
 );
 
--- A role for each service, with what it needs and nothing else. How it proves who it is, is not said here: give it a
--- password from where you keep secrets, or a certificate.
+-- A role for each service, with only the privileges that it needs. Give each role a password from your secret store, or a certificate.
 
 create role editor login in role outrider_writer;
 grant select, insert, update on article to editor;

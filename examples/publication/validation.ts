@@ -3,7 +3,7 @@ import { openPool, setting, stopSignal } from '../service.js'
 import { ArticleValidated, ArticleValidationFailed, ArticleValidationRequested } from './events.js'
 import { problemsOf } from './rules.js'
 
-/** The worker that validates articles: a process; run as many as are needed. */
+/** The worker that validates articles, as a program. Run as many processes as you need. */
 
 const db = openPool(5)
 
@@ -11,12 +11,12 @@ const consumer = createConsumer({
   redis: setting('REDIS_URL'),
   db,
   group: 'validation',
-  // They are in the same stream, and not this group's concern. A type that is neither handled nor named here is
-  // dead-lettered, so that a new kind of event is never missed in silence.
+  // These types are in the same stream, but this group does not process them. A type that is neither handled nor named here is
+  // dead-lettered, so that you notice a new type of event.
   skip: [ArticleValidated, ArticleValidationFailed],
 })
 
-// The verdict, the event that tells of it, and the record that this request is done are committed together or not at all.
+// One transaction commits the result, the event that reports it, and the inbox row of this request.
 consumer.on(ArticleValidationRequested, async (event, { tx, publish }) => {
   const { revision } = event.data
   const problems = problemsOf(event.data)
@@ -25,8 +25,9 @@ consumer.on(ArticleValidationRequested, async (event, { tx, publish }) => {
      on conflict (article_id, revision) do update set valid = excluded.valid, problems = excluded.problems`,
     [event.subject, revision, problems.length === 0, problems],
   )
-  // An article that breaks the rules is an outcome. An error would mean: try again, and in the end a dead letter.
-  // The correlation id is carried on; the causation id becomes this event's id.
+  // If the article breaks a rule, publish that as a result. Do not throw: the consumer would retry, and dead-letter the
+  // event in the end. `publish` copies the correlation id of this event, and sets the causation id to the id of this
+  // event.
   if (problems.length === 0) await publish(ArticleValidated, { subject: event.subject, data: { revision } })
   else await publish(ArticleValidationFailed, { subject: event.subject, data: { revision, problems } })
 })

@@ -1,7 +1,7 @@
 import { paint } from '../../src/cli/output.js'
 import { table } from '../../src/cli/table.js'
 
-/** What a person reads: what happens, and at the end of each step what was to hold and whether it did. */
+/** Prints what happens, and after each step the checks and their results. */
 export class Account {
   failed = 0
 

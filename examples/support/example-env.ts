@@ -42,7 +42,10 @@ export class ExampleEnv {
     return this.#redis as RedisClient
   }
 
-  /** As a user does: servers, `outrider setup`, the example's own tables and roles, `outrider relay`. */
+  /**
+   * Takes the steps that a user takes: starts the servers, runs `outrider setup`, creates the tables and roles of the
+   * example, starts `outrider relay`.
+   */
   async start(setup: URL): Promise<void> {
     const [postgres, redis] = await Promise.all([startPostgres(), startRedis({ settings: { appendonly: 'yes' } })])
     this.#postgres = postgres
@@ -51,7 +54,7 @@ export class ExampleEnv {
     this.#database = await postgres.createDatabase('example')
     await this.outrider('setup')
     this.#owner = await this.#database.connect()
-    // No passwords: these servers live for some seconds, on this machine alone. See setup.sql on yours.
+    // The roles have no passwords: these servers run on this machine only, for some seconds. For your own servers see setup.sql.
     await this.owner.query('create role relay login replication in role outrider_relay')
     await this.owner.query(readFileSync(setup, 'utf8'))
     this.#relay = await RelayProcess.start({
@@ -59,7 +62,7 @@ export class ExampleEnv {
       OUTRIDER_REDIS_URL: redis.url,
     })
     await this.#relay.streaming(PATIENCE)
-    this.#account.say('Postgres, Redis and a relay run; outrider setup is done.')
+    this.#account.say('Postgres, Redis and a relay run; outrider setup has run.')
   }
 
   /** Runs a command of Outrider as the owner of the database; what it prints. */
@@ -70,7 +73,7 @@ export class ExampleEnv {
     })
   }
 
-  /** An empty folder, which goes when the example ends, however it ends. */
+  /** An empty folder, which is removed when the example ends, even after an error. */
   folder(name: string): string {
     return scratch(name)
   }
@@ -90,7 +93,7 @@ export class ExampleEnv {
     return worker
   }
 
-  /** Waits until all that was committed is in the stream, and these groups have done all of it. */
+  /** Waits until all committed events are in the stream, and these groups have processed them. */
   async drained(stream: string, ...groups: string[]): Promise<void> {
     const published = async () => {
       const { rows } = await this.owner.query('select id from outrider.outbox where stream = $1', [stream])
@@ -110,7 +113,7 @@ export class ExampleEnv {
     )
   }
 
-  /** Whether these groups were given the last entry, and have acknowledged all that they were given. */
+  /** Whether these groups have received the last entry and have acknowledged all entries that they received. */
   async #areDone(stream: string, groups: readonly string[]): Promise<boolean> {
     const last = attributeOf(await this.redis.xinfo('STREAM', stream), 'last-generated-id')
     const infos = (await this.redis.xinfo('GROUPS', stream)) as unknown[][]
@@ -138,7 +141,7 @@ export class ExampleEnv {
   }
 }
 
-/** Of the names and values in turn that XINFO answers. */
+/** The value of a name in a reply of XINFO, which is a list of names and values in turn. */
 const attributeOf = (info: unknown, name: string): unknown => {
   const values = (info ?? []) as unknown[]
   return values[values.indexOf(name) + 1]

@@ -9,7 +9,7 @@ import { until } from '../../testkit/services/until.js'
 const PATIENCE = 30_000
 const TAIL = 20
 
-/** A worker as it would be deployed: a process of its own, which is told by its environment what it needs. */
+/** A worker in a process of its own, as in a deployment. It gets its settings from environment variables. */
 export class WorkerProcess {
   readonly name: string
   /** What it has said on standard output. */
@@ -22,7 +22,7 @@ export class WorkerProcess {
     this.name = name
     this.#child = child
     const { pid } = child
-    // Should this process be killed, the guard ends that one, too.
+    // If this process is killed, the guard process ends the worker, too.
     if (pid !== undefined) watch(pid, 'KILL')
     this.#ended = once(child, 'exit').then(([code]) => {
       if (pid !== undefined) unwatch(pid)
