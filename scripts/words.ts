@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 /**
- * Finds phrases of scripts/words.txt: in pages everywhere but in code, in sources in texts of more than one word. Fails on
+ * Finds phrases of scripts/words.txt: in pages and YAML everywhere but in code, in sources in texts of more than one word. Fails on
  * one in a file of CLEAN; with --all it counts them in all pages and sources, and does not fail.
  */
 
@@ -17,12 +17,10 @@ const CLEAN = [
   'SECURITY.md',
   'charts',
   'docs',
-  'findings/README.md',
-  'scripts/dashboard-panels.ts',
-  'src/base',
-  'src/config',
-  'src/event',
-  'src/outbox',
+  'examples',
+  'findings',
+  'scripts',
+  'src',
 ]
 
 interface Phrase {
@@ -44,7 +42,7 @@ const phrases: Phrase[] = readFileSync(join(ROOT, 'scripts/words.txt'), 'utf8')
 function filesBelow(path: string): string[] {
   if (/\.\w+$/.test(path)) return [path]
   return readdirSync(join(ROOT, path), { recursive: true, encoding: 'utf8' })
-    .filter((file) => /\.(md|ts)$/.test(file) && !file.endsWith('.test.ts'))
+    .filter((file) => /\.(md|ts|yaml|tpl)$/.test(file) && !file.endsWith('.test.ts'))
     .map((file) => join(path, file))
 }
 
