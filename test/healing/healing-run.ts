@@ -146,7 +146,7 @@ class HealingRun {
         } catch (error) {
           const { message, cause } = error as Error
           const where = `loss ${n} (${plan.loss.what}${plan.second ? `, then ${plan.second.loss.what}` : ''})`
-          return [`${where}: ${message}${cause ? `\n${String(cause)}` : ''}`, await this.#describe()]
+          return this.#wrong([`${where}: ${message}${cause ? `\n${String(cause)}` : ''}`])
         }
       }
     } finally {
@@ -279,7 +279,13 @@ class HealingRun {
         `effects missing ${missing.length}, repeated ${repeated.length}, invented ${invented.length}; ` +
         `allowed: ${doubled} doubled, ${late} late after a hole in the publication`,
     )
-    return violations.length === 0 ? [] : [...violations, await this.#describe()]
+    return violations.length === 0 ? [] : this.#wrong(violations)
+  }
+
+  /** Prints what a person needs to see why; the violations alone are the answer, short enough for the end of a report. */
+  async #wrong(violations: string[]): Promise<string[]> {
+    this.#options.print(await this.#describe())
+    return violations
   }
 
   async #describe(): Promise<string> {

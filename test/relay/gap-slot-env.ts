@@ -37,7 +37,7 @@ export async function expectStillness(env: RelayEnv, relay: RelayProcess): Promi
   return id
 }
 
-/** Drops the slot under a running relay. */
+/** Drops the slot, under a running relay or after one: a walsender ends a moment after its connection. */
 export async function dropSlot(env: RelayEnv): Promise<void> {
   await until(async () => {
     await env.postgres.query('select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1', [

@@ -2,6 +2,7 @@ import { expect } from 'vitest'
 import { setUp } from '../../src/postgres/setup/setup.js'
 import { needsProcess, startPostgres, startProxy, until } from '../../testkit/services/index.js'
 import { TOO_LOW, TOO_LOW_SAYS } from '../support/wal-level.js'
+import { dropSlot } from './gap-slot-env.js'
 import { relayTest as test } from './relay-env.js'
 import { expectFlow, expectWaiting, role, setUpAgain } from './settings-env.js'
 
@@ -80,7 +81,7 @@ test.concurrent('started before setup, or after an interrupted one, the relay sa
   await relay.stop()
 
   // The lineage is there, its slot is not yet.
-  await env.postgres.query('select pg_drop_replication_slot($1)', [env.slot])
+  await dropSlot(env)
   await env.postgres.query('update outrider.lineage set confirmed_lsn = null')
   const next = await env.relay()
   await expectWaiting(next, 'setup_interrupted', /Run `outrider setup`/)
