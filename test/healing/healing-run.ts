@@ -10,8 +10,8 @@ import { RedisPair } from './redis-pair.js'
 import { Straddlers } from './straddlers.js'
 import { MAX_LINGER_MS, Writers } from './writers.js'
 
-/** How long one repair may take, with kills and further losses. */
-const REPAIRED_MS = 180_000
+/** How long one repair may take, with kills and further losses: a slow machine that does much else took over three minutes. */
+const REPAIRED_MS = 600_000
 
 export interface HealingOptions {
   losses: number
@@ -130,7 +130,7 @@ class HealingRun {
     this.#options = options
     this.#straddlers = new Straddlers(env)
     const { seed, losses, linger = MAX_LINGER_MS } = options
-    this.#writers = new Writers(env, seed, { every: Math.min(1_500, Math.max(500, 20 * losses)), linger })
+    this.#writers = new Writers(env, seed, { every: Math.min(1_500, Math.max(1_000, 20 * losses)), linger })
   }
 
   async run(): Promise<string[]> {

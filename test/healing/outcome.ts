@@ -9,7 +9,7 @@ import { type HealingEnv, type HealingRedis, KEYS, PARTITIONS } from './healing-
 import { MAX_LINGER_MS } from './writers.js'
 
 /** How long everything may take to arrive in the end. */
-const ARRIVED_MS = 120_000
+const ARRIVED_MS = 300_000
 
 /** An event that was committed, and when its row was inserted. */
 export interface TimedTruth extends Truth {
