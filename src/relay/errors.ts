@@ -7,6 +7,11 @@ export class RepairedError extends Error {
   override name = 'RepairedError'
 }
 
+/** A row of a transaction that a repair awaited is missing: the repair begins again. */
+export class UnsettledError extends Error {
+  override name = 'UnsettledError'
+}
+
 /** Redis refuses or does not answer while a gap is repaired: the next session tries again. */
 export class RedisFaultError extends Error {
   override name = 'RedisFaultError'

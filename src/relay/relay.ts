@@ -7,8 +7,9 @@ import { classifyRedis } from '../redis/client/errors.js'
 import type { HealthStatus } from '../telemetry/http.js'
 import type { Logger } from '../telemetry/log.js'
 import type { Metrics, Role } from '../telemetry/metrics.js'
-import { GapError, HaltError, isUndecodable, RedisFaultError, RepairedError } from './errors.js'
+import { GapError, HaltError, isUndecodable, RedisFaultError, RepairedError, UnsettledError } from './errors.js'
 import { repairsByItself } from './repair/repair-plan.js'
+import { RepairPause } from './repair-pause.js'
 import { SetupMissingError } from './schema-check.js'
 import { Session } from './session.js'
 import { LossError } from './sink/loss.js'
@@ -27,7 +28,7 @@ import { Steadiness } from './steadiness.js'
  * Ready are active and standby, whatever Redis does: a relay that waits for Redis is not helped by a restart.
  */
 
-/** The pause between a session that found a gap and the one that repairs it, in milliseconds. */
+/** The least pause between a session that found a gap and the one that repairs it, in milliseconds. */
 const BEFORE_REPAIR = 200
 /** How soon a halted relay looks again, in milliseconds. */
 const LOOK_AGAIN = 3_000
@@ -41,6 +42,7 @@ export class Relay {
   readonly #metrics: Metrics
   readonly #stop = new AbortController()
   readonly #steadiness = new Steadiness(GOOD_SESSION)
+  readonly #repairPause = new RepairPause()
   #session: Session | undefined
   /** What Redis takes, as a session has learned it: the next one reads rows before Redis answers. */
   readonly #redisLimit = { bytes: Number.POSITIVE_INFINITY }
@@ -70,11 +72,12 @@ export class Relay {
           log: this.#log,
           metrics: this.#metrics,
           redisLimit: this.#redisLimit,
-          report: (role, state, reason, message) => this.#report(role, state, reason, message),
+          report: (role, state, reason, message) => this.#sessionReports(role, state, reason, message),
         })
         await this.#session.run()
       } catch (error) {
         if (signal.aborted) break
+        const hasRepaired = this.#repairPause.ended(performance.now())
         if (await this.#repairs(error)) continue
         const known = classifySessionError(error)
         this.#steadiness.ended(performance.now(), known.halt)
@@ -87,7 +90,8 @@ export class Relay {
         )
         if (known.bug) this.#log.error({ err: error }, 'unexpected error')
         if (performance.now() - began > GOOD_SESSION) attempt = 1
-        await pause(known.halt ? LOOK_AGAIN : backoff(attempt, 100, 5_000), signal)
+        const usual = known.halt ? LOOK_AGAIN : backoff(attempt, 100, 5_000)
+        await pause(hasRepaired ? Math.max(usual, this.#repairPause.milliseconds) : usual, signal)
       }
     }
   }
@@ -100,14 +104,21 @@ export class Relay {
     await this.#session?.stop(this.#config.drainTimeout)
   }
 
-  /** Does the next session repair what ended this one, or stream after it has repaired? Waits for a moment. */
+  /** Does the next session repair what ended this one, or stream after it has repaired? Waits before a repair. */
   async #repairs(error: unknown): Promise<boolean> {
     if (error instanceof RepairedError) return true
-    if (!(error instanceof GapError) || !repairsByItself(this.#config, error.reason)) return false
-    this.#metrics.errors.inc({ target: 'outrider', code: error.reason })
-    this.#report('starting', 'repairing', error.reason, `${error.finding} It is repaired from the outbox.`)
-    await pause(BEFORE_REPAIR, this.#stop.signal)
+    if (error instanceof GapError && repairsByItself(this.#config, error.reason)) {
+      this.#metrics.errors.inc({ target: 'outrider', code: error.reason })
+      this.#report('starting', 'repairing', error.reason, `${error.finding} It is repaired from the outbox.`)
+    } else if (!(error instanceof UnsettledError)) return false
+    await pause(Math.max(BEFORE_REPAIR, this.#repairPause.milliseconds), this.#stop.signal)
     return true
+  }
+
+  #sessionReports(role: Role, state: string, reason?: string, message?: string): void {
+    if (state === 'repairing') this.#repairPause.repairing()
+    if (state === 'streaming') this.#repairPause.streaming(performance.now())
+    this.#report(role, state, reason, message)
   }
 
   #report(role: Role, state: string, reason?: string, message?: string): void {

@@ -19,7 +19,7 @@ import { classifyRedisError } from '../../redis/client/errors.js'
 import { readEventIds } from '../../redis/streams/repair.js'
 import type { Logger } from '../../telemetry/log.js'
 import type { StateStore } from '../confirm/state-store.js'
-import { RepairedError } from '../errors.js'
+import { UnsettledError } from '../errors.js'
 import type { RowRouter } from '../source/row-router.js'
 import type { SettledRows } from './settled-rows.js'
 import { type Awaited, awaitedLsn, dueOf, type Ended, isSettled } from './settlement.js'
@@ -108,7 +108,7 @@ export class Settling {
   #fail(error: Error): void {
     const { stateStore, log, failed } = this.#options
     const isOfRedis =
-      !(error instanceof RepairedError) && !(error instanceof pg.DatabaseError) && !stateStore.hasFailedWith(error)
+      !(error instanceof UnsettledError) && !(error instanceof pg.DatabaseError) && !stateStore.hasFailedWith(error)
     if (!isOfRedis || classifyRedisError(error).policy !== 'retry') {
       failed(error)
       return
@@ -148,7 +148,7 @@ export class Settling {
         { events: missing },
         'events of transactions that were open during a repair are missing: repairing again',
       )
-      throw new RepairedError(
+      throw new UnsettledError(
         'Events are missing that a transaction had written before a repair: the repair begins again.',
       )
     }
