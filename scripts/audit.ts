@@ -1,5 +1,4 @@
 import { spawnSync } from 'node:child_process'
-import { pathToFileURL } from 'node:url'
 
 // `npm run audit`: known weaknesses of what is installed in production, from high on. A registry that has no list of them, as
 // many mirrors have none, or that does not answer, is no reason to stop: that is said, and whoever builds a release asks another.
@@ -53,4 +52,4 @@ function main(): void {
   process.exitCode = code
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) main()
+if (process.argv[1] === import.meta.filename) main()

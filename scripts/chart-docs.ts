@@ -49,4 +49,4 @@ function rowsOf(
   })
 }
 
-if (process.argv[1] === new URL(import.meta.url).pathname) writeFileSync(README, chartReadme())
+if (process.argv[1] === import.meta.filename) writeFileSync(README, chartReadme())

@@ -37,4 +37,4 @@ function only(section: Schema | undefined, key: string): Schema {
   return { ...rest, properties: { [key]: found } }
 }
 
-if (process.argv[1] === new URL(import.meta.url).pathname) writeFileSync(FILE, chartSchema())
+if (process.argv[1] === import.meta.filename) writeFileSync(FILE, chartSchema())

@@ -139,4 +139,4 @@ function defaultOf(path: string, schema: Schema): string {
   return preset === undefined ? '' : code(String(preset))
 }
 
-if (process.argv[1] === new URL(import.meta.url).pathname) writeFileSync(CONFIG_PAGE, configPage())
+if (process.argv[1] === import.meta.filename) writeFileSync(CONFIG_PAGE, configPage())

@@ -70,4 +70,4 @@ function written(value: unknown, description: string): unknown {
 
 export const configSchemaJson = (): string => `${JSON.stringify(configSchema(), undefined, 2)}\n`
 
-if (process.argv[1] === new URL(import.meta.url).pathname) writeFileSync(CONFIG_SCHEMA, configSchemaJson())
+if (process.argv[1] === import.meta.filename) writeFileSync(CONFIG_SCHEMA, configSchemaJson())

@@ -120,4 +120,4 @@ function scoped(expr: string): string {
     .replaceAll('[rate]', '[$__rate_interval]')
 }
 
-if (process.argv[1] === new URL(import.meta.url).pathname) writeFileSync(DASHBOARD, dashboardJson())
+if (process.argv[1] === import.meta.filename) writeFileSync(DASHBOARD, dashboardJson())

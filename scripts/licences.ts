@@ -1,6 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 
 // `npm run licences`: the licences of everything in package-lock.json, and that what is installed in production runs no
 // script when it is.
@@ -123,4 +122,4 @@ function main(): void {
     )
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) main()
+if (process.argv[1] === import.meta.filename) main()

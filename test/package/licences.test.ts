@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { judgeAudit } from '../../scripts/audit.js'
 import { findProblems, isAllowed, type Lock, licenceIn } from '../../scripts/licences.js'
@@ -10,7 +11,7 @@ const unknown = () => undefined
 describe('licences', () => {
   test('every package that is locked is under one that is allowed, and none in production runs a script', () => {
     const lock = JSON.parse(readFileSync(new URL('package-lock.json', root), 'utf8')) as Lock
-    expect(findProblems(lock, (path) => licenceIn(new URL(path, root).pathname))).toEqual([])
+    expect(findProblems(lock, (path) => licenceIn(fileURLToPath(new URL(path, root))))).toEqual([])
   })
 
   test.each([
