@@ -4,9 +4,10 @@ import { partitionOf } from '../../src/event/partition.js'
 import { openGaps } from '../../src/postgres/state/gaps.js'
 import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { beginRepair, closeRepaired, savePutBackHeads } from '../../src/postgres/state/repairs.js'
-import { until } from '../../testkit/services/index.js'
+import { startProxy, until } from '../../testkit/services/index.js'
+import { headOf, saved } from './redis-loss-env.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
-import { REPAIR, repaired } from './repair-env.js'
+import { REPAIR, repaired, someEvents } from './repair-env.js'
 
 const RECREATE =
   "begin; drop publication outrider; create publication outrider for table outrider.outbox with (publish = 'insert', publish_via_partition_root = true); commit"
@@ -75,5 +76,32 @@ describe.concurrent('a repair is right', () => {
     const other = '0b7fd6f4-6a2c-4f0e-8a61-6b1f0a3d9c11'
     expect(await closeRepaired(postgres, { lineage, session: other })).toEqual([])
     expect(await closeRepaired(postgres, { lineage, session })).toEqual(incidents)
+  })
+
+  test('where the slot is dropped while it waits for Redis: streams that Redis has not lost lack nothing either', async ({
+    env,
+    onTestFinished,
+  }) => {
+    const first = await env.streamingRelay()
+    const users = [await env.insert('users')]
+    const orders = await someEvents(env)
+    await saved(env, 2, orders.at(-1))
+    await env.redis.del('orders', await headOf(env))
+    await first.is({ role: 'halted', reason: 'stream_behind' })
+    await first.stop()
+    users.push(await env.insert('users'))
+
+    const redis = env.variables.OUTRIDER_REDIS_URL as string
+    const proxy = await startProxy(Number(new URL(redis).port))
+    onTestFinished(() => proxy.close())
+    proxy.refuse()
+    const relay = await env.relay({ ...REPAIR, OUTRIDER_REDIS_URL: proxy.url(redis) })
+    await relay.is({ role: 'active', state: 'blocked', reason: 'redis_unreachable' })
+    await env.postgres.query('select pg_drop_replication_slot($1)', [env.slot])
+    await proxy.accept()
+    const incidents = await repaired(env)
+    await relay.streaming()
+    expect([await env.ids('orders'), await env.ids('users')]).toEqual([orders, users])
+    expect(incidents.map(({ reason }) => reason).sort()).toEqual(['slot_missing', 'stream_behind'])
   })
 })

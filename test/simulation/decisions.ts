@@ -8,7 +8,7 @@ import type { TransactionTracker } from '../../src/relay/confirm/transaction-tra
 import { gapOfSlot } from '../../src/relay/identity.js'
 import { sideOf } from '../../src/relay/repair/settled-rows.js'
 import { awaitedLsn, dueOf, isSettled } from '../../src/relay/repair/settlement.js'
-import { continuesFrom, mustReplaceSlot } from '../../src/relay/repair/slot-recovery.js'
+import { continuesFrom, isUnrecorded, mustReplaceSlot } from '../../src/relay/repair/slot-recovery.js'
 import {
   boundAtSource,
   confirmedBefore,
@@ -60,6 +60,7 @@ export const PRODUCT = {
   isPlace,
   isSettled,
   isSoundAlone,
+  isUnrecorded,
   mayBeFoundAgain,
   mayHaveSoundEnd,
   mustReplaceSlot,

@@ -8,8 +8,12 @@ export interface Fault {
 
 const keyOf = ({ random }: World): string => KEYS[random.int(KEYS.length)]!
 
-/** The walsender ends, as it must before a slot can be changed: the relay's session ends with it, or is not told. */
+/**
+ * The walsender ends, as it must before a slot can be changed: the relay's session ends with it, or is not told. A session that repairs
+ * does not read the slot.
+ */
 function disturb(world: World): void {
+  if (world.leader && !world.leader.streaming && world.random.chance(0.5)) return
   if (world.random.chance(0.3)) world.freezeRelay()
   else world.endRelay()
 }

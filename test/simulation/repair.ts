@@ -106,20 +106,27 @@ export class GapRepair {
     const publication = postgres.publicationState
     if (postgres.hole || publication === null) throw new SessionEnd('the publication is not whole')
     yield
-    const { slot } = postgres
+    let slot = postgres.slot && { ...postgres.slot }
     const walStatus = slot?.isLost ? 'lost' : 'reserved'
-    if (slot && decisions.mustReplaceSlot({ walStatus }, this.#gaps, formatLsn(known))) postgres.slot = undefined
+    if (decisions.isUnrecorded(slot && { walStatus, confirmedFlush: slot.confirmed }, this.#gaps, known))
+      throw new SessionEnd('the slot has changed')
     yield
-    if (!postgres.slot) {
+    if (slot && decisions.mustReplaceSlot({ walStatus }, this.#gaps, formatLsn(known))) {
+      postgres.slot = undefined
+      slot = undefined
+    }
+    yield
+    if (!slot) {
       const open = [...postgres.active]
       while (open.some((transaction) => postgres.isOpen(transaction))) yield
       if (postgres.slot) throw new SessionEnd('the slot exists')
       postgres.createSlot()
+      yield
+      slot = postgres.slot
     }
-    yield
-    if (!postgres.slot) throw new SessionEnd('the slot is missing')
+    if (!slot) throw new SessionEnd('the slot is missing')
     const wasIncomplete = this.#gaps.some(({ reason }) => reason.startsWith('publication_'))
-    const confirmed = decisions.continuesFrom(known, postgres.slot.confirmed, wasIncomplete ? postgres.lsn : undefined)
+    const confirmed = decisions.continuesFrom(known, slot.confirmed, wasIncomplete ? postgres.lsn : undefined)
     yield
     const { holdsLock } = this.#session
     if (!state.saveRecovered(holdsLock, confirmed, publication, wasIncomplete))

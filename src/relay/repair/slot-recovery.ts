@@ -9,6 +9,7 @@ import type { OpenGap } from '../../postgres/state/gaps.js'
 import type { Lineage } from '../../postgres/state/lineage.js'
 import { holdsLock } from '../../postgres/state/sessions.js'
 import { HaltError } from '../errors.js'
+import { gapOfSlot } from '../identity.js'
 
 /** How often it says what the creation of a slot waits for. */
 const SAY_EVERY_MS = 10_000
@@ -40,6 +41,9 @@ export async function recoverSlot(options: SlotRecoveryOptions): Promise<Lsn> {
   const has = (...reasons: string[]) => gaps.some(({ reason }) => reasons.includes(reason))
   const state = await requireWholePublication(options)
   let slot = await readSlot(client, lineage.slot)
+  if (isUnrecorded(slot, gaps, parseLsn(lineage.confirmedLsn))) {
+    throw new Error(`Slot ${lineage.slot} has changed since it was looked at: the repair begins again.`)
+  }
   if (slot && mustReplaceSlot(slot, gaps, lineage.confirmedLsn)) {
     await dropSlot(client, lineage.slot, holdsLock(String(walsender)))
     slot = undefined
@@ -92,6 +96,21 @@ async function requireWholePublication({ client, lineage, mapping }: SlotRecover
     )
   }
   return state
+}
+
+/**
+ * Has the slot lost something that no gap says? Nothing reads it while a repair waits for Redis, perhaps for hours. Only a gap of the slot
+ * makes the repair look at every stream, and listen for another relay before it creates a slot. Pure.
+ */
+export function isUnrecorded(
+  slot: Pick<Slot, 'walStatus' | 'confirmedFlush'> | undefined,
+  gaps: readonly Pick<OpenGap, 'reason'>[],
+  confirmed: Lsn,
+): boolean {
+  const found = slot === undefined ? 'slot_missing' : gapOfSlot(slot, confirmed)
+  if (found === undefined) return false
+  const known = found === 'slot_ahead' ? ['slot_ahead', 'slot_missing', 'slot_lost'] : ['slot_missing', 'slot_lost']
+  return !gaps.some(({ reason }) => known.includes(reason))
 }
 
 /** From where WAL is read after a repair. `endOfWal`: where the publication was not whole, else undefined. Pure. */
