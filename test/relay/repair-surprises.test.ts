@@ -3,7 +3,13 @@ import { streamKey } from '../../src/event/names.js'
 import { partitionOf } from '../../src/event/partition.js'
 import { openGaps } from '../../src/postgres/state/gaps.js'
 import { currentLineage } from '../../src/postgres/state/lineage.js'
-import { beginRepair, closeRepaired, savePutBackHeads } from '../../src/postgres/state/repairs.js'
+import {
+  beginRepair,
+  closeRepaired,
+  loadSettling,
+  reopenRepaired,
+  savePutBackHeads,
+} from '../../src/postgres/state/repairs.js'
 import { startProxy, until } from '../../testkit/services/index.js'
 import { headOf, saved } from './redis-loss-env.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
@@ -73,6 +79,14 @@ describe.concurrent('a repair is right', () => {
     await savePutBackHeads(postgres, work)
     await expect(beginRepair(postgres, repair)).rejects.toThrow('repaired while its repair began')
     expect((await postgres.query('select snapshot::text from outrider.repair')).rows).toEqual([{ snapshot }])
+    await postgres.query('select pg_advisory_unlock(1)')
+    await reopenRepaired(postgres, lineage, walsender)
+    expect(await openGaps(postgres, lineage)).toEqual([])
+    await postgres.query('select pg_advisory_lock(1)')
+    await reopenRepaired(postgres, lineage, walsender)
+    expect((await openGaps(postgres, lineage)).map(({ id }) => id)).toEqual(incidents)
+    expect(await loadSettling(postgres, lineage)).toMatchObject({ snapshot })
+    await savePutBackHeads(postgres, work)
     const other = '0b7fd6f4-6a2c-4f0e-8a61-6b1f0a3d9c11'
     expect(await closeRepaired(postgres, { lineage, session: other })).toEqual([])
     expect(await closeRepaired(postgres, { lineage, session })).toEqual(incidents)

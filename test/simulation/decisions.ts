@@ -92,6 +92,9 @@ export const PRODUCT = {
   boundAfterLoss: (known: GapStream, lost: GapStream): string | null =>
     known.head === lost.head && lost.snapshot !== null ? known.snapshot : null,
 
+  /** postgres/state/repairs.ts, reopenRepaired. */
+  mayReopen: (holdsLock: boolean): boolean => holdsLock,
+
   /** postgres/state/gaps.ts, boundStreams: `repairing`: the session that began to repair last. */
   mayBound: (session: string, repairing: string | undefined): boolean => session === repairing,
 

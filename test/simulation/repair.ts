@@ -47,7 +47,7 @@ export class GapRepair {
     yield
     this.#recordSourceGaps()
     yield
-    state.reopenRepaired()
+    state.reopenRepaired(this.#session.holdsLock)
     yield* this.#publisher.reconnect()
     yield* this.#verifyHeads()
     this.#gaps = state.openGaps

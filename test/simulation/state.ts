@@ -176,8 +176,9 @@ export class State {
     if (gap.streams.size === 0) this.gaps = this.gaps.filter((other) => other !== gap)
   }
 
-  /** repairs.ts */
-  reopenRepaired(): void {
+  /** repairs.ts: nothing where another session leads. */
+  reopenRepaired(holdsLock: boolean): void {
+    if (!this.#decisions.mayReopen(holdsLock)) return
     this.#reopen(this.gaps.filter(({ isRepaired }) => isRepaired))
   }
 
@@ -214,7 +215,7 @@ export class State {
 
   /** repairs.ts */
   loadSettling(): Repair | undefined {
-    if (!this.gaps.some(({ isRepaired }) => isRepaired)) this.repair = undefined
+    if (this.gaps.length === 0) this.repair = undefined
     return this.repair
   }
 

@@ -294,7 +294,7 @@ export class Streaming {
           const isInStream = redis.entriesFrom(row.key, null).some((entry) => entry.row === row)
           if (!decisions.isAbsent(isInStream, settling.begun.has(String(row.xid)))) continue
           yield
-          state.reopenRepaired()
+          state.reopenRepaired(this.#session.holdsLock)
           throw new SessionEnd('rows of an awaited transaction are missing')
         }
         yield

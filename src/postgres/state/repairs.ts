@@ -246,13 +246,14 @@ export async function closeRepaired(client: pg.ClientBase, { lineage, session }:
 
 /**
  * Gaps that are repaired and wait for transactions to settle are open again: a row of one is missing, or another snapshot takes
- * the place of theirs.
+ * the place of theirs. `walsender`: the process that holds the lock; a session that was frozen opens none, which another one streams by.
  */
-export async function reopenRepaired(client: pg.ClientBase, lineage: string): Promise<void> {
+export async function reopenRepaired(client: pg.ClientBase, lineage: string, walsender: number): Promise<void> {
   const { rows } = await client.query<{ id: string }>(
     `update outrider.incident set repaired_at = null
-     where lineage = $1 and kind = 'gap' and closed_at is null and repaired_at is not null returning id::text`,
-    [lineage],
+     where lineage = $1 and kind = 'gap' and closed_at is null and repaired_at is not null and ${holdsLock('$2')}
+     returning id::text`,
+    [lineage, walsender],
   )
   await boundByRepair(
     client,
@@ -263,13 +264,13 @@ export async function reopenRepaired(client: pg.ClientBase, lineage: string): Pr
 
 /**
  * The repair whose transactions are awaited. Undefined, and forgotten, where no gap of it is left: a person has accepted what was
- * missing then.
+ * missing then. A gap that is open needs it.
  */
 export async function loadSettling(client: pg.ClientBase, lineage: string): Promise<Repair | undefined> {
   await client.query(
     `delete from outrider.repair where lineage = $1 and not exists (
-       select from outrider.incident where lineage = $1 and kind = 'gap' and closed_at is null and repaired_at is not null)`,
-    [lineage],
+       select from outrider.incident where lineage = $1 and kind = 'gap' and closed_at is null and reason = any ($2))`,
+    [lineage, [...REPAIRABLE]],
   )
   return loadRepair(client, lineage)
 }

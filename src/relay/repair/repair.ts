@@ -138,7 +138,7 @@ export class GapRepair {
     await this.#requireLock()
     await stateStore.inTurn((postgres) => recordSourceGaps(postgres, lineage))
     // The snapshot of this repair takes the place of the one that they wait by.
-    await reopenRepaired(client, lineage.lineage)
+    await reopenRepaired(client, lineage.lineage, stateStore.walsender)
     await this.#putBack.publisher.start()
     await this.#verifyHeads()
     await this.#readGaps()

@@ -143,7 +143,7 @@ export class Settling {
     const xids = due.map(({ xid }) => xid)
     const missing = await this.#countMissing(xids, signal)
     if (missing > 0) {
-      await stateStore.inTurn((postgres) => reopenRepaired(postgres, lineage.lineage))
+      await stateStore.inTurn((postgres) => reopenRepaired(postgres, lineage.lineage, stateStore.walsender))
       log.warn(
         { events: missing },
         'events of transactions that were open during a repair are missing: repairing again',
@@ -251,6 +251,6 @@ export async function readSettling(postgres: pg.ClientBase, { lineage }: Lineage
 export async function reopenIfFailedOver(stateStore: StateStore, lineage: Lineage, timeline: number): Promise<void> {
   await stateStore.inTurn(async (postgres) => {
     const repair = await loadRepair(postgres, lineage.lineage)
-    if (repair && repair.timeline !== timeline) await reopenRepaired(postgres, lineage.lineage)
+    if (repair && repair.timeline !== timeline) await reopenRepaired(postgres, lineage.lineage, stateStore.walsender)
   })
 }
