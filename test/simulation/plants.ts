@@ -78,7 +78,6 @@ export const PLANTS: readonly Plant[] = [
     shows: LOST,
     decisions: { continuesFrom: (...from) => PRODUCT.continuesFrom(...from) + 64n },
   },
-  { name: 'slot-recovered-without-its-gap', shows: LOST, from: 1777, decisions: { isUnrecorded: () => false } },
   { name: 'confirmed-before-appended', shows: LOST, decisions: { confirmable: (_tracker, read) => read } },
   {
     name: 'place-not-rounded',

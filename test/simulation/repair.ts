@@ -110,20 +110,20 @@ export class GapRepair {
     const walStatus = slot?.isLost ? 'lost' : 'reserved'
     if (decisions.isUnrecorded(slot && { walStatus, confirmedFlush: slot.confirmed }, this.#gaps, known))
       throw new SessionEnd('the slot has changed')
-    yield
     if (slot && decisions.mustReplaceSlot({ walStatus }, this.#gaps, formatLsn(known))) {
       postgres.slot = undefined
       slot = undefined
     }
     yield
-    if (!slot) {
+    const isToBeCreated = !slot
+    if (isToBeCreated) {
       const open = [...postgres.active]
       while (open.some((transaction) => postgres.isOpen(transaction))) yield
       if (postgres.slot) throw new SessionEnd('the slot exists')
       postgres.createSlot()
-      yield
-      slot = postgres.slot
     }
+    yield
+    if (isToBeCreated) slot = postgres.slot
     if (!slot) throw new SessionEnd('the slot is missing')
     const wasIncomplete = this.#gaps.some(({ reason }) => reason.startsWith('publication_'))
     const confirmed = decisions.continuesFrom(known, slot.confirmed, wasIncomplete ? postgres.lsn : undefined)
