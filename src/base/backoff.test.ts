@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { backoff, pause } from './backoff.js'
@@ -25,5 +26,17 @@ describe('the pause before another attempt', () => {
     stop.abort()
     await expect(pausing).resolves.toBeUndefined()
     await expect(pause(600_000, stop.signal)).resolves.toBeUndefined()
+  })
+
+  it('takes one listener of a signal, however many pauses it ends, and none once they are over', async () => {
+    const stop = new AbortController()
+    const brief = Array.from({ length: 20 }, () => pause(1, stop.signal))
+    const long = Array.from({ length: 20 }, () => pause(600_000, stop.signal))
+    expect(getEventListeners(stop.signal, 'abort')).toHaveLength(1)
+    await Promise.all(brief)
+    expect(getEventListeners(stop.signal, 'abort')).toHaveLength(1)
+    stop.abort()
+    await Promise.all(long)
+    expect(getEventListeners(stop.signal, 'abort')).toHaveLength(0)
   })
 })
