@@ -151,6 +151,11 @@ export class Worker {
     return this.#changes.next(timeout)
   }
 
+  /** Resolves at the first such change after which this is true, or after so many milliseconds. */
+  changedUntil(isOver: () => boolean, timeout?: number): Promise<void> {
+    return this.#changes.until(isOver, timeout)
+  }
+
   /** Begins what can be begun, or while stopping releases what does not run; then tells those who wait for a change. */
   wake(): void {
     if (this.#stopping) void this.release()

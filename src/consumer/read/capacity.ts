@@ -9,8 +9,11 @@ import type { ConsumerSettings } from '../options.js'
 /** How far a read looks past events of a busy handler, to find work for the others of its stream; and what is queued of a quick one then. */
 const MAX_QUEUED = 1_000
 
-/** Less than a second of quick work, because a worker reads again in time: enough while a reply is on its way, or the next batches. */
-const MIN_AHEAD = 100
+/**
+ * Less than a second of quick work, because a worker reads again in time: enough while a reply is on its way, or the next batches. Half of
+ * it is a page of small events: see read-size.ts.
+ */
+const MIN_AHEAD = 128
 const BATCHES_AHEAD = 6
 
 /** New entries that a stream may be read for. */
@@ -189,7 +192,7 @@ export class Capacity {
     if (this.#worker.isOpen(route)) return this.#worker.isProbing(route) || fresh > 0 ? 0 : 1
     const limit = this.#limit(route)
     const lacking = limit - fresh
-    if (lacking > 0 && (fresh < sizeOf(route) || lacking >= limit / 3)) return lacking
+    if (lacking > 0 && (fresh < sizeOf(route) || lacking >= limit / 2)) return lacking
     return fresh === 0 && scheduler.triedOf(route) > 0 ? 1 : 0
   }
 

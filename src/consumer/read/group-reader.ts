@@ -67,8 +67,7 @@ export async function readGroups(parts: ReaderParts): Promise<void> {
       for (const group of all) skipped.add(group)
       // What arrives meanwhile may be unlike what was read before.
       if (worker.blocked) sizes.clear()
-      do await worker.changed(refused.nextMs ?? BLOCK)
-      while (!worker.blocked && !capacity.isLacking && !signal.aborted)
+      await worker.changedUntil(() => worker.blocked || capacity.isLacking || signal.aborted, refused.nextMs ?? BLOCK)
       continue
     }
     const client = await link.client()

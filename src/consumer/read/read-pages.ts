@@ -40,11 +40,13 @@ export async function readPages(
         const entries = (reply.get(group.key) ?? []).map(streamEntryOf)
         const hasMore = entries.length >= page
         bytes += sizes.of(group).note(entries, hasMore)
-        const all = [...(collected.get(group) ?? []), ...entries]
+        const before = collected.get(group)
+        const all = before ? before.concat(entries) : entries
         const rest = all.length % batch
-        if (all.length > rest) receive(group, all.slice(0, all.length - rest))
-        collected.set(group, all.slice(all.length - rest))
-        if (hasMore && count > page) more.push({ ...readable, count: count - page })
+        if (all.length > rest) receive(group, rest === 0 ? all : all.slice(0, all.length - rest))
+        collected.set(group, rest === 0 ? [] : all.slice(all.length - rest))
+        // For a small rest a command would cost as much as for a page: the next read has it.
+        if (hasMore && count - page >= page / 2) more.push({ ...readable, count: count - page })
       }
       left = more
       wait = undefined
