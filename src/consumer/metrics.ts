@@ -75,14 +75,16 @@ export function createConsumerMetrics(registry: Registry, group: string, watched
   const unwatch = watch(registry, watched)
 
   // Labels are looked up once, not for every event.
-  const counted = remembered((stream, type, result) => processed.labels({ group, stream, type, result }))
+  const counted = remembered((stream) =>
+    remembered((type) => remembered((result) => processed.labels({ group, stream, type, result }))),
+  )
   const aged = remembered((stream) => age.labels({ group, stream }))
   const timed = remembered((type) => duration.labels({ group, type }))
 
   return {
     processed(key: string, event: ConsumerEvent, result: Result): void {
       const stream = streamOf(key)
-      counted(stream, event.type, result).inc()
+      counted(stream)(event.type)(result).inc()
       if (result === 'duplicate') duplicates.inc({ group, stream })
       if (result === 'done') aged(stream).observe(Math.max(0, Date.now() - event.time.getTime()) / 1000)
     },
@@ -103,12 +105,13 @@ export function createConsumerMetrics(registry: Registry, group: string, watched
   }
 }
 
-function remembered<M>(make: (...labels: string[]) => M): (...labels: string[]) => M {
+function remembered<M>(make: (label: string) => M): (label: string) => M {
   const made = new Map<string, M>()
-  return (...labels) => {
-    const key = labels.join(' ')
-    const found = made.get(key) ?? make(...labels)
-    made.set(key, found)
+  return (label) => {
+    const known = made.get(label)
+    if (known) return known
+    const found = make(label)
+    made.set(label, found)
     return found
   }
 }

@@ -135,6 +135,8 @@ export class Model {
     const { schedule, held } = this
     const states = held.map((delivery) => this.#stateOf(delivery))
     const keys = ['things', 'things:1', 'others']
+    const idsOf = (deliveries: readonly Delivery[]) =>
+      keys.map((key) => deliveries.filter((delivery) => delivery.key === key).map(({ id }) => id))
     const found = {
       running: schedule.running,
       held: schedule.held,
@@ -143,7 +145,7 @@ export class Model {
       counts: STATES.map((state) => schedule.count(state)),
       states: held.map(({ state }) => state),
       known: held.filter((delivery) => schedule.get(delivery.key, delivery.id) === delivery).length,
-      listed: [...schedule.deliveries()].map(({ id }) => id),
+      listed: idsOf([...schedule.deliveries()]),
     }
     const expected = {
       running: this.calls.length,
@@ -156,7 +158,7 @@ export class Model {
       counts: STATES.map((state) => states.filter((each) => each === state).length),
       states,
       known: held.length,
-      listed: held.map(({ id }) => id),
+      listed: idsOf(held),
     }
     // Vitest takes long to find two things equal.
     if (!isDeepStrictEqual(found, expected)) expect(found).toEqual(expected)

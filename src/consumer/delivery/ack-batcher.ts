@@ -66,7 +66,9 @@ export class AckBatcher {
   }
 
   #queueOf(group: ConsumerGroup): Queue {
-    const queue = this.#queues.get(group) ?? { waiting: new Map(), sent: new Map(), sending: undefined }
+    const known = this.#queues.get(group)
+    if (known) return known
+    const queue = { waiting: new Map(), sent: new Map(), sending: undefined }
     this.#queues.set(group, queue)
     return queue
   }

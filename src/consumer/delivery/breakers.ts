@@ -25,6 +25,8 @@ export interface BreakersParts {
 export class Breakers {
   readonly #parts: BreakersParts
   readonly #breakers = new Map<RegisteredHandler, CircuitBreaker<Delivery>>()
+  /** Those that are open. */
+  readonly #open = new Map<RegisteredHandler, CircuitBreaker<Delivery>>()
 
   constructor(parts: BreakersParts) {
     this.#parts = parts
@@ -34,27 +36,29 @@ export class Breakers {
   #breakerOf(route: RegisteredHandler): CircuitBreaker<Delivery> {
     const { log, onProbe } = this.#parts
     const handler = { types: route.types }
-    return new CircuitBreaker<Delivery>({
+    const breaker = new CircuitBreaker<Delivery>({
       onOpen: (cause) => {
+        this.#open.set(route, breaker)
         log.warn({ ...handler, err: cause }, 'circuit breaker opened: the handler fails, one event at a time is tried')
         this.#block(route)
       },
       onClose: (openMs) => {
+        this.#open.delete(route)
         log.info({ ...handler, openMs: Math.round(openMs) }, 'circuit breaker closed')
         this.#unblock(route)
       },
       onProbe,
     })
+    return breaker
   }
 
   isOpen(route: RegisteredHandler): boolean {
-    return this.#breakers.get(route)?.isOpen === true
+    return this.#open.has(route)
   }
 
   /** Milliseconds since the breaker opened; undefined while it is closed, and without a handler. */
   openMs(route: RegisteredHandler): number | undefined {
-    const breaker = this.#breakers.get(route)
-    return breaker?.isOpen ? breaker.openMs : undefined
+    return this.#open.get(route)?.openMs
   }
 
   /** Whether a probe runs that the next one waits for. */
@@ -64,8 +68,7 @@ export class Breakers {
 
   /** Whether the breaker of its handler is open, and it is not the probe. */
   isHeldBack(delivery: Delivery): boolean {
-    const breaker = this.#breakers.get(delivery.route)
-    return breaker?.isOpen === true && !breaker.isProbe(delivery)
+    return this.#open.get(delivery.route)?.isProbe(delivery) === false
   }
 
   /** Whether a circuit breaker is open, by type; the versions of a type may have several. */
@@ -79,7 +82,7 @@ export class Breakers {
 
   /** Calls of one event each, of the handlers whose breaker is open, whose pause is over, and of which no other event is tried. */
   *probes(): Generator<Call> {
-    for (const [route, breaker] of this.#breakers) {
+    for (const [route, breaker] of this.#open) {
       const call = breaker.mayProbe ? this.#parts.scheduler.probe(route) : undefined
       if (!call) continue
       breaker.begin(call[0])

@@ -113,11 +113,10 @@ export const waitFields = ({ attempts, failingSince = 0, origin }: Delivery, due
 ]
 
 function waitOf(fields: readonly string[]): Partial<Remembered> {
-  const value = (name: string) => fieldOf(fields, name)
-  const attempts = value('waiting-attempts')
+  const attempts = fieldOf(fields, 'waiting-attempts')
+  if (attempts === undefined) return {}
   // Zero where it has never failed.
-  const failingSince = Number(value('waiting-since')) || undefined
-  return attempts === undefined ? {} : { attempts: Number(attempts), failingSince }
+  return { attempts: Number(attempts), failingSince: Number(fieldOf(fields, 'waiting-since')) || undefined }
 }
 
 /** Of what the text takes in memory: where it is not ASCII, two bytes for each of its units. */
@@ -154,7 +153,7 @@ export function deliveryOf(
   const { attempts, failingSince, due, since } = rememberedOf(before?.attempts ?? '', fields)
   // Within its stream: a subject stays in one partition.
   const orderingKey = ordered && event.subject !== undefined ? `${group.stream} ${event.subject}` : undefined
-  const texts = [event.id, event.source, event.type, event.subject, orderingKey]
+  const texts = event.id.length + event.source.length + event.type.length + (event.subject?.length ?? 0)
   return {
     group,
     key,
@@ -162,7 +161,7 @@ export function deliveryOf(
     origin: fieldOf(fields, 'waiting-entry') ?? id,
     fields: size === undefined ? fields : undefined,
     size: size ?? byteSizeOf(fields),
-    baseSize: texts.reduce((sum, text) => sum + (text?.length ?? 0), ENTRY_BYTES),
+    baseSize: ENTRY_BYTES + texts + (orderingKey?.length ?? 0),
     event,
     found,
     route: 'route' in found ? found.route : NO_HANDLER,

@@ -56,7 +56,9 @@ export class RunQueues {
 
   #queueOf(delivery: Delivery): Delivery[] {
     if (isSuspect(delivery)) return this.#suspects
-    const queue = this.#queues.get(delivery.route) ?? []
+    const known = this.#queues.get(delivery.route)
+    if (known) return known
+    const queue: Delivery[] = []
     this.#queues.set(delivery.route, queue)
     return queue
   }

@@ -19,21 +19,17 @@ export class RunningBytes {
   }
 
   begin(call: Call): void {
-    this.#count(bytesOf(call))
+    this.#count(call, 1)
   }
 
   end(call: Call): void {
-    const { small, large } = bytesOf(call)
-    this.#count({ small: -small, large: -large })
+    this.#count(call, -1)
   }
 
-  #count({ small, large }: { small: number; large: number }): void {
-    this.#small += small
-    this.#large += large
+  #count(call: Call, sign: 1 | -1): void {
+    let bytes = 0
+    for (const { size } of call) bytes += size
+    if (bytes <= MAX_SMALL_BYTES) this.#small += sign * bytes
+    else this.#large += sign * bytes
   }
-}
-
-function bytesOf(call: Call): { small: number; large: number } {
-  const bytes = call.reduce((sum, { size }) => sum + size, 0)
-  return bytes <= MAX_SMALL_BYTES ? { small: bytes, large: 0 } : { small: 0, large: bytes }
 }

@@ -1,6 +1,7 @@
 import type { RegisteredHandler } from '../handler-registry.js'
 import { batchOf, isSmall } from './batch.js'
 import type { Call, Delivery, DeliveryState } from './delivery.js'
+import { DeliveryIndex } from './delivery-index.js'
 import { HeldCounts } from './held-counts.js'
 import { OrderingKeys } from './ordering-keys.js'
 import { isSuspect, RunQueues } from './run-queues.js'
@@ -21,7 +22,7 @@ const LEFT_FIRST = 2 ** 50
 export class Scheduler {
   readonly #concurrency: number
   readonly #ordered: boolean
-  readonly #deliveries = new Map<string, Delivery>()
+  readonly #deliveries = new DeliveryIndex()
   readonly #counts = new HeldCounts()
   readonly #queues = new RunQueues()
   readonly #orderingKeys = new OrderingKeys()
@@ -56,7 +57,7 @@ export class Scheduler {
 
   /** Of the stream with this key. */
   heldOf(key: string): number {
-    return this.#counts.ofKey(key)
+    return this.#deliveries.sizeOf(key)
   }
 
   /** Of this handler, which other workers have left, or that was set aside; what waits for its next attempt is not counted. */
@@ -136,19 +137,21 @@ export class Scheduler {
   }
 
   get(key: string, id: string): Delivery | undefined {
-    return this.#deliveries.get(`${key} ${id}`)
+    return this.#deliveries.get(key, id)
   }
 
-  deliveries(): IterableIterator<Delivery> {
+  /** Of each stream in the order of arrival. */
+  deliveries(): Generator<Delivery, void> {
     return this.#deliveries.values()
   }
 
   add(delivery: Delivery): void {
     delivery.place = this.#arrivals++ - (isLeft(delivery) ? LEFT_FIRST : 0)
-    this.#deliveries.set(`${delivery.key} ${delivery.id}`, delivery)
-    this.#counts.add(delivery)
+    this.#deliveries.add(delivery)
     this.#orderingKeys.add(delivery)
-    this.#enqueue(delivery)
+    delivery.state = this.#orderingKeys.isFirst(delivery) ? 'queued' : 'behind'
+    this.#counts.add(delivery)
+    if (delivery.state === 'queued') this.#queues.insert(delivery)
   }
 
   /** The next call: one delivery, or the deliveries of a batch; they run from here on. Undefined: nothing may begin. */
@@ -200,12 +203,13 @@ export class Scheduler {
 
   /** `areSmall`: of the small ones only. */
   #first(areSmall = false): Delivery | undefined {
-    const may = (delivery: Delivery) => !areSmall || isSmall(delivery)
-    const suspect = this.#queues.suspects.find((delivery) => may(delivery) && this.#mayBegin(delivery))
+    const { suspects } = this.#queues
+    const may = (delivery: Delivery) => (!areSmall || isSmall(delivery)) && this.#mayBegin(delivery)
+    const suspect = suspects.length > 0 ? suspects.find(may) : undefined
     if (suspect) return suspect
     let next: Delivery | undefined
     for (const [route, queue] of this.#queues.entries()) {
-      const first = queue.find(may)
+      const first = areSmall ? queue.find(isSmall) : queue[0]
       if (first && this.#isFree(route) && (!next || this.#comesBefore(first, next))) next = first
     }
     return next
@@ -233,7 +237,7 @@ export class Scheduler {
   remove(delivery: Delivery): void {
     if (delivery.state === 'gone') return
     this.#become(delivery, 'gone')
-    this.#deliveries.delete(`${delivery.key} ${delivery.id}`)
+    this.#deliveries.remove(delivery)
     const next = this.#orderingKeys.remove(delivery)
     if (next?.state === 'behind') this.#enqueue(next)
   }

@@ -21,7 +21,9 @@ export class Timers<Thing = unknown> {
   }
 
   clear(thing: Thing): void {
-    clearTimeout(this.#timers.get(thing))
+    const timer = this.#timers.get(thing)
+    if (!timer) return
+    clearTimeout(timer)
     this.#timers.delete(thing)
   }
 
