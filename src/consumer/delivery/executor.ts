@@ -163,7 +163,9 @@ export class Executor {
       const seconds = (performance.now() - began) / 1000
       metrics.ran(event.type, seconds)
       if (isTimed) times.note(route, seconds, call.length)
-      for (const [place, delivery] of call.entries()) held.finish(delivery, done.has(place) ? 'done' : 'duplicate')
+      call.forEach((delivery, place) => {
+        held.finish(delivery, done.has(place) ? 'done' : 'duplicate')
+      })
       return undefined
     } catch (error) {
       return TransactionFailedError.of(error)

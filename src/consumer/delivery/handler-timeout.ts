@@ -13,12 +13,15 @@ export class HandlerTimeoutError extends Error {
 }
 
 /** Runs a handler; after so many milliseconds its signal is aborted and it is waited for no longer. */
-export async function withHandlerTimeout<T>(
+export function withHandlerTimeout<T>(
   milliseconds: number | undefined,
   stop: LazyAbort,
   run: () => Promise<T>,
 ): Promise<T> {
-  if (milliseconds === undefined) return run()
+  return milliseconds === undefined ? run() : raced(milliseconds, stop, run)
+}
+
+async function raced<T>(milliseconds: number, stop: LazyAbort, run: () => Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const over = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {

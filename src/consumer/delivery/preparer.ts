@@ -44,7 +44,23 @@ export class Preparer {
   /**
    * Those that may run. One that must wait after all keeps back those that came along behind it in its ordering key.
    */
-  async prepare(call: Call): Promise<readonly Delivery[]> {
+  prepare(call: Call): Promise<readonly Delivery[]> {
+    return call.length === 1 ? this.#prepareOne(call[0]) : this.#prepareAll(call)
+  }
+
+  /** Most calls are of one, which keeps back no other: where there is nothing to wait for, it waits for nothing. */
+  async #prepareOne(delivery: Delivery): Promise<readonly Delivery[]> {
+    const begins = this.#begin(delivery)
+    if (begins !== true && !(begins !== false && (await begins))) return NONE
+    if (!isHeld(delivery)) return NONE
+    if (!delivery.fields) await this.#load([delivery])
+    if (delivery.state !== 'running') return NONE
+    const passes = this.#read(delivery)
+    if (passes !== true && !(passes !== false && (await passes))) return NONE
+    return isHeld(delivery) ? [delivery] : NONE
+  }
+
+  async #prepareAll(call: Call): Promise<readonly Delivery[]> {
     const waiting = new Set<string>()
     const pass = async (all: readonly Delivery[], step: (delivery: Delivery) => boolean | Promise<boolean>) => {
       const passed: Delivery[] = []
@@ -169,6 +185,8 @@ export class Preparer {
     }
   }
 }
+
+const NONE: readonly Delivery[] = []
 
 const NOT_DUE = 'Taken over before its next attempt is due'
 

@@ -39,7 +39,7 @@ export async function execute(execution: ExecutionContext, call: HandlerCall): P
   const { database, group } = execution
   const { route, events, lease } = call
   const { work } = route
-  const keys = events.map((event) => inHandler(() => inboxKeyOf(route, event)))
+  const keys = inHandler(() => events.map((event) => inboxKeyOf(route, event)))
   let result: unknown
   if (work.kind === 'long') {
     const event = events[0] as ConsumerEvent
@@ -88,10 +88,14 @@ const MOST_KEY = 1_000
 /** Of source and id together, in bytes: an entry of the inbox's index holds 2,704, with the group. */
 const MOST_ROW = 2_500
 
+/** Of one byte each, as in most ids: no need to look at the bytes. */
+const PLAIN = /^[\x20-\x7e]*$/
+
 /** What an event is deduplicated by. Throws where Postgres would refuse it as a row of the inbox: that is no outage. */
 export function inboxKeyOf(route: RegisteredHandler, event: ConsumerEvent): InboxKey {
   const key = plainKeyOf(route, event)
   const text = key.source + key.id
+  if (text.length <= MOST_ROW && PLAIN.test(text)) return key
   const bytes = Buffer.from(text)
   if (bytes.length <= MOST_ROW && !text.includes('\0') && bytes.toString() === text) return key
   throw new TypeError(
@@ -109,17 +113,25 @@ function plainKeyOf(route: RegisteredHandler, event: ConsumerEvent): InboxKey {
   )
 }
 
-/**
- * A `wrap` that does not wait for `run` would have the transaction committed without the effects of the handler; one that calls it
- * twice, with both.
- */
-async function wrapped<T>(
+function wrapped<T>(
   { wrap }: ExecutionContext,
   event: ConsumerEvent | ConsumerEvent[],
   run: () => Promise<T>,
   context: Parameters<Wrap<unknown>>[2],
 ): Promise<T> {
-  if (!wrap) return run()
+  return wrap ? runWrapped(wrap, event, run, context) : run()
+}
+
+/**
+ * A `wrap` that does not wait for `run` would have the transaction committed without the effects of the handler; one that calls it
+ * twice, with both.
+ */
+async function runWrapped<T>(
+  wrap: Wrap<unknown>,
+  event: ConsumerEvent | ConsumerEvent[],
+  run: () => Promise<T>,
+  context: Parameters<Wrap<unknown>>[2],
+): Promise<T> {
   let call: Promise<T> | undefined
   let isRunning = false
   let isRepeated = false
@@ -158,13 +170,11 @@ function contextOf(
   call: HandlerCall,
   cause: ConsumerEvent | undefined,
 ): HandlerContext<unknown> {
-  // Made when they are asked for: most handlers use neither.
   return {
     tx,
     attempt: call.attempt,
-    get publish() {
-      return publisher(query, cause)
-    },
+    publish: publisher(query, cause),
+    // Made when it is asked for: most handlers do not use it, and each is an event target.
     get signal() {
       return call.stop.signal
     },

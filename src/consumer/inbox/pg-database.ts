@@ -70,7 +70,9 @@ export class PgDatabase implements Database {
         return undefined
       }
       stage = 'handler'
-      await work(client, opened, rowQueryOf(client))
+      const tx = client
+      // Made when it is asked for: most handlers publish nothing.
+      await work(tx, opened, (text, values) => rowQueryOf(tx)(text, values))
       // Before the commit is sent, so that what the server says of a handler which took too long is an attempt of it.
       if (broken) throw broken
       if (client.getTransactionStatus?.() === 'I') throw new Error(ENDED)
@@ -109,9 +111,27 @@ export class PgDatabase implements Database {
 
 const causeOf = (broken: Error): Error | undefined => (sqlState(broken) === undefined ? undefined : broken)
 
+/** By text: what is between its parameters, and their numbers, in turn. There are few texts, each of every event. */
+const parts = new Map<string, readonly string[]>()
+
+function partsOf(text: string): readonly string[] {
+  const known = parts.get(text)
+  if (known) return known
+  const found = text.split(/\$(\d+)/)
+  parts.set(text, found)
+  return found
+}
+
 /** As one text, because a message of several statements takes no parameters. Every `$n` in it is one. */
-const inlined = (client: PgClient, { text, values }: Statement): string =>
-  text.replace(/\$(\d+)/g, (_, n) => client.escapeLiteral(values[n - 1] as string))
+function inlined(client: PgClient, { text, values }: Statement): string {
+  let inlined = ''
+  let isParameter = false
+  for (const part of partsOf(text)) {
+    inlined += isParameter ? client.escapeLiteral(values[Number(part) - 1] as string) : part
+    isParameter = !isParameter
+  }
+  return inlined
+}
 
 const ENDED =
   'Expected the transaction to be open when the handler returns, found that it was ended. The library commits it together ' +
