@@ -45,8 +45,9 @@ export async function readPages(
         const rest = all.length % batch
         if (all.length > rest) receive(group, rest === 0 ? all : all.slice(0, all.length - rest))
         collected.set(group, rest === 0 ? [] : all.slice(all.length - rest))
-        // For a small rest a command would cost as much as for a page: the next read has it.
-        if (hasMore && count - page >= page / 2) more.push({ ...readable, count: count - page })
+        // For a small rest a command would cost as much as for a page: the next read has it, unless a batch lacks it.
+        const lacking = count - page
+        if (hasMore && lacking > 0 && (batch > 1 || lacking >= page / 2)) more.push({ ...readable, count: lacking })
       }
       left = more
       wait = undefined
