@@ -49,7 +49,10 @@ export class MissingRows {
   async find(limit: number): Promise<Missing> {
     const { client } = this.#options
     // Closed with the connection at the latest: a session may try again on it.
-    await client.query("close all; set work_mem = '64MB'; set jit = off; set max_parallel_workers_per_gather = 0")
+    // No statistics know yet what this repair has recorded as present: a nested loop would compare each row with each of its ids.
+    await client.query(
+      "close all; set work_mem = '64MB'; set jit = off; set max_parallel_workers_per_gather = 0; set enable_nestloop = off",
+    )
     const missing = await this.#select()
     await client.query(
       `declare missing scroll cursor with hold for
