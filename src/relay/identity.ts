@@ -36,11 +36,18 @@ export async function verifyServer(
 
 /** Does everything come that was committed after what is confirmed, and has a person decided on what was found before? */
 export async function verifySource(client: pg.ClientBase, lineage: Lineage): Promise<Slot> {
-  const slot = await readSlot(client, lineage.slot)
-  if (!slot) throw await gap(client, lineage, 'slot_missing', { slot: lineage.slot, confirmed: lineage.confirmedLsn })
-  await verifySlot(client, lineage, slot)
+  const slot = await requireSlot(client, lineage)
   await verifyPublication(client, lineage)
   await verifyIncidents(client, lineage)
+  return slot
+}
+
+/** The slot, which can still give everything after what is confirmed. */
+export async function requireSlot(client: pg.ClientBase, lineage: Lineage, leads?: Leads): Promise<Slot> {
+  const slot = await readSlot(client, lineage.slot)
+  const detail = { slot: lineage.slot, confirmed: lineage.confirmedLsn }
+  if (!slot) throw await gap(client, lineage, 'slot_missing', detail, leads)
+  await verifySlot(client, lineage, slot, leads)
   return slot
 }
 

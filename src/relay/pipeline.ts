@@ -21,12 +21,11 @@ import { Backpressure } from './source/backpressure.js'
 import { Receiver } from './source/receiver.js'
 import { RowRouter } from './source/row-router.js'
 import { awaitSlotInUse } from './source/slot-in-use.js'
-import { SlotMonitor } from './source/slot-monitor.js'
+import { monitorSlot, SlotMonitor } from './source/slot-monitor.js'
 import { inboundTimeout, StandbyStatus } from './source/standby-status.js'
 import { describeDecoding, observeWalsender, WALSENDER_LIMITS, WalsenderMonitor } from './source/walsender-monitor.js'
 
 const PROBE_EVERY_MS = 1_000
-const SLOT_MONITOR_EVERY_MS = 2_000
 const WALSENDER_MONITOR_EVERY_MS = 2_000
 /** How long a stop waits for the last rounds of confirming, once everything is appended. */
 const LAST_CONFIRM_MS = 1_000
@@ -104,10 +103,10 @@ export class Pipeline {
   start(): void {
     const { leadership, metrics, signal, failed } = this.#options
     const { stateStore, lineage } = leadership
-    const slotMonitor = new SlotMonitor({ stateStore, lineage, metrics, failed })
+    const slotMonitor = new SlotMonitor({ stateStore, lineage, metrics, look: monitorSlot, failed })
     const walsenderMonitor = this.#createWalsenderMonitor()
     // Also while Redis is waited for: WAL piles up, and a slot that is lost meanwhile must be seen.
-    every(SLOT_MONITOR_EVERY_MS, () => void slotMonitor.poll(), signal)
+    slotMonitor.start(signal)
     this.#standbyStatus.start(signal)
     every(WALSENDER_MONITOR_EVERY_MS, () => walsenderMonitor.poll(), signal)
     every(PROBE_EVERY_MS, () => this.#publishing.publisher.tick(performance.now()), signal)

@@ -19,6 +19,7 @@ import {
 } from '../../testkit/services/index.js'
 import { chosenVersion } from '../../testkit/services/postgres-binaries.js'
 import { runCommand } from '../support/command.js'
+import { holdLock } from '../support/lock-holder.js'
 import { startPooler } from '../support/pooler.js'
 import { type Checked, paste, runCheck } from './run.js'
 
@@ -201,7 +202,9 @@ describe('one thing wrong is one finding, and its statement mends it:', () => {
 
   test('a gap that the relay repairs is no blocker, and one that is repaired is not mentioned', async () => {
     const { lineage } = (await currentLineage(client, slot))!
-    await recordLostStreams(client, lineage, [{ key: 'orders', snapshot: null, since: null, head: null, detail: {} }])
+    await recordLostStreams(client, { lineage, walsender: await holdLock(client) }, [
+      { key: 'orders', snapshot: null, since: null, head: null, detail: {} },
+    ])
     expect((await look()).findings).toContainEqual(
       expect.objectContaining({
         ...{ id: 'gap-repairing', level: 'info' },

@@ -5,6 +5,7 @@ import { recordLostStreams } from '../../src/postgres/state/gaps.js'
 import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { needsProcess, startPostgres } from '../../testkit/services/index.js'
 import { runCommand } from '../support/command.js'
+import { holdLock } from '../support/lock-holder.js'
 
 test('a repaired gap that waits for prepared transactions names them, so that they can be ended', async ({
   skip,
@@ -18,7 +19,7 @@ test('a repaired gap that waits for prepared transactions names them, so that th
   const client = await database.connect()
   onTestFinished(() => client.end())
   const { lineage } = (await currentLineage(client, `outrider_${database.name}`))!
-  const id = await recordLostStreams(client, lineage, [
+  const id = await recordLostStreams(client, { lineage, walsender: await holdLock(client) }, [
     { key: 'orders', snapshot: null, since: null, head: null, detail: {} },
   ])
 

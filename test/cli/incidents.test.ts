@@ -12,6 +12,7 @@ import { countLost } from '../../src/postgres/state/loss-estimate.js'
 import { verifyPublication } from '../../src/relay/identity.js'
 import type { Database } from '../../testkit/services/index.js'
 import { type CommandRun, runCommand } from '../support/command.js'
+import { holdLock } from '../support/lock-holder.js'
 import { createMigratedDatabase } from '../support/migrated-database.js'
 
 let database: Database
@@ -200,10 +201,10 @@ describe('list and show', () => {
 })
 
 /** The streams of a gap as the relay records them. */
-const lose = (...keys: string[]) =>
+const lose = async (...keys: string[]) =>
   recordLostStreams(
     client,
-    lineage,
+    { lineage, walsender: await holdLock(client) },
     keys.map((key) => ({ key, snapshot: null, since: null, head: null, detail: { message: 'its stream is gone' } })),
   )
 
@@ -299,7 +300,7 @@ describe('a gap of many streams', () => {
       head: null,
       detail: { until: at, ...detail },
     })
-    const id = await recordLostStreams(client, lineage, [
+    const id = await recordLostStreams(client, { lineage, walsender: await holdLock(client) }, [
       stream('a', { expected: event(4), found: event(1), after: at }),
       stream('b', { expected: event(5), found: event(0), after: null }),
       stream('c', { expected: event(6), found: event(0), after: null, events: null }),

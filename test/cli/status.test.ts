@@ -13,6 +13,7 @@ import { MAIN } from '../../testkit/outrider.js'
 import { freePort, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest } from '../relay/relay-env.js'
 import { type CommandRun, runCommand } from '../support/command.js'
+import { holdLock } from '../support/lock-holder.js'
 
 /** As the relay's own role, against the servers of the environment. */
 const run = (env: RelayEnv, options: CommandRun = {}, url = env.variables.OUTRIDER_POSTGRES_URL as string) =>
@@ -115,7 +116,7 @@ describe('a relay', () => {
     const lineage = await publish(env, 'orders')
     await env.redis.del('orders')
     expect(ids(await json(env))).toContain('stream-lost')
-    const id = await recordLostStreams(env.postgres, lineage, [
+    const id = await recordLostStreams(env.postgres, { lineage, walsender: await holdLock(env.postgres) }, [
       { key: 'orders', snapshot: null, since: null, head: null, detail: {} },
       { key: 'mails', snapshot: null, since: null, head: null, detail: {} },
     ])

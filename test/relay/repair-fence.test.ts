@@ -12,6 +12,7 @@ import { readSettling, Settling } from '../../src/relay/repair/settling.js'
 import { recoverSlot } from '../../src/relay/repair/slot-recovery.js'
 import { RowRouter } from '../../src/relay/source/row-router.js'
 import { until } from '../../testkit/services/index.js'
+import { holdLock } from '../support/lock-holder.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
 const SESSIONS = ['01a00000-0000-7000-8000-000000000001', '01a00000-0000-7000-8000-000000000002'] as const
@@ -70,10 +71,11 @@ describe.concurrent('a repair that was frozen and has lost the lock of its slot'
 
   test('changes no bound that the repair of the next session goes by', async ({ env }) => {
     const { lineage } = await lineageOf(env)
-    await env.postgres.query('select pg_advisory_lock(1)')
-    const walsender = await processId(env)
+    const walsender = await holdLock(env.postgres)
     const stream = { key: 'orders', snapshot: '5:5:', since: null }
-    const id = await recordLostStreams(env.postgres, lineage, [{ ...stream, head: 'as it was found', detail: {} }])
+    const id = await recordLostStreams(env.postgres, { lineage, walsender }, [
+      { ...stream, head: 'as it was found', detail: {} },
+    ])
     await beginRepair(env.postgres, {
       ...{ lineage, session: SESSIONS[1], timeline: 1, everyStream: false, walsender, incidents: [id] },
     })
@@ -88,11 +90,57 @@ describe.concurrent('a repair that was frozen and has lost the lock of its slot'
     expect(await snapshots()).toEqual([{ snapshot: null }, { snapshot: null }])
   })
 
+  test('drops no bound, and opens no gap again, by what it had found in Redis', async ({ env }) => {
+    const { lineage } = await lineageOf(env)
+    const walsender = await holdLock(env.postgres)
+    const stream = { key: 'orders', snapshot: '5:5:', since: null, head: 'as it was found', detail: {} }
+    const id = await recordLostStreams(env.postgres, { lineage, walsender }, [stream])
+    await env.postgres.query('update outrider.incident set repaired_at = now()')
+    const found = async () =>
+      (
+        await env.postgres.query(
+          'select snapshot::text, repaired_at is null as open from outrider.gap_stream join outrider.incident on id = incident',
+        )
+      ).rows
+    const lost = [{ ...stream, snapshot: null }]
+    await env.postgres.query('select pg_advisory_unlock(1)')
+    await expect(recordLostStreams(env.postgres, { lineage, walsender }, lost)).rejects.toThrow('lock of the slot')
+    expect(await found()).toEqual([{ snapshot: '5:5:', open: false }])
+
+    await holdLock(env.postgres)
+    expect(await recordLostStreams(env.postgres, { lineage, walsender }, lost)).toBe(id)
+    expect(await found()).toEqual([{ snapshot: null, open: true }])
+  })
+
+  test('is waited for where it held the lock when it began to record what Redis has lost', async ({ env }) => {
+    const { lineage } = await lineageOf(env)
+    const walsender = await holdLock(env.postgres)
+    const stream = { key: 'orders', snapshot: '5:5:', since: null, head: 'as it was found', detail: {} }
+    const id = await recordLostStreams(env.postgres, { lineage, walsender }, [stream])
+    const holder = await env.database.connect()
+    await holder.query('begin; update outrider.gap_stream set detail = detail')
+    const frozen = await env.database.connect()
+    const { rows } = await frozen.query('select pg_backend_pid() as pid')
+    const waiting = async (pid: number) =>
+      until(async () => (await holder.query('select from pg_locks where not granted and pid = $1', [pid])).rowCount)
+    const recorded = recordLostStreams(frozen, { lineage, walsender }, [{ ...stream, snapshot: null }])
+    await waiting(rows[0].pid)
+    const begun = beginRepair(env.postgres, {
+      ...{ lineage, session: SESSIONS[1], timeline: 1, everyStream: false, walsender, incidents: [id] },
+    })
+    await waiting(walsender)
+    await holder.query('rollback')
+    await Promise.all([recorded, begun])
+    const bounds = await holder.query('select snapshot from outrider.gap_stream')
+    expect(bounds.rows).toEqual([{ snapshot: null }])
+    await Promise.all([holder.end(), frozen.end()])
+  })
+
   test('hides no row from the next session by an id that it found before', async ({ env }) => {
     const { lineage } = await lineageOf(env)
     const id = await env.insert('orders')
     await env.postgres.query('update outrider.lineage set first_snapshot = null')
-    await recordLostStreams(env.postgres, lineage, [
+    await recordLostStreams(env.postgres, { lineage, walsender: await holdLock(env.postgres) }, [
       { key: 'orders', snapshot: null, since: null, head: null, detail: {} },
     ])
     const missing = async (session: string) => {

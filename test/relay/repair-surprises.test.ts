@@ -13,7 +13,7 @@ import {
 import { startProxy, until } from '../../testkit/services/index.js'
 import { headOf, saved } from './redis-loss-env.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
-import { REPAIR, repaired, someEvents } from './repair-env.js'
+import { holdRepair, REPAIR, repaired, someEvents } from './repair-env.js'
 
 const RECREATE =
   "begin; drop publication outrider; create publication outrider for table outrider.outbox with (publish = 'insert', publish_via_partition_root = true); commit"
@@ -50,6 +50,26 @@ describe.concurrent('a repair is right', () => {
     await env.relay(REPAIR)
     await repaired(env)
     expect(await env.ids(key)).toEqual(ids)
+  })
+
+  test.for([
+    ['slot_missing', 'select pg_drop_replication_slot(slot) from outrider.lineage'],
+    ['publication_changed', "alter publication outrider set (publish = 'insert')"],
+  ] as const)('where it finds %s while it puts rows back: it does not go on', async ([reason, change], { env }) => {
+    await env.streamingRelay(REPAIR)
+    const ids = await someEvents(env)
+    const held = await holdRepair(env, 'put_back')
+    await env.redis.flushall()
+    await held.reached()
+    await env.postgres.query(change)
+    ids.push(await env.insert('orders'))
+    const gaps = 'select repaired_at, reason from outrider.incident order by id'
+    const both = ['stream_behind', reason].map((each) => ({ repaired_at: null, reason: each }))
+    await until(async () => (await env.postgres.query(gaps)).rowCount === 2, { message: 'the second gap' })
+    expect((await env.postgres.query(gaps)).rows).toEqual(both)
+    await held.release()
+    await repaired(env)
+    expect(await env.ids('orders')).toEqual(ids)
   })
 
   test('where an earlier session that was frozen has saved, or has awaited what it put back: neither counts', async ({
@@ -118,4 +138,21 @@ describe.concurrent('a repair is right', () => {
     expect([await env.ids('orders'), await env.ids('users')]).toEqual([orders, users])
     expect(incidents.map(({ reason }) => reason).sort()).toEqual(['slot_missing', 'stream_behind'])
   })
+})
+
+test('a gap that was closed 90 days ago names no stream any longer, and is still there', async ({ env }) => {
+  await env.postgres.query(
+    `with gap as (
+       insert into outrider.incident (lineage, kind, reason, closed_at)
+       select lineage, 'gap', 'stream_behind', now() - age from outrider.lineage, unnest(array['91 days', '89 days']::interval[]) as age
+       returning id
+     )
+     insert into outrider.gap_stream (incident, stream_key, detail) select id, 'orders', '{}' from gap`,
+  )
+  await env.streamingRelay()
+  const { rows } = await env.postgres.query(
+    `select (select count(*)::integer from outrider.gap_stream where incident = id) as streams
+     from outrider.incident order by closed_at`,
+  )
+  expect(rows).toEqual([{ streams: 0 }, { streams: 1 }])
 })

@@ -2,6 +2,7 @@ import { describe, expect } from 'vitest'
 import { openGaps, recordLostStreams } from '../../src/postgres/state/gaps.js'
 import { openIncident } from '../../src/postgres/state/incidents.js'
 import { until } from '../../testkit/services/index.js'
+import { holdLock } from '../support/lock-holder.js'
 import { isBefore18 } from './gap-slot-env.js'
 import { losses } from './redis-loss-env.js'
 import { relayTest as test } from './relay-env.js'
@@ -66,9 +67,10 @@ describe.concurrent('a repair', () => {
     env,
   }) => {
     const { rows } = await env.postgres.query('select lineage from outrider.lineage')
+    const walsender = await holdLock(env.postgres)
     const stream = { key: 'orders', since: null, head: 'as it was found', detail: {} }
     const bound = async (snapshot: string | null) => {
-      await recordLostStreams(env.postgres, rows[0].lineage, [{ ...stream, snapshot }])
+      await recordLostStreams(env.postgres, { ...rows[0], walsender }, [{ ...stream, snapshot }])
       return (await env.postgres.query('select snapshot::text from outrider.gap_stream')).rows[0].snapshot
     }
     expect([await bound('1:1:'), await bound('2:2:'), await bound(null), await bound('1:1:')]).toEqual([

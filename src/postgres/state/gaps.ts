@@ -4,6 +4,7 @@ import { inTransaction } from '../client/transaction.js'
 import type { GapReason } from './incident-reasons.js'
 import { openIncident } from './incidents.js'
 import { repairEnded } from './repairs.js'
+import { holdsLock, lockLost } from './sessions.js'
 
 /** A stream that a gap concerns: a row of `outrider.gap_stream`. */
 export interface GapStream {
@@ -32,16 +33,20 @@ export const REPAIRED = 'repaired'
 /**
  * Records that Redis has lost events of these streams: in the open gap of the lineage, or in a new one. One that was
  * repaired already is open again, for all of its streams: what was put back may be lost, too. Returns its id.
+ *
+ * A session that was frozen since it looked must not drop a bound that the repair of the next one goes by: nothing is written where
+ * `walsender`, a process id, does not hold the lock. A repair begins only after the transaction of a session that still held it.
  */
 export async function recordLostStreams(
   client: pg.ClientBase,
-  lineage: string,
+  { lineage, walsender }: { lineage: string; walsender: number },
   streams: readonly GapStream[],
 ): Promise<string> {
   return inTransaction(client, async () => {
+    await client.query('select from outrider.lineage where lineage = $1 for key share', [lineage])
     const id = await openIncident(client, { kind: 'gap', reason: 'stream_behind', lineage })
     for (let i = 0; i < streams.length; i += INSERTED_AT_ONCE) {
-      await insertStreams(client, id, streams.slice(i, i + INSERTED_AT_ONCE))
+      await insertStreams(client, { id, walsender }, streams.slice(i, i + INSERTED_AT_ONCE))
     }
     return id
   })
@@ -51,10 +56,15 @@ export async function recordLostStreams(
  * A stream that is there already may have been lost once more: its bound holds if the head is as it was found, and the stream still
  * has what the head says.
  */
-async function insertStreams(client: pg.ClientBase, id: string, streams: readonly GapStream[]): Promise<void> {
-  await client.query(
+async function insertStreams(
+  client: pg.ClientBase,
+  { id, walsender }: { id: string; walsender: number },
+  streams: readonly GapStream[],
+): Promise<void> {
+  const { rowCount } = await client.query(
     `insert into outrider.gap_stream as g (incident, stream_key, snapshot, since, head, detail)
-     select $1, * from unnest($2::text[], $3::pg_snapshot[], $4::timestamptz[], $5::text[], $6::jsonb[])
+     select $1, stream.* from unnest($2::text[], $3::pg_snapshot[], $4::timestamptz[], $5::text[], $6::jsonb[]) as stream
+     where ${holdsLock('$7')}
      on conflict (incident, stream_key) do update set detail = excluded.detail,
        snapshot = case when g.head = excluded.head and excluded.snapshot is not null then g.snapshot end`,
     [
@@ -64,8 +74,10 @@ async function insertStreams(client: pg.ClientBase, id: string, streams: readonl
       streams.map(({ since }) => since),
       streams.map(({ head }) => head),
       streams.map(({ detail }) => JSON.stringify(detail)),
+      walsender,
     ],
   )
+  if (rowCount === 0) throw lockLost()
 }
 
 /** A gap that nothing was put right of yet. */
@@ -188,6 +200,17 @@ export async function boundStreams(
     for (const row of rows) since.set(row.key, row.snapshot === null ? null : row.since)
   }
   return since
+}
+
+/** A closed gap names its streams for a person alone. */
+const NAMED_FOR = '90 days'
+
+/** Forgets the streams of gaps that were closed long ago. The incidents stay. */
+export async function pruneGapStreams(client: pg.ClientBase): Promise<void> {
+  await client.query(
+    `delete from outrider.gap_stream as g using outrider.incident as i
+     where i.id = g.incident and closed_at < now() - interval '${NAMED_FOR}'`,
+  )
 }
 
 /** The stream keys of the gaps of a lineage that are repaired and wait for transactions to settle. */

@@ -63,7 +63,7 @@ export async function loadRepair(client: pg.ClientBase, lineage: string): Promis
  * upper bound on, which began before another one ended that has a lower id. `walsender`: the process that holds the lock.
  *
  * `incidents`: the gaps. Where one of them is closed or repaired meanwhile, this repair must not take the place of the one before: what
- * this snapshot sees would count as put back.
+ * this snapshot sees would count as put back. It waits for a session that records lost streams: see recordLostStreams.
  */
 export async function beginRepair(
   client: pg.ClientBase,
@@ -81,14 +81,17 @@ export async function beginRepair(
   const until = await one('select pg_current_wal_insert_lsn()::text as value')
   const next = await one('select pg_current_xact_id()::text as value')
   const { rows } = await client.query<RepairRow>(
-    `insert into outrider.repair as r (lineage, session, timeline, every_stream, snapshot, until_lsn, unsettled)
+    `with recorded as materialized (
+       select from outrider.lineage where lineage = $1 for update
+     )
+     insert into outrider.repair as r (lineage, session, timeline, every_stream, snapshot, until_lsn, unsettled)
      select $1, $2, $3, $4, $5::pg_snapshot, $6::pg_lsn, coalesce(array_agg(xid), '{}')
      from (
        select pg_snapshot_xip($5::pg_snapshot) as xid
        union
        select xid::text::xid8 from generate_series(pg_snapshot_xmax($5::pg_snapshot)::text::bigint, $7::bigint - 1) as xid
      ) as open
-     having ${holdsLock('$8')} and not exists (
+     having exists (select from recorded) and ${holdsLock('$8')} and not exists (
        select from unnest($9::bigint[]) as gap left join outrider.incident as i on i.id = gap and closed_at is null and repaired_at is null
        where i.id is null)
      on conflict (lineage) do update set session = excluded.session, timeline = excluded.timeline,

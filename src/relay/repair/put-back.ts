@@ -83,8 +83,8 @@ export class PutBack {
       },
       done: () => {},
       reject: (rejections) => this.#reject(rejections),
-      failed: (error) => this.#fail(error),
-      lost: (loss: LossError) => this.#fail(loss),
+      failed: (error) => this.fail(error),
+      lost: (loss: LossError) => this.fail(loss),
       drained: () => this.#drained.dispatchEvent(new Event('drained')),
       observe: {
         appended: (queue, _, reply, milliseconds) => {
@@ -95,7 +95,7 @@ export class PutBack {
         blocked: (reason, message) => blocked(reason, message),
       },
     })
-    signal.addEventListener('abort', () => this.#fail(signal.reason), { once: true })
+    signal.addEventListener('abort', () => this.fail(signal.reason), { once: true })
     every(TICK_MS, () => this.publisher.tick(performance.now()), this.#ended.signal)
   }
 
@@ -204,8 +204,13 @@ export class PutBack {
   }
 
   close(): void {
+    this.fail(new Error('The repair has ended.'))
+  }
+
+  /** Ends it: whatever waits for it rejects with this. */
+  fail(error: unknown): void {
     this.publisher.close()
-    this.#fail(new Error('The repair has ended.'))
+    this.#ended.abort(error)
   }
 
   #queue(key: string): StreamQueue {
@@ -235,10 +240,5 @@ export class PutBack {
       metrics.rejected(reason)
       log.warn({ reason, stream, eventId }, 'event rejected: see outrider incidents')
     }
-  }
-
-  #fail(error: unknown): void {
-    this.publisher.close()
-    this.#ended.abort(error)
   }
 }

@@ -1,12 +1,11 @@
 import type pg from 'pg'
 import type { Config } from '../../config/schema.js'
-import { readSlot } from '../../postgres/replication/slot.js'
 import { nameLostStreams, type OpenGap, openGaps } from '../../postgres/state/gaps.js'
 import { REPAIRABLE } from '../../postgres/state/incident-reasons.js'
 import type { Lineage } from '../../postgres/state/lineage.js'
 import { isOwnOutbox } from '../../postgres/state/repair-state.js'
 import { GapError } from '../errors.js'
-import { gap, verifyPublication, verifySlot } from '../identity.js'
+import { requireSlot, verifyPublication } from '../identity.js'
 
 /** Does the configuration let gaps with this reason be repaired without being asked? */
 export const repairsByItself = ({ onGap, outbox }: Pick<Config, 'onGap' | 'outbox'>, reason: string): boolean =>
@@ -63,15 +62,11 @@ async function isForeign(client: pg.ClientBase, { lineage }: Lineage): Promise<b
 
 /** Records what slot and publication have lost beside what is known: all of it is repaired at once. */
 export async function recordSourceGaps(client: pg.ClientBase, lineage: Lineage): Promise<void> {
-  await recorded(async () => {
-    const slot = await readSlot(client, lineage.slot)
-    if (!slot) throw await gap(client, lineage, 'slot_missing', { slot: lineage.slot, confirmed: lineage.confirmedLsn })
-    await verifySlot(client, lineage, slot)
-  })
+  await recorded(() => requireSlot(client, lineage))
   await recorded(() => verifyPublication(client, lineage))
 }
 
-async function recorded(verify: () => Promise<void>): Promise<void> {
+async function recorded(verify: () => Promise<unknown>): Promise<void> {
   try {
     await verify()
   } catch (error) {

@@ -36,6 +36,7 @@ import type { HeadLook, HeadOwnership } from '../sink/head-ownership.js'
 import { HeadTakeover, throwRefusals } from '../sink/head-takeover.js'
 import { LossError } from '../sink/loss.js'
 import type { ServerWal } from '../sink/server-wal.js'
+import { monitorUnreadSlot, SlotMonitor } from '../source/slot-monitor.js'
 import { AffectedStreams, type SourceGap } from './affected-streams.js'
 import { readFreeMemory, requireRoom, requireSameRedis } from './guards.js'
 import { type Missing, MissingRows } from './missing-rows.js'
@@ -93,6 +94,8 @@ export class GapRepair {
   readonly #takeover: HeadTakeover
   #found: Missing = { rows: 0, bytes: 0 }
   #skipped = 0
+  /** Of the slot or the publication: it breaks off whatever runs. */
+  #sourceFailure: unknown
   #gaps: OpenGap[] = []
 
   constructor(options: RepairOptions) {
@@ -117,8 +120,9 @@ export class GapRepair {
     const { signal, stateStore } = this.#options
     try {
       await this.#repair()
-    } catch (error) {
+    } catch (caught) {
       signal.throwIfAborted()
+      const error = this.#sourceFailure ?? caught
       const halt = haltOf(error)
       // If that fails, the next look records it.
       if (halt) await this.#saveHalt(halt).catch(() => {})
@@ -150,6 +154,7 @@ export class GapRepair {
     this.#options.alive.start(() => this.#putBack.publisher.client)
     this.#report()
     const confirmed = await this.#recoverSlot()
+    const slotMonitor = this.#monitorSlot(confirmed)
     // It may have waited, and nothing was fenced meanwhile.
     await this.#verifyHeads()
     await this.#readGaps()
@@ -190,6 +195,8 @@ export class GapRepair {
     await countAttempt(client, this.#own)
     await streams.prepare(await this.#putBack.connected(), this.#putBack)
     await this.#putBackAll(rows, streams)
+    await this.#confirmHeads()
+    await slotMonitor.look()
     await this.#save(streams)
     log.info({ incidents: this.#ids(), events: this.#putBack.appended, confirmed: formatLsn(confirmed) }, 'repaired')
   }
@@ -338,8 +345,25 @@ export class GapRepair {
     }
   }
 
-  async #save(streams: AffectedStreams): Promise<void> {
-    const { client, config, connectRedis, lineage, ownership, report, stateStore } = this.#options
+  /** Nothing reads the slot meanwhile: that it is gone, or that rows pass the publication unseen, must not be found after hours alone. */
+  #monitorSlot(confirmed: Lsn): SlotMonitor {
+    const { client, lineage, metrics, stateStore } = this.#options
+    const monitor = new SlotMonitor({
+      ...{ stateStore, metrics, look: monitorUnreadSlot },
+      lineage: { ...lineage, confirmedLsn: formatLsn(confirmed) },
+      failed: (error) => {
+        if (this.#putBack.signal.aborted) return
+        this.#sourceFailure = error
+        this.#putBack.fail(error)
+        client.connection.stream.destroy()
+      },
+    })
+    monitor.start(this.#putBack.signal)
+    return monitor
+  }
+
+  async #confirmHeads(): Promise<void> {
+    const { config, connectRedis, lineage, ownership, report } = this.#options
     const { signal } = this.#putBack
     const heads = this.#putBack.heads()
     const barrier = new DurabilityBarrier(() => connectRedis(), lineage.lineage, ownership.session)
@@ -350,9 +374,14 @@ export class GapRepair {
       barrier.close()
     }
     signal.throwIfAborted()
+  }
+
+  async #save(streams: AffectedStreams): Promise<void> {
+    const { client, lineage, ownership, stateStore } = this.#options
     await this.#requireLock()
     await savePutBackHeads(client, {
-      ...{ lineage: lineage.lineage, session: ownership.session, heads, refused: [...streams.refused.keys()] },
+      ...{ lineage: lineage.lineage, session: ownership.session },
+      ...{ heads: this.#putBack.heads(), refused: [...streams.refused.keys()] },
       ...{ incidents: this.#ids(), putBack: this.#putBack.appended, walsender: stateStore.walsender },
     })
   }

@@ -168,7 +168,7 @@ export class HeadTakeover {
           head: headText(look.reply.head),
           detail: describeLoss(look, saved.get(look.key), withoutHead),
         }))
-        return recordLostStreams(postgres, lineage.lineage, streams)
+        return recordLostStreams(postgres, { lineage: lineage.lineage, walsender: stateStore.walsender }, streams)
       })
     })
     if (notLeading) return notLeading

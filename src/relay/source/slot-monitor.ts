@@ -1,11 +1,12 @@
 import type pg from 'pg'
+import { every } from '../../base/interval.js'
 import { readSlot, type Slot } from '../../postgres/replication/slot.js'
 import { openGaps } from '../../postgres/state/gaps.js'
 import { countOpenIncidents } from '../../postgres/state/incidents.js'
 import type { Lineage } from '../../postgres/state/lineage.js'
 import type { Metrics } from '../../telemetry/metrics.js'
 import type { StateStore } from '../confirm/state-store.js'
-import { haltFor, type Leads, verifyPublication, verifySlot } from '../identity.js'
+import { haltFor, type Leads, requireSlot, verifyPublication, verifySlot } from '../identity.js'
 import { verifyServed } from '../schema-check.js'
 import { verifyTable } from '../table-check.js'
 
@@ -30,14 +31,29 @@ export async function monitorSlot(
   if (slot?.walStatus === 'lost') await verifySlot(postgres, lineage, slot, leads)
 }
 
+/** The same while a gap is repaired, and nothing reads the slot: `lineage` says from where WAL is read afterwards. */
+export async function monitorUnreadSlot(
+  postgres: pg.ClientBase,
+  lineage: Lineage,
+  metrics: Metrics,
+  leads: Leads,
+): Promise<void> {
+  await verifyPublication(postgres, lineage, leads)
+  await measureSlot(postgres, lineage, metrics)
+  await requireSlot(postgres, lineage, leads)
+}
+
 export interface SlotMonitorOptions {
   stateStore: StateStore
   lineage: Lineage
   metrics: Metrics
+  look: typeof monitorSlot
   failed(error: unknown): void
 }
 
-/** Runs `monitorSlot`, unless it still runs. */
+const SLOT_MONITOR_EVERY_MS = 2_000
+
+/** Looks now and then, unless it still does. */
 export class SlotMonitor {
   readonly #options: SlotMonitorOptions
   #isRunning = false
@@ -46,14 +62,22 @@ export class SlotMonitor {
     this.#options = options
   }
 
-  async poll(): Promise<void> {
+  start(signal: AbortSignal): void {
+    every(SLOT_MONITOR_EVERY_MS, () => void this.#poll(), signal)
+  }
+
+  /** Rejects with what it has recorded. */
+  async look(): Promise<void> {
+    const { stateStore, lineage, metrics, look } = this.#options
+    await stateStore.inTurn((postgres) => look(postgres, lineage, metrics, () => stateStore.holdsLock(postgres)))
+  }
+
+  async #poll(): Promise<void> {
     if (this.#isRunning) return
-    const { stateStore, lineage, metrics, failed } = this.#options
+    const { failed } = this.#options
     this.#isRunning = true
     try {
-      await stateStore.inTurn((postgres) =>
-        monitorSlot(postgres, lineage, metrics, () => stateStore.holdsLock(postgres)),
-      )
+      await this.look()
     } catch (error) {
       failed(error)
     } finally {
