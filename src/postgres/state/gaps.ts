@@ -138,6 +138,11 @@ export async function* lostStreams(
   }
 }
 
+/** The keys of all streams of open gaps. */
+export async function* lostStreamKeys(client: pg.ClientBase, lineage: string): AsyncGenerator<string> {
+  for await (const page of lostStreams(client, lineage)) for (const { key } of page) yield key
+}
+
 /**
  * Takes streams that are whole again out of a gap, and closes it when none is left. Resolves with whether it was closed. Changes nothing
  * once a repair has begun to append: this session may have been frozen since it looked.

@@ -73,30 +73,48 @@ export interface SavedProgress {
  * session repaired.
  */
 export async function saveProgress(client: pg.ClientBase, progress: SavedProgress): Promise<void> {
-  let last: [key: string, head: Head][] = []
-  for (const batch of batchesOf(progress.heads, SAVED_AT_ONCE)) {
-    if (last.length > 0) await saveHeads(client, progress, last, null)
+  const { heads, confirmed, ...by } = progress
+  let last: SavedBatch = []
+  for (const batch of batchesOf(heads, SAVED_AT_ONCE)) {
+    if (last.length > 0) await saveHeads(client, by, last)
     last = batch
   }
-  await saveHeads(client, progress, last, progress.confirmed)
+  // Removed, or hidden by a policy: what is confirmed and not saved would look like a slot that was advanced by hand.
+  if ((await saveHeads(client, by, last, { confirmed })) > 0) return
+  throw new OutriderError(
+    `Expected lineage ${by.lineage} in outrider.lineage, found no row that this role may see and update. Nothing is confirmed. ` +
+      'Restore the row, or disable row level security on the table.',
+  )
 }
 
-/** `confirmed`: null where more heads are to be saved before it. */
+/** Saves heads as a repair has left them, wherever they were before. To be called in a transaction that holds the lock. */
+export async function saveRepairedHeads(
+  client: pg.ClientBase,
+  { heads, ...by }: Omit<SavedProgress, 'confirmed'>,
+): Promise<void> {
+  for (const batch of batchesOf(heads, SAVED_AT_ONCE)) await saveHeads(client, by, batch, { isRepair: true })
+}
+
+type SavedBatch = readonly [key: string, head: Head][]
+
+/** Resolves with how many lineages `confirmed` was saved of: without it none. */
 async function saveHeads(
   client: pg.ClientBase,
-  { lineage, session }: SavedProgress,
-  heads: readonly [key: string, head: Head][],
-  confirmed: Lsn | null,
-): Promise<void> {
+  { lineage, session }: Pick<SavedProgress, 'lineage' | 'session'>,
+  heads: SavedBatch,
+  { confirmed, isRepair = false }: { confirmed?: Lsn; isRepair?: boolean } = {},
+): Promise<number> {
   const { rowCount } = await client.query(
-    `with saved as (
-       insert into outrider.head as h (lineage, session, stream_key, position, event_id, entry_id)
-       select $1, $2, * from unnest($3::text[], $4::text[], $5::text[], $6::text[])
+    `with own as (
+       select (select number from outrider.session where session = $2) as number
+     ), saved as (
+       insert into outrider.head as h (lineage, session, repaired_by, stream_key, position, event_id, entry_id)
+       select $1, $2, case when $8 then number end, head.*
+       from own, unnest($3::text[], $4::text[], $5::text[], $6::text[]) as head
        on conflict (lineage, stream_key) do update
-         set position = excluded.position, event_id = excluded.event_id, entry_id = excluded.entry_id,
-             session = excluded.session, updated_at = clock_timestamp()
-         where excluded.position > h.position
-           and coalesce(h.repaired_by <= (select number from outrider.session as s where s.session = $2), true)
+         set position = excluded.position, event_id = excluded.event_id, entry_id = excluded.entry_id, session = excluded.session,
+             repaired_by = coalesce(excluded.repaired_by, h.repaired_by), updated_at = clock_timestamp()
+         where $8 or (excluded.position > h.position and coalesce(h.repaired_by <= (select number from own), true))
      )
      update outrider.lineage set confirmed_lsn = greatest(confirmed_lsn, $7)
       where lineage = $1 and $7::pg_lsn is not null`,
@@ -107,14 +125,9 @@ async function saveHeads(
       heads.map(([, head]) => head.position),
       heads.map(([, head]) => head.event),
       heads.map(([, head]) => head.entry),
-      confirmed === null ? null : formatLsn(confirmed),
+      confirmed === undefined ? null : formatLsn(confirmed),
+      isRepair,
     ],
   )
-  // Removed, or hidden by a policy: what is confirmed and not saved would look like a slot that was advanced by hand.
-  if (confirmed !== null && rowCount === 0) {
-    throw new OutriderError(
-      `Expected lineage ${lineage} in outrider.lineage, found no row that this role may see and update. Nothing is confirmed. ` +
-        'Restore the row, or disable row level security on the table.',
-    )
-  }
+  return rowCount ?? 0
 }

@@ -2,6 +2,7 @@ import type pg from 'pg'
 import type { Head } from '../../event/head.js'
 import { type Lsn, parseLsn } from '../client/lsn.js'
 import { inTransaction } from '../client/transaction.js'
+import { saveRepairedHeads } from './heads.js'
 import { REPAIRABLE } from './incident-reasons.js'
 import { boundByRepair } from './incidents.js'
 import { holdsLock, lockLost } from './sessions.js'
@@ -119,7 +120,7 @@ export async function beginRepair(
 }
 
 /** The repair of a session. Once another session has begun one, nothing of this one is written. */
-type OwnRepair = Pick<PutBack, 'lineage' | 'session'>
+export type OwnRepair = Pick<PutBack, 'lineage' | 'session'>
 
 export async function saveFound(client: pg.ClientBase, own: OwnRepair, found: number, bytes: number): Promise<void> {
   const { rowCount } = await client.query(
@@ -161,24 +162,18 @@ export interface PutBack {
   walsender: number
 }
 
-/** Heads that one statement saves. */
-const SAVED_AT_ONCE = 500
-
 /**
  * Saves the heads as the repair has left them, wherever they were before, and marks the gaps as repaired, in one transaction.
  * The heads must be durable.
  */
 export async function savePutBackHeads(client: pg.ClientBase, work: PutBack): Promise<void> {
-  const { lineage, session, refused, incidents, putBack, walsender } = work
+  const { lineage, session, heads, refused, incidents, putBack, walsender } = work
   await inTransaction(client, async () => {
     await savePutBack(client, work, putBack)
     // A session that leads since then may have moved the confirmed LSN, from where WAL is read.
     const { rowCount } = await client.query(`select where ${holdsLock('$1')}`, [walsender])
     if (rowCount === 0) throw lockLost()
-    const heads = [...work.heads]
-    for (let i = 0; i < heads.length; i += SAVED_AT_ONCE) {
-      await saveHeads(client, lineage, session, heads.slice(i, i + SAVED_AT_ONCE))
-    }
+    await saveRepairedHeads(client, { lineage, session, heads })
     await client.query('delete from outrider.head where lineage = $1 and stream_key = any ($2)', [lineage, refused])
     await client.query(
       'update outrider.incident set repaired_at = clock_timestamp() where id = any ($1) and closed_at is null',
@@ -186,30 +181,6 @@ export async function savePutBackHeads(client: pg.ClientBase, work: PutBack): Pr
     )
     await client.query('delete from outrider.present where lineage = $1', [lineage])
   })
-}
-
-async function saveHeads(
-  client: pg.ClientBase,
-  lineage: string,
-  session: string,
-  heads: readonly [key: string, head: Head][],
-): Promise<void> {
-  await client.query(
-    `insert into outrider.head as h (lineage, session, repaired_by, stream_key, position, event_id, entry_id)
-     select $1, $2, number, head.* from outrider.session,
-       unnest($3::text[], $4::text[], $5::text[], $6::text[]) as head where session = $2
-     on conflict (lineage, stream_key) do update
-       set position = excluded.position, event_id = excluded.event_id, entry_id = excluded.entry_id,
-           session = excluded.session, repaired_by = excluded.repaired_by, updated_at = clock_timestamp()`,
-    [
-      lineage,
-      session,
-      heads.map(([key]) => key),
-      heads.map(([, head]) => head.position),
-      heads.map(([, head]) => head.event),
-      heads.map(([, head]) => head.entry),
-    ],
-  )
 }
 
 /** These transactions are settled: none of their rows is missing. Nothing is written where another session has begun a repair since. */

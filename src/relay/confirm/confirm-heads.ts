@@ -10,7 +10,7 @@ const RETRY_MS = 500
 /**
  * Waits until these heads are durable, at the level that positions are confirmed at; `auto` looks for it. The delay of level
  * `memory` is not waited for: what an ordinary failover loses is found as a gap. Resolves with false if the signal aborts before that. Rejects
- * with a BarrierMismatchError where Redis does not have these heads: it has lost them meanwhile.
+ * with a BarrierMismatchError where Redis does not have these heads: it has lost them meanwhile. Closes the barrier.
  */
 export async function confirmHeads(
   heads: ReadonlyMap<string, Head>,
@@ -44,11 +44,15 @@ export async function confirmHeads(
     0n,
   )
   // Rounds as if the delay had passed between each two.
-  for (let now = 0; !isDurable; now += MEMORY_DELAY) {
-    await confirmer.round(now)
-    if (mismatch) throw mismatch
-    if (isDurable || signal.aborted) break
-    if (now > 0) await pause(RETRY_MS, signal)
+  try {
+    for (let now = 0; !isDurable; now += MEMORY_DELAY) {
+      await confirmer.round(now)
+      if (mismatch) throw mismatch
+      if (isDurable || signal.aborted) break
+      if (now > 0) await pause(RETRY_MS, signal)
+    }
+  } finally {
+    barrier.close()
   }
   return isDurable
 }

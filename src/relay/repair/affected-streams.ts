@@ -10,14 +10,13 @@ import type { SavedHead } from '../../postgres/state/heads.js'
 import type { Lineage } from '../../postgres/state/lineage.js'
 import type { Repair } from '../../postgres/state/repairs.js'
 import type { RedisClient } from '../../redis/client/connect.js'
-import { classifyRedis } from '../../redis/client/errors.js'
 import { prepareRepair, readEventIds, readStreamEnd } from '../../redis/streams/repair.js'
 import type { StateStore } from '../confirm/state-store.js'
-import { HaltError, RedisFaultError } from '../errors.js'
+import { RedisFaultError } from '../errors.js'
 import { type HeadLook, type HeadOwnership, hasSoundEnd, lookAtHead } from '../sink/head-ownership.js'
-import { unknownRedisError } from '../sink/server-wal.js'
 import { PresentIds } from './missing-rows.js'
 import type { PutBack } from './put-back.js'
+import { RefusedStreams } from './refused-streams.js'
 import {
   boundAtSource,
   earlierOf,
@@ -63,11 +62,11 @@ export class AffectedStreams {
   readonly #found: FoundStream[] = []
   /** By stream, for all of its partitions, whose rows are looked for together: no entry of one is older; null: any may be. */
   readonly #since = new Map<string, Date | null>()
-  /** Streams that Redis refuses, and why. */
-  readonly refused = new Map<string, string>()
+  readonly refused: RefusedStreams
 
   constructor(options: AffectedStreamsOptions) {
     this.#options = options
+    this.refused = new RefusedStreams(options.gaps[0]?.id ?? '')
   }
 
   get size(): number {
@@ -120,7 +119,7 @@ export class AffectedStreams {
         for await (const ids of readEventIds(client, key, lineage.source, from))
           await present.add(key.split(':', 1)[0]!, ids)
       } catch (error) {
-        throw explainRefusal(error as Error, this.#options.gaps[0]?.id ?? '')
+        throw this.refused.explain(error as Error)
       }
     })
     await present.flush()
@@ -180,7 +179,7 @@ export class AffectedStreams {
       const { owner, reply } = look
       const isStranger = owner === 'unrecorded' && !saved && !(await ownership.othersAreSilent(client))
       if (owner === 'foreign' || owner === 'beyond' || isStranger) foreign.push(look)
-      else if (reply.status === 'ERROR') this.#refuse(key, reply.error, saved)
+      else if (reply.status === 'ERROR') this.refused.add(key, reply.error, saved)
       else {
         const isSound = await hasSoundEnd(client, look, ownership)
         all.set(key, foundStream({ key, end, hasSoundEnd: isSound, saved: saved?.position }, reply, earlier))
@@ -188,16 +187,6 @@ export class AffectedStreams {
     })
     if (foreign.length > 0) throw await recordForeign(foreign)
     return all
-  }
-
-  #refuse(key: string, error: string, saved: SavedHead | undefined): void {
-    const { policy, reason } = classifyRedis(error)
-    if (policy === 'halt') throw new HaltError(reason, unknownRedisError(error))
-    if (policy !== 'stream') throw new RedisFaultError(error)
-    // Rows that were published before are no rejected ones: they are put back once the key is free.
-    if (saved && saved.position !== ZERO_POSITION)
-      throw new HaltError(reason, isTaken(key, error, this.#options.gaps[0]?.id ?? ''))
-    this.refused.set(key, reason)
   }
 
   /** Keys of the streams that rows name which are not known to be published. */
@@ -232,20 +221,4 @@ export class AffectedStreams {
     if (rows[0]?.position) taken.push(rows[0].position)
     return firstFreeIndex(prefix, taken)
   }
-}
-
-const isTaken = (key: string, error: string, incident: string): string =>
-  `Expected the stream ${key}, which events were published to, found that Redis refuses it: ${error}. Nothing newer is published. Rename or ` +
-  'delete what the key holds, and the relay puts its events back by itself. To leave out what is missing: ' +
-  `\`outrider incidents close ${incident}\`.`
-
-/** Nothing else reads streams: a user from before there were repairs may not be permitted to. */
-function explainRefusal(error: Error, incident: string): Error {
-  if (classifyRedis(error.message).reason !== 'redis_noperm') return error
-  return new HaltError(
-    'redis_noperm',
-    `Expected that the relay may read streams (XRANGE), as a repair needs, found: ${error.message}. Nothing newer is published. Add ` +
-      '`+xrange` to the ACL of its user (docs/redis-acl.md), and the relay continues by itself. To leave out what is missing: ' +
-      `\`outrider incidents close ${incident}\`.`,
-  )
 }

@@ -1,6 +1,9 @@
 import { classifyPostgres } from '../../postgres/client/errors.js'
 import type { RepairHalt } from '../../postgres/state/incident.js'
-import { GapError, HaltError } from '../errors.js'
+import { classifyRedisError } from '../../redis/client/errors.js'
+import { BarrierMismatchError } from '../../redis/streams/durability.js'
+import { GapError, HaltError, RedisFaultError } from '../errors.js'
+import { LossError } from '../sink/loss.js'
 
 /** Reasons that a repair verifies before it changes anything. The others are found later. */
 export const FIRST_GUARDS = ['other_redis', 'repair_too_large', 'repair_lacks_memory', 'alive_elsewhere']
@@ -17,4 +20,13 @@ export function haltOf(error: unknown): RepairHalt | undefined {
   const { policy, reason } = classifyPostgres(error.code)
   if (policy !== 'halt') return undefined
   return { reason, message: `${error.message}. Run \`outrider check\`.`, commands: ['outrider check'] }
+}
+
+/** What to throw where no statement of the state store ended a repair: what is left is a fault of Redis. Pure. */
+export function explainEnd(error: unknown): unknown {
+  if (error instanceof BarrierMismatchError) return new RedisFaultError(error.message, { cause: error })
+  if (error instanceof HaltError || error instanceof RedisFaultError || error instanceof LossError) return error
+  if ((error as { code?: string }).code !== undefined) return error
+  if (classifyRedisError(error).policy === 'halt') return error
+  return new RedisFaultError((error as Error).message, { cause: error })
 }
