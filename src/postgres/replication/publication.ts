@@ -82,6 +82,22 @@ export async function findOmissions(
   return { publication, table: own ? `${own.schema}.${own.name}` : outboxTable, omissions }
 }
 
+/**
+ * An SQL condition: has a transaction altered or dropped the publication that is not visible yet? While its commit waits for a synchronous
+ * standby, rows are decoded by what it has altered already. True also for a while after one that was rolled back, as long as
+ * transactions run that are older. `name`: an expression.
+ */
+export const isBeingAltered = (name: string): string =>
+  `exists (
+     select from pg_publication as p,
+       lateral (
+         select p.xmax union all
+         select r.xmax from pg_publication_rel as r where prpubid = p.oid union all
+         select n.xmax from pg_publication_namespace as n where pnpubid = p.oid
+       ) as entry (deleted_by)
+     where pubname = ${name} and age(deleted_by) <= age(pg_snapshot_xmin(pg_current_snapshot())::xid)
+   )`
+
 /** The statements that make it as it should be, in one transaction, so that nothing is missed in between. */
 export const replacePublication = (name: string, table: TableName): string =>
   ['begin;', `drop publication ${pg.escapeIdentifier(name)};`, `${createStatement(name, table)};`, 'commit;'].join('\n')

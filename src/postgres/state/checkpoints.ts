@@ -1,5 +1,6 @@
 import type pg from 'pg'
 import { formatLsn, type Lsn, parseLsn } from '../client/lsn.js'
+import { isBeingAltered } from '../replication/publication.js'
 
 /**
  * A snapshot with an LSN taken after it. A commit record is written before its transaction becomes visible, so once
@@ -20,7 +21,7 @@ export async function takeCheckpoint(client: pg.ClientBase): Promise<Checkpoint>
 
 /**
  * To be called only when the slot is confirmed at or past `checkpoint.lsn`. Saves nothing where it may be untrue: the
- * publication is not the known one, so rows may not have been decoded; another session leads; a gap is open; or the
+ * publication is not the known one, or will not be once a commit is visible, so rows may not have been decoded; another session leads; a gap is open; or the
  * snapshot sees a transaction of which it is not known yet that its rows are in the streams.
  */
 export async function saveCheckpoint(
@@ -33,6 +34,7 @@ export async function saveCheckpoint(
     `insert into outrider.checkpoint (lineage, lsn, snapshot)
      select lineage, $3, $4 from outrider.lineage as l
      where lineage = $1 and publication_state = outrider.publication_state(publication)
+       and not ${isBeingAltered('publication')}
        and not exists (
          select from outrider.session as other
          where other.lineage = l.lineage and other.number > (select number from outrider.session where session = $2)
