@@ -1,4 +1,5 @@
 import { Cluster, type Redis } from 'ioredis'
+import { primariesByName } from '../redis/client/cluster-nodes.js'
 import type { RedisClient } from '../redis/client/connect.js'
 
 /** One node of Redis that holds streams, as it describes itself. */
@@ -13,9 +14,39 @@ export interface NodeFacts {
   save: string | undefined
 }
 
-export function readNodes(client: RedisClient): Promise<NodeFacts[]> {
-  if (!(client instanceof Cluster)) return Promise.all([readNode(client, '')])
-  return Promise.all(client.nodes('master').map((node) => readNode(node, `${node.options.host}:${node.options.port}`)))
+/** Of a cluster all primaries. Rejects where one does not answer. */
+export async function readNodes(client: RedisClient): Promise<NodeFacts[]> {
+  const { nodes, away } = await readReachedNodes(client)
+  const [first] = away
+  if (first) throw first.error
+  return nodes
+}
+
+/** A primary of a cluster that does not answer. */
+export interface AwayNode {
+  name: string
+  error: Error
+}
+
+/** The same of those that answer. Rejects where none does. */
+export async function readReachedNodes(client: RedisClient): Promise<{ nodes: NodeFacts[]; away: AwayNode[] }> {
+  if (!(client instanceof Cluster)) return { nodes: [await readNode(client, '')], away: [] }
+  const answers = await Promise.all([...primariesByName(client)].map(([name, node]) => askNode(name, node)))
+  const nodes = answers.filter((answer) => 'info' in answer)
+  const away = answers.filter((answer) => 'error' in answer)
+  const [first] = away
+  if (first && nodes.length === 0) throw first.error
+  return { nodes, away }
+}
+
+async function askNode(name: string, node: Redis | undefined): Promise<NodeFacts | AwayNode> {
+  if (node === undefined) return { name, error: new Error('there is no connection to it') }
+  try {
+    return await readNode(node, name)
+  } catch (error) {
+    if ((error as Error).name === 'ReplyError') throw error
+    return { name, error: error as Error }
+  }
 }
 
 async function readNode(node: Redis, name: string): Promise<NodeFacts> {

@@ -76,7 +76,7 @@ function slotJson({ postgres }: Status, config: Config): object | null {
   }
 }
 
-function redisJson({ product, nodes, refused, missing }: RedisStatus): object {
+function redisJson({ product, nodes, away, refused, missing }: RedisStatus): object {
   const facts = ['used_memory', 'maxmemory', 'maxmemory_policy', 'aof_enabled', 'role', 'connected_slaves']
   return {
     product,
@@ -84,6 +84,7 @@ function redisJson({ product, nodes, refused, missing }: RedisStatus): object {
       name,
       ...Object.fromEntries(facts.map((fact) => [fact, info[fact] ?? null])),
     })),
+    away: away.map(({ name, error }) => ({ name, error: error.message })),
     refused,
     missing,
   }

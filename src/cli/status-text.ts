@@ -114,7 +114,7 @@ function incidentText({ incidents: { counts } }: LineageStatus, halting: readonl
   ].join('; ')
 }
 
-function redisText({ product, nodes }: RedisStatus, config: Config): string {
+function redisText({ product, nodes, away }: RedisStatus, config: Config): string {
   const { nodes: addresses } = parseRedisUrl(config.redis.url)
   const memory = nodes.map(({ info }) => {
     const [used, most] = [Number(info.used_memory), Number(info.maxmemory)]
@@ -123,9 +123,15 @@ function redisText({ product, nodes }: RedisStatus, config: Config): string {
   })
   const { info = {} } = nodes[0] ?? {}
   const kept = [info.aof_enabled === '1' ? 'AOF' : 'no AOF', info.maxmemory_policy].filter((text) => text !== undefined)
+  const silent = away.map(({ name }) => `no answer from ${name}`)
   const replicas = info.connected_slaves === undefined ? [] : [plural(Number(info.connected_slaves), 'replica')]
   const { host, port } = addresses[0]
-  return [`${product} at ${host}:${port}: ${memory.join(' + ')}`, ...(info.role ? kept : []), ...replicas].join(', ')
+  return [
+    `${product} at ${host}:${port}: ${memory.join(' + ')}`,
+    ...(info.role ? kept : []),
+    ...replicas,
+    ...silent,
+  ].join(', ')
 }
 
 /** One screen. */

@@ -3,6 +3,7 @@ import { parseRedisUrl } from '../config/redis-url.js'
 import type { Config } from '../config/schema.js'
 import { type Halting, haltingIncidents, inStreams } from '../postgres/state/halting.js'
 import { isSelfRepairing, repairPolicy } from '../postgres/state/repair-state.js'
+import { classifyRedis } from '../redis/client/errors.js'
 import { answerOf } from './asked.js'
 import { compareIds } from './attempts.js'
 import { finding, type StatusFinding } from './finding.js'
@@ -179,11 +180,20 @@ const NOW = new Set([
   'persistence-failing',
 ])
 
-function redisFindings({ nodes, refused }: RedisStatus, config: Config): StatusFinding[] {
+function redisFindings({ nodes, away, refused }: RedisStatus, config: Config): StatusFinding[] {
   const { mode } = parseRedisUrl(config.redis.url)
   const judged = nodes.flatMap((node) => assessNode(node, { durability: config.durability, mode }))
   const [first] = refused
+  const isPermission = first !== undefined && classifyRedis(first.error).reason === 'redis_noperm'
   return [
+    ...away.map(({ name, error }) =>
+      finding(
+        'redis-node-away',
+        `Redis: ${name}, which has slots of the cluster, does not answer: ${error.message.replace(/\.$/, '')}. The relay waits until it is ` +
+          'back, or a replica of it has been promoted.',
+        'outrider check',
+      ),
+    ),
     ...judged
       .filter(({ id, level }) => NOW.has(id) && (level === 'blocker' || id !== 'eviction-policy'))
       .map(({ id, is, why, fix }) =>
@@ -193,8 +203,8 @@ function redisFindings({ nodes, refused }: RedisStatus, config: Config): StatusF
       ? [
           finding(
             'redis-refused',
-            `Redis refused to tell of ${first.key}${refused.length > 1 ? ` and ${refused.length - 1} more` : ''}: ${first.error}`,
-            'docs/redis-acl.md has the ACL line for a person who looks.',
+            `Redis ${isPermission ? 'refused to' : 'did not'} tell of ${first.key}${refused.length > 1 ? ` and ${refused.length - 1} more` : ''}: ${first.error}`,
+            isPermission ? 'docs/redis-acl.md has the ACL line for a person who looks.' : 'outrider check',
           ),
         ]
       : []),

@@ -1,6 +1,6 @@
 import { Cluster, type Redis } from 'ioredis'
 import { inBatches } from '../base/in-batches.js'
-import { type NodeFacts, readNodes, versionOf } from '../check/redis-facts.js'
+import { type AwayNode, type NodeFacts, readReachedNodes, versionOf } from '../check/redis-facts.js'
 import { aliveKey } from '../event/names.js'
 import type { RedisClient } from '../redis/client/connect.js'
 import {
@@ -18,6 +18,8 @@ export interface RedisStatus {
   now: number
   product: string
   nodes: NodeFacts[]
+  /** Primaries of a cluster that do not answer. */
+  away: AwayNode[]
   /** The session that leads, as it says in Redis; null: none within 15 s. Undefined: not asked, or not permitted. */
   aliveSession: string | null | undefined
   streams: StreamSurvey[]
@@ -39,8 +41,8 @@ export async function readRedis(
   keys: readonly string[],
   lineage: string | undefined,
 ): Promise<RedisStatus> {
+  const { nodes, away } = await readReachedNodes(client)
   const now = await timeOfRedis(client)
-  const nodes = await readNodes(client)
   const { product, version } = versionOf(nodes[0]?.info ?? {})
   const surveys = await surveyStreams(client, keys)
   const refused = surveys.flatMap((found, n) =>
@@ -49,9 +51,12 @@ export async function readRedis(
   const streams = surveys.filter((found): found is StreamSurvey => typeof found === 'object')
   const groups = await readGroups(client, streams, now)
   return {
-    ...{ now, nodes, streams },
+    ...{ now, nodes, away, streams },
     product: `${product} ${version}`,
-    aliveSession: lineage === undefined ? undefined : await client.get(aliveKey(lineage)).catch(unlessRefused),
+    aliveSession:
+      lineage === undefined
+        ? undefined
+        : await client.get(aliveKey(lineage)).catch(away.length > 0 ? () => undefined : unlessRefused),
     groups: groups.found,
     missing: keys.filter((_, n) => surveys[n] === undefined),
     refused: [...refused, ...groups.refused],
@@ -60,9 +65,17 @@ export async function readRedis(
 
 /** In milliseconds; of this machine where TIME is not permitted. */
 export const timeOfRedis = async (client: RedisClient): Promise<number> => {
-  const time = await client.time().catch(unlessRefused)
+  const time = await anyTime(client).catch(unlessRefused)
   return time === undefined ? Date.now() : Number(time[0]) * 1000 + Math.floor(Number(time[1]) / 1000)
 }
+
+/** Of a cluster the first answer counts. */
+const anyTime = (client: RedisClient): Promise<unknown[]> =>
+  client instanceof Cluster
+    ? Promise.any(client.nodes('master').map((node) => node.time())).catch(({ errors }: AggregateError) => {
+        throw errors[0]
+      })
+    : client.time()
 
 export function unlessRefused(error: Error): undefined {
   if (error.name !== 'ReplyError') throw error

@@ -5,6 +5,13 @@ import type { RedisClient } from './connect.js'
 export const primaries = (client: RedisClient): Redis[] =>
   client instanceof Cluster ? client.nodes('master') : [client]
 
+/** The addresses of all primaries that have slots, with the connection to each; undefined where there is none. */
+export function primariesByName(client: Cluster): Map<string, Redis | undefined> {
+  const connected = new Map(client.nodes('master').map((node) => [nameOf(node), node]))
+  const names = new Set(client.slots.flatMap((nodes) => nodes?.[0] ?? []))
+  return new Map([...names].sort().map((name) => [name, connected.get(name)]))
+}
+
 /** The connection to the primary of this key; undefined where there is none now. A slot that moves may have the key elsewhere. */
 export function primaryOf(client: RedisClient, key: string): Redis | undefined {
   if (!(client instanceof Cluster)) return client

@@ -116,10 +116,19 @@ export function closeRedis(client: RedisClient): void {
 
 const socketOf = (redis: Redis) => (redis as { stream?: { destroy(): void } }).stream
 
-/** LOADING and MASTERDOWN are answered to a PING as to any other command; a PING that is not permitted was answered, too. */
+/**
+ * LOADING and MASTERDOWN are answered to a PING as to any other command; a PING that is not permitted was answered, too. Of a cluster
+ * one node is enough: which of the others answer is seen by the command that needs them.
+ */
 async function probe(client: RedisClient): Promise<void> {
-  await client.ping().catch((error: Error) => {
-    if (!error.message.startsWith('NOPERM')) throw error
+  const nodes = client instanceof Cluster ? client.nodes('master') : [client]
+  const pings = nodes.map((node) =>
+    node.ping().catch((error: Error) => {
+      if (!error.message.startsWith('NOPERM')) throw error
+    }),
+  )
+  await Promise.any(pings).catch(({ errors }: AggregateError) => {
+    throw errors[0] ?? new Error('None of startup nodes is available')
   })
 }
 

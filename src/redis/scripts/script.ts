@@ -78,7 +78,10 @@ export class Script {
     } catch (error) {
       // Nothing was run: the node is new, or was restarted, or its scripts were flushed.
       if (!(error as Error).message.startsWith('NOSCRIPT')) throw error
-      await this.load(client)
+      // Another node of a cluster may be away. If it is this one, the next line says so.
+      await this.load(client).catch((refused: Error) => {
+        if (refused.name === 'ReplyError') throw refused
+      })
       return this.run(client, all)
     }
   }

@@ -56,25 +56,25 @@ const CALLS_AT_ONCE = 50
 const streams = new Script('survey-streams.lua')
 const groups = new Script('survey-groups.lua')
 
-/** Reads each stream, in the order of the keys: undefined where it is missing, a text where Redis refuses. */
+/** Reads each stream, in the order of the keys: undefined where it is missing, a text where Redis refuses, or its node is away. */
 export async function surveyStreams(
   client: RedisClient,
   keys: readonly string[],
 ): Promise<(StreamSurvey | string | undefined)[]> {
   const calls = [...batchesOf(keys, sizeFor(client, STREAMS_AT_ONCE))]
-  return inOrder(calls, async (batch): Promise<(StreamSurvey | string | undefined)[]> => {
+  return inOrder(client, calls, async (batch): Promise<(StreamSurvey | string | undefined)[]> => {
     const reply = (await streams.call(client, batch, [])) as (StreamReply | string)[]
     return reply.map((found, n) => (typeof found === 'string' ? found : streamOf(batch[n] as string, found)))
   })
 }
 
-/** Reads each group, in order: a text where Redis refuses, or the group is gone. */
+/** Reads each group, in order: a text where Redis refuses, its node is away, or the group is gone. */
 export async function surveyGroups(
   client: RedisClient,
   named: readonly { stream: string; group: string; lastDelivered: string }[],
 ): Promise<(GroupSurvey | string)[]> {
   const calls = [...batchesOf(named, sizeFor(client, GROUPS_AT_ONCE))]
-  return inOrder(calls, async (batch): Promise<(GroupSurvey | string)[]> => {
+  return inOrder(client, calls, async (batch): Promise<(GroupSurvey | string)[]> => {
     const keys = batch.flatMap(({ stream, group }) =>
       [stream].concat([retriesKey, waitingKey, waitingDueKey, deadKey].map((key) => key(stream, group))),
     )
@@ -88,25 +88,30 @@ export async function surveyGroups(
 const sizeFor = (client: RedisClient, size: number): number => (client instanceof Cluster ? 1 : size)
 
 async function inOrder<T, R>(
+  client: RedisClient,
   batches: readonly (readonly T[])[],
   call: (batch: readonly T[]) => Promise<R[]>,
 ): Promise<(R | string)[]> {
   const replies: (R | string)[] = []
   for (const some of batchesOf(batches, CALLS_AT_ONCE)) {
-    replies.push(...(await Promise.all(some.map((batch) => orWhy(batch, call)))).flat())
+    replies.push(...(await Promise.all(some.map((batch) => orWhy(client, batch, call)))).flat())
   }
   return replies
 }
 
 /** A key that an ACL forbids has the whole call refused: the others are then called one by one. */
-async function orWhy<T, R>(batch: readonly T[], call: (batch: readonly T[]) => Promise<R[]>): Promise<(R | string)[]> {
+async function orWhy<T, R>(
+  client: RedisClient,
+  batch: readonly T[],
+  call: (batch: readonly T[]) => Promise<R[]>,
+): Promise<(R | string)[]> {
   try {
     return await call(batch)
   } catch (error) {
     const { name, message } = error as Error
-    if (name !== 'ReplyError') throw error
+    if (name !== 'ReplyError' && !(client instanceof Cluster)) throw error
     if (batch.length === 1) return [message]
-    return (await Promise.all(batch.map((item) => orWhy([item], call)))).flat()
+    return (await Promise.all(batch.map((item) => orWhy(client, [item], call)))).flat()
   }
 }
 
