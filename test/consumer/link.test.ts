@@ -1,7 +1,8 @@
+import type { Socket } from 'node:net'
 import type { Redis as Client } from 'ioredis'
 import { beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { isMissingGroup, ReconnectingClient, StoppedError } from '../../src/consumer/redis/reconnecting-client.js'
-import { connectRedis } from '../../src/redis/client/connect.js'
+import { connectRedis, type RedisClient } from '../../src/redis/client/connect.js'
 import { freePort, needsProcess, type Redis, startRedis, until } from '../../testkit/services/index.js'
 import { own } from '../support/own.js'
 
@@ -84,6 +85,20 @@ describe('asks again', () => {
     await server.start()
     await Promise.all(asking)
     expect([await admin.get('sum'), (await pids()).length, warned()]).toEqual(['190', 1, ['redis_unreachable']])
+  })
+
+  test('all of many that were in flight, and closes their connection once', async () => {
+    const { link } = linkTo()
+    await link.open()
+    const [id] = await pids()
+    const { stream } = (await link.client()) as RedisClient & { stream: Socket }
+    const before = stream.listenerCount('close')
+    const asking = Array.from({ length: 20 }, () => link.request((client) => client.blpop('list', 0)))
+    await until(async () => String(await admin.client('LIST')).includes('cmd=blpop'))
+    await admin.client('KILL', 'ID', Number(id))
+    await admin.rpush('list', ...asking.map(String))
+    await Promise.all(asking)
+    expect(stream.listenerCount('close')).toBeLessThanOrEqual(before + 1)
   })
 
   test('a server whose memory is full, over the same connection', async () => {

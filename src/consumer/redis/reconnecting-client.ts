@@ -96,9 +96,10 @@ export class ReconnectingClient {
   fault(client: RedisClient, error: unknown): void {
     if (this.#closed.signal.aborted) return
     this.#say(classifyRedisError(error).reason, error)
-    if (isRefusal(error)) return
+    // Another request has met the same: with each close ioredis adds a timer, and a listener to the socket.
+    if (isRefusal(error) || client !== this.#client) return
     closeRedis(client)
-    if (client === this.#client) this.#client = undefined
+    this.#client = undefined
   }
 
   close(): void {
