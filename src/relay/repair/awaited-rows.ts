@@ -82,7 +82,12 @@ export class AwaitedRows {
       for (const [id, ...row] of rows) {
         router.take(row)
         const key = router.key()
-        if (key === undefined || id == null || settled.hasArrived(id) || (repair.streams && !repair.streams.has(key)))
+        if (
+          key === undefined ||
+          id == null ||
+          settled.hasArrived(key, id) ||
+          (repair.streams && !repair.streams.has(key))
+        )
           continue
         wanted.set(key, (wanted.get(key) ?? new Set()).add(id))
       }

@@ -43,11 +43,18 @@ describe('rows that a repair has put back', () => {
     const row = { id: 'e1', txid: '95' }
     const settled = rowsOf(row)
     settled.begin(begin(5_000n, 95), 0)
-    expect([settled.drops('orders'), settled.hasArrived('e1')]).toEqual([false, true])
+    expect([settled.drops('orders'), settled.hasArrived('orders', 'e1')]).toEqual([false, true])
     Object.assign(row, { id: 'e2', txid: '94' })
     settled.begin(begin(1n, 94), 0)
     settled.drops('orders')
-    expect(settled.hasArrived('e2')).toBe(false)
+    expect(settled.hasArrived('orders', 'e2')).toBe(false)
+  })
+
+  it('are noted for their own stream alone: another one may have the same id', () => {
+    const settled = rowsOf({ id: 'e1', txid: '95' })
+    settled.begin(begin(5_000n, 95), 0)
+    settled.drops('orders')
+    expect([settled.hasArrived('orders', 'e1'), settled.hasArrived('users', 'e1')]).toEqual([true, false])
   })
 })
 

@@ -7,7 +7,7 @@ import type { RowRouter } from '../source/row-router.js'
 /** The column of Outrider's own table with the transaction that inserted the row. */
 export const TXID = 'txid'
 
-/** Ids of awaited transactions that are kept: what comes beyond is looked for in its stream. */
+/** Rows of awaited transactions that are kept: what comes beyond is looked for in its stream. */
 const MAX_ARRIVED = 100_000
 
 export interface SettledRowsOptions {
@@ -44,9 +44,9 @@ export class SettledRows {
     this.#unsettled = new Set(options.unsettled)
   }
 
-  /** Has a row with this id come from WAL, of a transaction that was open? */
-  hasArrived(id: string): boolean {
-    return this.#arrived.has(id)
+  /** Has a row of this stream with this id come from WAL, of a transaction that was open? Several streams may have one id. */
+  hasArrived(key: string, id: string): boolean {
+    return this.#arrived.has(arrivalOf(key, id))
   }
 
   /** A transaction begins, with the Begin message at `start`. */
@@ -63,17 +63,20 @@ export class SettledRows {
 
   /** Is the row that was read last one of them? `key`: of its stream. */
   drops(key: string): boolean {
-    if (this.#isAwaited) this.#note()
+    if (this.#isAwaited) this.#note(key)
     if (this.#xid === undefined) return false
     const { streams, router } = this.#options
     return (streams === undefined || streams.has(key)) && router.text(this.#txidAt) === this.#xid
   }
 
-  #note(): void {
+  #note(key: string): void {
     const id = this.#options.router.text(Column.id)
-    if (id !== null && this.#arrived.size < MAX_ARRIVED) this.#arrived.add(id)
+    if (id !== null && this.#arrived.size < MAX_ARRIVED) this.#arrived.add(arrivalOf(key, id))
   }
 }
+
+/** No stream key has a space. */
+const arrivalOf = (key: string, id: string): string => `${key} ${id}`
 
 /**
  * table    the repair has put back its rows, or found them: they are not taken from WAL
