@@ -7,6 +7,7 @@ import { isBefore18 } from './gap-slot-env.js'
 import { losses } from './redis-loss-env.js'
 import { relayTest as test } from './relay-env.js'
 import { advanceSlot, openTransaction, putBack, REPAIR, repaired, repairedUnderLoad, someEvents } from './repair-env.js'
+import { rejected } from './rows-env.js'
 
 describe.concurrent('a gap is repaired from the outbox under load, and nothing is lost, doubled or out of order', () => {
   // The others in repair.slow.test.ts.
@@ -108,5 +109,30 @@ describe.concurrent('a repair', () => {
     await env.relay(REPAIR)
     await putBack(env)
     expect([await env.ids('orders'), await env.ids('users')]).toEqual([ids, ids])
+  })
+
+  test('puts back an event with the id of a rejected row: of another stream, or inserted again', async ({ env }) => {
+    const limited = { ...REPAIR, OUTRIDER_MAX_EVENT_BYTES: '10KiB' }
+    await env.redis.set('taken', 'not a stream')
+    const first = await env.streamingRelay(limited)
+    const ids = await someEvents(env, 1)
+    const tooLarge = await env.insert('orders', 'x'.repeat(20_000))
+    const refused = await env.insert('taken')
+    await until(async () => (await rejected(env)).length === 2, { message: 'both rows to be rejected' })
+    await first.kill()
+    await env.redis.del('taken')
+    await env.postgres.query(
+      `insert into outrider.outbox (bucket, id, stream, type, data, created_at)
+         select (bucket + 1) % 4, id, stream, type, '{}'::json, clock_timestamp() from outrider.outbox where id = any ($1)
+         union all
+         select (bucket + 2) % 4, id, 'users', type, '{}'::json, created_at from outrider.outbox where id = $2`,
+      [[tooLarge, refused], tooLarge],
+    )
+    await advanceSlot(env)
+    await env.relay(limited)
+    await putBack(env)
+    const found = await Promise.all(['orders', 'users', 'taken'].map((stream) => env.ids(stream)))
+    expect(found).toEqual([[...ids, tooLarge], [tooLarge], [refused]])
+    expect(await rejected(env)).toHaveLength(2)
   })
 })

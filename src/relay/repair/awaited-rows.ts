@@ -7,6 +7,7 @@ import { closeRedis, type RedisClient } from '../../redis/client/connect.js'
 import { readEventIds } from '../../redis/streams/repair.js'
 import type { StateStore } from '../confirm/state-store.js'
 import type { RowRouter } from '../source/row-router.js'
+import { NOT_REJECTED, withRejected } from './rejected-rows.js'
 import type { SettledRows } from './settled-rows.js'
 
 /** The clocks of Postgres and Redis may differ by so much. */
@@ -67,10 +68,9 @@ export class AwaitedRows {
     const list = xids.map((xid) => `${pg.escapeLiteral(xid)}::xid8`).join(', ')
     await postgres.query(
       `declare awaited no scroll cursor with hold for
+       with ${withRejected(lineage.lineage)}
        select id::text, ${columns.join(', ')} from outrider.outbox as o
-       where txid = any (array[${list}]) and ${await amongTxids(postgres, xids)} and not exists (
-         select from outrider.incident
-         where lineage = ${pg.escapeLiteral(lineage.lineage)} and kind = 'rejected' and event_id = o.id::text)`,
+       where txid = any (array[${list}]) and ${await amongTxids(postgres, xids)} and ${NOT_REJECTED}`,
     )
     for (;;) {
       const { rows } = await postgres.query<(string | null)[]>({

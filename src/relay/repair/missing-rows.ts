@@ -1,6 +1,7 @@
 import pg from 'pg'
 import { batchesOf } from '../../base/in-batches.js'
 import { fromTxid } from '../../postgres/outbox/txid-index.js'
+import { NOT_REJECTED, withRejected } from './rejected-rows.js'
 
 export interface MissingRowsOptions {
   /** A connection of its own: the result stands in a cursor. */
@@ -121,10 +122,7 @@ export class MissingRows {
             pg_snapshot_xmax(snapshot), pg_snapshot_xmin(snapshot),
             (select count(*) from pg_snapshot_xip(snapshot)) desc))[1] end as bound
           from gap group by stream
-      ), rejected as materialized (
-        select distinct event_id from outrider.incident
-         where lineage = ${lineage} and kind = 'rejected' and event_id is not null
-      )
+      ), ${withRejected(this.#options.lineage)}
       select o.bucket, o.id, coalesce(octet_length(o.data::text), 0) + ${OTHER_BYTES} as size,
              ${committed} as committed, o.seq
         from outrider.outbox as o join affected as a on a.stream = o.stream
@@ -133,7 +131,7 @@ export class MissingRows {
            coalesce(a.bound, (select first_snapshot from outrider.lineage where lineage = ${lineage}))) is not true
          and not exists (select from outrider.present as p where p.lineage = ${lineage} and p.session = ${session} and p.stream = o.stream
              and p.id = o.id)
-         and not exists (select from rejected where event_id = o.id::text)`
+         and ${NOT_REJECTED}`
   }
 }
 
