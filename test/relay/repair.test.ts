@@ -5,7 +5,7 @@ import { until } from '../../testkit/services/index.js'
 import { holdLock } from '../support/lock-holder.js'
 import { isBefore18 } from './gap-slot-env.js'
 import { losses } from './redis-loss-env.js'
-import { relayTest as test } from './relay-env.js'
+import { type RelayEnv, relayTest as test } from './relay-env.js'
 import { advanceSlot, openTransaction, putBack, REPAIR, repaired, repairedUnderLoad, someEvents } from './repair-env.js'
 import { rejected } from './rows-env.js'
 
@@ -135,4 +135,32 @@ describe.concurrent('a repair', () => {
     expect(found).toEqual([[...ids, tooLarge], [tooLarge], [refused]])
     expect(await rejected(env)).toHaveLength(2)
   })
+
+  test('of a stream that two gaps name, with more streams between than are read at once, comes to its end', async ({
+    env,
+  }) => {
+    const relay = await env.streamingRelay()
+    const ids = await someEvents(env)
+    await relay.stop()
+    await env.redis.flushall()
+    await openGapPerStream(env, 'orders')
+    await env.postgres.query(
+      `with gap as (insert into outrider.incident (lineage, kind, reason) select lineage, 'gap', 'stream_behind' from outrider.lineage
+         returning id)
+       insert into outrider.gap_stream (incident, stream_key)
+         select id, 'a' || n from gap, generate_series(1, 1000) as n union all select id, 'orders' from gap`,
+    )
+    await env.relay(REPAIR)
+    await putBack(env)
+    expect(await env.ids('orders')).toEqual(ids)
+  })
 })
+
+/** As an earlier version did. */
+async function openGapPerStream(env: RelayEnv, ...streams: string[]): Promise<void> {
+  await env.postgres.query(
+    `insert into outrider.incident (lineage, kind, reason, stream)
+     select lineage, 'gap', 'stream_behind', stream from outrider.lineage, unnest($1::text[]) as stream`,
+    [streams],
+  )
+}

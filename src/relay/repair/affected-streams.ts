@@ -59,7 +59,8 @@ export interface SourceGap {
 /** The streams that a repair concerns: finds their bounds, moves their heads to the place, and reads what they hold. */
 export class AffectedStreams {
   readonly #options: AffectedStreamsOptions
-  readonly #found: FoundStream[] = []
+  /** By key: an earlier version may have named a stream in a gap of its own. */
+  readonly #found = new Map<string, FoundStream>()
   /** By stream, for all of its partitions, whose rows are looked for together: no entry of one is older; null: any may be. */
   readonly #since = new Map<string, Date | null>()
   readonly refused: RefusedStreams
@@ -70,7 +71,7 @@ export class AffectedStreams {
   }
 
   get size(): number {
-    return this.#found.length + this.refused.size
+    return this.#found.size + this.refused.size
   }
 
   /** Looks at every stream, and records what is known to be in it. */
@@ -95,7 +96,7 @@ export class AffectedStreams {
     const { lineage, repair, confirmed, ownership } = this.#options
     const prefix = placePrefix(repair.timeline, confirmed)
     putBack.begin({ timeline: repair.timeline, confirmed, index: await this.#firstIndex(prefix) })
-    await inBatches(this.#found, HEADS_AT_ONCE, async (found) => {
+    await inBatches(this.#found.values(), HEADS_AT_ONCE, async (found) => {
       const place = putBack.next()
       const stream = { key: found.key, lineage: lineage.lineage, session: ownership.session }
       const reply = await prepareRepair(client, stream, found, place)
@@ -112,7 +113,7 @@ export class AffectedStreams {
     const { lineage, repair } = this.#options
     const present = new PresentIds(this.#options.client, lineage.lineage, repair.session)
     await present.clear()
-    await inBatches(this.#found, READ_AT_ONCE, async ({ key }) => {
+    await inBatches(this.#found.keys(), READ_AT_ONCE, async (key) => {
       try {
         const since = this.#since.get(streamOf(key))
         const from = since ? `${since.getTime()}-0` : '-'
@@ -142,7 +143,7 @@ export class AffectedStreams {
         const streams = keys.map((key) => ({ key, ...NO_BOUND }))
         await boundStreams(this.#options.client, { id: incident, session: repair.session }, streams)
       }
-      if (!boundsAlone) this.#found.push(...found.values())
+      if (!boundsAlone) this.#add(found)
     }
   }
 
@@ -150,7 +151,7 @@ export class AffectedStreams {
     const { repair, source } = this.#options
     for (const batch of batchesOf(heads, 1_000)) {
       const found = await this.#lookAtEach(client, new Map(batch))
-      this.#found.push(...found.values())
+      this.#add(found)
       if (source === undefined) continue
       const streams = batch.map(([key]) => {
         return { key, ...boundAtSource(found.get(key), source.bound) }
@@ -158,6 +159,10 @@ export class AffectedStreams {
       const bounds = await boundStreams(this.#options.client, { id: source.id, session: repair.session }, streams)
       for (const [key, since] of bounds) this.#setSince(key, since)
     }
+  }
+
+  #add(found: ReadonlyMap<string, FoundStream>): void {
+    for (const [key, stream] of found) this.#found.set(key, stream)
   }
 
   /** Of two gaps, and of two partitions, the one that reaches further back counts. */
@@ -212,7 +217,7 @@ export class AffectedStreams {
 
   /** The first index at the place that no head has, and no rejected row. */
   async #firstIndex(prefix: string): Promise<number> {
-    const taken = this.#found.map(({ head }) => head.position)
+    const taken = Array.from(this.#found.values(), ({ head }) => head.position)
     const { rows } = await this.#options.client.query<{ position: string | null }>(
       `select max(position) as position from outrider.incident
        where lineage = $1 and kind = 'rejected' and position between $2 || '00000000' and $2 || 'ffffffff'`,
