@@ -1,10 +1,10 @@
 import { describe, expect } from 'vitest'
 import { openGaps, recordLostStreams } from '../../src/postgres/state/gaps.js'
-import { openIncident } from '../../src/postgres/state/incidents.js'
+import { closeIncident, openIncident } from '../../src/postgres/state/incidents.js'
 import { until } from '../../testkit/services/index.js'
 import { holdLock } from '../support/lock-holder.js'
 import { isBefore18 } from './gap-slot-env.js'
-import { losses } from './redis-loss-env.js'
+import { losses, saved } from './redis-loss-env.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 import { advanceSlot, openTransaction, putBack, REPAIR, repaired, repairedUnderLoad, someEvents } from './repair-env.js'
 import { rejected } from './rows-env.js'
@@ -154,6 +154,24 @@ describe.concurrent('a repair', () => {
     await putBack(env)
     expect(await env.ids('orders')).toEqual(ids)
   })
+
+  test.for([
+    ['a gap is closed', closeUsers],
+    ['rows are deleted, and the count is an hour old', deleteUsers],
+  ] as const)('of too many events begins by itself once %s, which leaves few enough', async ([, leaveOut], { env }) => {
+    const relay = await env.streamingRelay()
+    const users = await env.insert('users')
+    const ids = await someEvents(env)
+    await saved(env, 2)
+    await relay.stop()
+    await env.redis.flushall()
+    await openGapPerStream(env, 'users', 'orders')
+    const again = await env.relay({ ...REPAIR, OUTRIDER_REPAIR_MAX_EVENTS: '5' })
+    await again.is({ role: 'halted', reason: 'repair_too_large' })
+    await leaveOut(env, users)
+    await putBack(env)
+    expect([await env.ids('users'), await env.ids('orders')]).toEqual([[], ids])
+  })
 })
 
 /** As an earlier version did. */
@@ -163,4 +181,14 @@ async function openGapPerStream(env: RelayEnv, ...streams: string[]): Promise<vo
      select lineage, 'gap', 'stream_behind', stream from outrider.lineage, unnest($1::text[]) as stream`,
     [streams],
   )
+}
+
+async function closeUsers(env: RelayEnv): Promise<void> {
+  const { rows } = await env.postgres.query("select id::text from outrider.incident where stream = 'users'")
+  await closeIncident(env.postgres, rows[0].id)
+}
+
+async function deleteUsers(env: RelayEnv, id: string): Promise<void> {
+  await env.postgres.query('delete from outrider.outbox where id = $1', [id])
+  await env.postgres.query("update outrider.repair set began_at = began_at - interval '1 hour'")
 }

@@ -23,7 +23,7 @@ export interface Repair {
   beganAt: Date
   /** How often it began to append before. */
   attempts: number
-  /** What was missing when it was looked at last; undefined: that was not known yet. */
+  /** What was missing when it was looked at last; undefined: that is not known, or no longer. */
   found: { rows: number; bytes: number } | undefined
 }
 
@@ -40,8 +40,14 @@ interface RepairRow {
   bytes: number | null
 }
 
-const COLUMNS = `session::text as session, began_at, timeline, snapshot::text, until_lsn::text as until, unsettled::text[] as unsettled, every_stream, attempts,
-  found::float8 as found, bytes::float8 as bytes`
+const columns = (
+  found: string,
+) => `session::text as session, began_at, timeline, snapshot::text, until_lsn::text as until,
+  unsettled::text[] as unsettled, every_stream, attempts, (${found})::float8 as found, bytes::float8 as bytes`
+
+/** A count of missing rows that is older than this, or than the end of a gap, may be too high. */
+const FOUND = `case when began_at > clock_timestamp() - interval '1 hour' and not exists (
+  select from outrider.incident where lineage = repair.lineage and kind = 'gap' and closed_at > began_at) then found end`
 
 const fromRow = ({ until, began_at, every_stream, found, bytes, ...same }: RepairRow): Repair => ({
   ...same,
@@ -52,7 +58,9 @@ const fromRow = ({ until, began_at, every_stream, found, bytes, ...same }: Repai
 })
 
 export async function loadRepair(client: pg.ClientBase, lineage: string): Promise<Repair | undefined> {
-  const { rows } = await client.query<RepairRow>(`select ${COLUMNS} from outrider.repair where lineage = $1`, [lineage])
+  const { rows } = await client.query<RepairRow>(`select ${columns(FOUND)} from outrider.repair where lineage = $1`, [
+    lineage,
+  ])
   return rows[0] && fromRow(rows[0])
 }
 
@@ -99,7 +107,7 @@ export async function beginRepair(
        every_stream = excluded.every_stream, snapshot = excluded.snapshot, until_lsn = excluded.until_lsn,
        unsettled = excluded.unsettled, put_back = 0, found = null, bytes = null,
        began_at = clock_timestamp()
-     returning ${COLUMNS}`,
+     returning ${columns('found')}`,
     [
       repair.lineage,
       repair.session,
