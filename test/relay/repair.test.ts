@@ -1,6 +1,8 @@
 import { describe, expect } from 'vitest'
-import { openGaps, recordLostStreams } from '../../src/postgres/state/gaps.js'
-import { closeIncident, openIncident } from '../../src/postgres/state/incidents.js'
+import { incidentText } from '../../src/cli/incidents-text.js'
+import { type OpenGap, openGaps, recordLostStreams } from '../../src/postgres/state/gaps.js'
+import { closeIncident, getIncident, openIncident } from '../../src/postgres/state/incidents.js'
+import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { until } from '../../testkit/services/index.js'
 import { holdLock } from '../support/lock-holder.js'
 import { isBefore18 } from './gap-slot-env.js'
@@ -171,6 +173,28 @@ describe.concurrent('a repair', () => {
     await leaveOut(env, users)
     await putBack(env)
     expect([await env.ids('users'), await env.ids('orders')]).toEqual([[], ids])
+  })
+
+  test('of a stream that was copied entry by entry after a trim says so, and loses nothing', async ({ env }) => {
+    const first = await env.streamingRelay()
+    const ids = await someEvents(env)
+    await first.stop()
+    await env.redis.xtrim('orders', 'MAXLEN', 2)
+    const kept = await env.redis.xrange('orders', '-', '+')
+    await env.redis.del('orders')
+    for (const [entry, fields] of kept) await env.redis.xadd('orders', entry, ...fields)
+    const second = await env.relay()
+    await second.is({ role: 'halted', reason: 'stream_behind' })
+    await second.stop()
+    const [{ id }] = (await openGaps(env.postgres, (await currentLineage(env.postgres, env.slot))!.lineage)) as [
+      OpenGap,
+    ]
+    expect(incidentText((await getIncident(env.postgres, id))!)).toMatch(
+      /orders: .*the stream was copied entry by entry, .*trimmed events may be put back/,
+    )
+    await env.relay(REPAIR)
+    await repaired(env)
+    expect(await env.ids('orders')).toEqual([...ids.slice(3), ...ids.slice(0, 3)])
   })
 })
 

@@ -77,6 +77,17 @@ local function before(a, b)
   return ms < otherMs or (ms == otherMs and tonumber(seq) < tonumber(otherSeq))
 end
 
+-- A stream of which every entry was added to another one has no memory of those that were trimmed.
+local function isCopied(info)
+  if info['entries-added'] ~= info['length'] or info['max-deleted-entry-id'] ~= '0-0' then return false end
+  local entries = redis.pcall('XRANGE', stream, at.entry, at.entry)
+  local fields = entries[1] and entries[1][2] or {}
+  for k = 1, #fields, 2 do
+    if fields[k] == 'id' then return fields[k + 1] == at.event end
+  end
+  return false
+end
+
 -- `added`: entries ever added to the stream; Redis 6.2 does not count them.
 local added
 local reported = redis.pcall('XINFO', 'STREAM', stream)
@@ -96,6 +107,10 @@ else
     -- only where they were trimmed, and then as many were removed as there were.
     local first = info['recorded-first-entry-id']
     local was = tonumber(stored[5] or '')
+    if added and was and added < was and isCopied(info) then
+      return reply('BEHIND', at, 0, 0, 'the stream was copied entry by entry, so its counters begin at zero; '
+        .. 'trimmed events may be put back, which doubles them and loses nothing')
+    end
     if added and was and (added < was
       or ((first == '0-0' or before(at.entry, first)) and added - info['length'] < was)) then
       return reply('BEHIND', at, 0, 0, 'the stream is another one than the head was written beside')
