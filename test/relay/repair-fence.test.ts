@@ -1,9 +1,10 @@
 import pino from 'pino'
 import { describe, expect } from 'vitest'
 import { OWN_OUTBOX } from '../../src/config/schema.js'
-import { boundStreams, recordLostStreams } from '../../src/postgres/state/gaps.js'
+import { ZERO_POSITION } from '../../src/event/position.js'
+import { boundStreams, recordLostStreams, removeFoundAgain } from '../../src/postgres/state/gaps.js'
 import { currentLineage, type Lineage } from '../../src/postgres/state/lineage.js'
-import { beginRepair } from '../../src/postgres/state/repairs.js'
+import { beginRepair, savePutBackHeads } from '../../src/postgres/state/repairs.js'
 import { recordSession } from '../../src/postgres/state/sessions.js'
 import { StateStore } from '../../src/relay/confirm/state-store.js'
 import { MissingRows, PresentIds } from '../../src/relay/repair/missing-rows.js'
@@ -155,6 +156,30 @@ describe.concurrent('a repair that was frozen and has lost the lock of its slot'
     expect((await missing(SESSIONS[0])).rows).toBe(0)
     expect((await missing(SESSIONS[1])).rows).toBe(1)
   })
+})
+
+test('a repair saves no head of a stream that a frozen session has taken out of its gap', async ({ env }) => {
+  const { lineage } = await lineageOf(env)
+  await env.postgres.query('select pg_advisory_lock(1)')
+  const walsender = await processId(env)
+  const streams = ['orders', 'users'].map((key) => ({ key, snapshot: null, since: null, head: null, detail: {} }))
+  const id = await recordLostStreams(env.postgres, { lineage, walsender }, streams)
+  const repair = { lineage, session: SESSIONS[1], incidents: [id], walsender }
+  await beginRepair(env.postgres, { ...repair, timeline: 1, everyStream: false })
+  const head = { position: ZERO_POSITION, event: '', entry: '0-0' }
+  const save = () =>
+    savePutBackHeads(env.postgres, {
+      ...{ ...repair, refused: [], putBack: 0 },
+      heads: new Map(streams.map(({ key }) => [key, head])),
+    })
+  const savedHeads = async () => (await env.postgres.query('select from outrider.head')).rowCount
+  await removeFoundAgain(env.postgres, id, ['users'])
+  await expect(save()).rejects.toThrow('Stream users was taken out of its gap')
+  expect(await savedHeads()).toBe(0)
+
+  await recordLostStreams(env.postgres, { lineage, walsender }, streams)
+  await save()
+  expect(await savedHeads()).toBe(2)
 })
 
 /** A repair that awaits the transaction of one event of `orders`, which is not in its stream. */

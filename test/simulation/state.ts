@@ -91,7 +91,7 @@ export class State {
     if (confirmed > this.confirmed) this.confirmed = confirmed
   }
 
-  /** repairs.ts: false where another session leads, or has begun to repair. */
+  /** repairs.ts: false where another session leads, or has begun to repair, or a stream is in no gap any longer. */
   savePutBackHeads(
     holdsLock: boolean,
     session: string,
@@ -99,6 +99,7 @@ export class State {
     gaps: readonly Gap[],
   ): boolean {
     if (!holdsLock || this.repair?.session !== session) return false
+    if ([...heads.keys()].some((key) => !gaps.some(({ streams }) => streams.has(key)))) return false
     const repairedBy = this.sessions.get(session)!
     for (const [key, head] of heads) this.#saveHead(key, { ...head, repairedBy })
     for (const gap of gaps) gap.isRepaired = true

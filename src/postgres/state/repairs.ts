@@ -178,6 +178,7 @@ export async function savePutBackHeads(client: pg.ClientBase, work: PutBack): Pr
   const { lineage, session, heads, refused, incidents, putBack, walsender } = work
   await inTransaction(client, async () => {
     await savePutBack(client, work, putBack)
+    await requireInGap(client, work)
     // A session that leads since then may have moved the confirmed LSN, from where WAL is read.
     const { rowCount } = await client.query(`select where ${holdsLock('$1')}`, [walsender])
     if (rowCount === 0) throw lockLost()
@@ -189,6 +190,20 @@ export async function savePutBackHeads(client: pg.ClientBase, work: PutBack): Pr
     )
     await client.query('delete from outrider.present where lineage = $1', [lineage])
   })
+}
+
+/**
+ * Rows are looked for in the streams that the gaps name. A session that was frozen may have taken a stream out of its gap, as one that is
+ * whole, after its bound was read: nothing was put back into it, and its head is at the place.
+ */
+async function requireInGap(client: pg.ClientBase, { heads, incidents }: PutBack): Promise<void> {
+  const { rows } = await client.query<{ key: string }>(
+    `select key from unnest($1::text[]) as key
+     where not exists (select from outrider.gap_stream where incident = any ($2) and stream_key = key) limit 1`,
+    [[...heads.keys()], incidents],
+  )
+  if (rows[0])
+    throw new Error(`Stream ${rows[0].key} was taken out of its gap while it was repaired: the repair begins again.`)
 }
 
 /** These transactions are settled: none of their rows is missing. Nothing is written where another session has begun a repair since. */
