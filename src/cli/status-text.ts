@@ -197,7 +197,7 @@ function findingLines(findings: readonly StatusFinding[]): string[] {
     .slice(0, MAX_FINDINGS)
     .flatMap(({ is, next }) => [
       `${paint('red', '✗')} ${wrap(printable(is), outputWidth() - 2, '  ')}`,
-      ...next.map((step) => `    ${paint('cyan', printable(step))}`),
+      ...next.flatMap((step) => step.split('\n')).map((step) => `    ${paint('cyan', printable(step))}`),
     ])
   const left = findings.length - MAX_FINDINGS
   return left > 0 ? [...shown, `… and ${plural(left, 'more problem')}; --json has all of them`] : shown

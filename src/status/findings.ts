@@ -5,15 +5,14 @@ import { type Halting, haltingIncidents, inStreams } from '../postgres/state/hal
 import { isSelfRepairing, repairPolicy } from '../postgres/state/repair-state.js'
 import { classifyRedis } from '../redis/client/errors.js'
 import { answerOf } from './asked.js'
-import { compareIds } from './attempts.js'
 import { finding, type StatusFinding } from './finding.js'
 import { formatDuration, formatSize, plural } from './format.js'
 import { groupFindings } from './group-findings.js'
-import { baseOf } from './groups.js'
 import type { LineageStatus, PostgresStatus } from './postgres.js'
 import type { RedisStatus } from './redis.js'
 import { describeRepair } from './repair-text.js'
 import type { Status } from './status.js'
+import { streamFindings } from './stream-findings.js'
 
 /** The problems of a status, the most serious first. Pure. */
 export function findingsOf(status: Status, config: Config): StatusFinding[] {
@@ -51,10 +50,10 @@ function postgresFindings(postgres: PostgresStatus, status: Status, config: Conf
   }
   const halting = haltingOf(lineage, postgres.version, config)
   return [
-    ...incidentFindings(lineage, halting),
+    ...incidentFindings(lineage, halting, status),
     ...relayFindings(lineage, halting, status, config),
     ...slotFindings(lineage, config),
-    ...backlogFindings(lineage, status),
+    ...backlogFindings(lineage, halting, status),
   ]
 }
 
@@ -63,26 +62,29 @@ export const haltingOf = ({ incidents, outboxTable }: LineageStatus, version: nu
   haltingIncidents(incidents.newest, incidents.repair, version, repairPolicy(config, outboxTable))
 
 /** One that is repaired and waits for transactions is none: nothing is held up. */
-const haltingFindings = (halting: readonly Halting[]): StatusFinding[] =>
+const haltingFindings = (halting: readonly Halting[], { relay }: Status): StatusFinding[] =>
   halting
     .filter(({ repair }) => repair.is !== 'settling')
     .map(({ incident, repair, steps, byItself }) => {
       const { id, kind, reason, openedAt } = incident
+      // Its `onGap` is not the one of this configuration.
+      const waits = byItself && repair.is === 'due' && relay?.role === 'halted' && relay.reason === reason
       const what = `${kind} ${reason}${inStreams(incident)}, since ${openedAt.toISOString()}.`
       const show = `outrider incidents show ${id}`
       const progress = describeRepair(repair)
-      if (byItself) {
+      if (byItself && !waits) {
         const is = `Incident ${id} is being repaired: ${what} ${progress ?? 'The relay puts back what is missing, by itself.'}`
         return finding('gap-repairing', is, show)
       }
       const is = `Incident ${id} halts the relay: ${what}${progress ? ` ${progress}` : ''}`
-      return finding('incident-halting', is, show, ...steps.sql, ...steps.commands)
+      const repairs = waits ? [`outrider incidents repair ${id}`] : []
+      return finding('incident-halting', is, show, ...steps.sql, ...steps.commands, ...repairs)
     })
 
-function incidentFindings({ incidents }: LineageStatus, halting: readonly Halting[]): StatusFinding[] {
+function incidentFindings({ incidents }: LineageStatus, halting: readonly Halting[], status: Status): StatusFinding[] {
   const { rejected = 0, operator = 0 } = incidents.counts
   return [
-    ...haltingFindings(halting),
+    ...haltingFindings(halting, status),
     ...(rejected > 0
       ? [
           finding(
@@ -112,19 +114,26 @@ function relayFindings(
 ): StatusFinding[] {
   const findings: StatusFinding[] = []
   const alive = answerOf(redis)?.aliveSession
-  if (!leader && halting.every(({ byItself }) => byItself)) {
-    const said = relay ? ` The one on this machine says ${sayOf(relay)}.` : ''
-    const last = session ? ` The last one ran on ${session.hostname}, since ${session.startedAt.toISOString()}.` : ''
-    findings.push(finding('relay-missing', `No relay reads slot ${config.slot}.${last}${said}`, 'outrider relay'))
-  }
-  if (leader && relay && relay.reason !== undefined) {
+  const held = halting.filter(({ repair }) => repair.is !== 'settling')
+  // Between the sessions of a repair, and while it is halted, no relay holds the lock: the incident says so.
+  const isTold = held.some(({ incident, repair }) => {
+    if (relay?.state === 'repairing') return true
+    return relay?.reason === (repair.is === 'blocked' ? repair.halt.reason : incident.reason)
+  })
+  if (relay?.reason !== undefined) {
     const reasons = `docs/operations.md#reasons has ${relay.reason}.`
-    findings.push(finding('relay-blocked', `The relay says ${sayOf(relay)}.`, 'outrider check', reasons))
+    if (!isTold) findings.push(finding('relay-blocked', `The relay says ${sayOf(relay)}.`, 'outrider check', reasons))
+  } else if (!leader && halting.every(({ byItself }) => byItself)) {
+    const last = session ? ` The last one ran on ${session.hostname}, since ${session.startedAt.toISOString()}.` : ''
+    const said = relay ? ` The one on this machine says ${sayOf(relay)}.` : ''
+    findings.push(finding('relay-missing', `No relay reads slot ${config.slot}.${last}${said}`, 'outrider relay'))
   } else if (leader && !relay && alive === null) {
     const is = 'A relay reads the slot, and has not been heard in Redis for 15 s.'
     findings.push(finding('relay-silent', is, "Look at the relay's /readyz, and at its Redis URL and ACL."))
   }
-  if (typeof alive === 'string' && !sessions.includes(alive)) {
+  // A repair renews the key before it records its session. Its own guard finds a copy.
+  const mayRepair = held.some(({ incident }) => incident.kind === 'gap')
+  if (typeof alive === 'string' && !sessions.includes(alive) && !mayRepair) {
     const is = `In Redis another relay leads this lineage: session ${alive}, which is none of this database.`
     findings.push(
       finding('relay-foreign', is, 'Stop the relay of the copy of this database, or run outrider adopt there.'),
@@ -139,7 +148,7 @@ function relayFindings(
 }
 
 const sayOf = ({ role, state, reason, message }: NonNullable<Status['relay']>): string =>
-  `${role}, ${state}${reason ? `: ${reason}` : ''}${message ? ` (${message.replace(/\.$/, '')})` : ''}`
+  `${role === state ? role : `${role}, ${state}`}${reason ? `: ${reason}` : ''}${message ? ` (${message.replace(/\.$/, '')})` : ''}`
 
 function slotFindings({ slot, incidents, outboxTable }: LineageStatus, config: Config): StatusFinding[] {
   if (incidents.newest.some(({ reason }) => reason.startsWith('slot_'))) return []
@@ -160,11 +169,16 @@ function slotFindings({ slot, incidents, outboxTable }: LineageStatus, config: C
 /** Confirming comes within seconds. */
 const LATE_MS = 30_000
 
-function backlogFindings({ outbox, leader }: LineageStatus, { at }: Status): StatusFinding[] {
+function backlogFindings(
+  { outbox, leader }: LineageStatus,
+  halting: readonly Halting[],
+  { at, relay }: Status,
+): StatusFinding[] {
   const { rows = 0, oldest } = outbox?.backlog ?? {}
   const age = oldest ? at.getTime() - oldest.getTime() : 0
   if (rows === 0 || age < LATE_MS) return []
-  const next = leader ? ['outrider check', 'outrider ping'] : ['outrider relay']
+  const running = leader || relay ? ['outrider check', 'outrider ping'] : ['outrider relay']
+  const next = halting.length > 0 ? ['outrider incidents list'] : running
   return [
     finding('rows-late', `Not published yet: ${plural(rows, 'row')}, the oldest for ${formatDuration(age)}.`, ...next),
   ]
@@ -184,7 +198,10 @@ function redisFindings({ nodes, away, refused }: RedisStatus, config: Config): S
   const { mode } = parseRedisUrl(config.redis.url)
   const judged = nodes.flatMap((node) => assessNode(node, { durability: config.durability, mode }))
   const [first] = refused
-  const isPermission = first !== undefined && classifyRedis(first.error).reason === 'redis_noperm'
+  const reason = first && classifyRedis(first.error).reason
+  const isPermission = reason === 'redis_noperm'
+  const remedy = isPermission ? 'docs/redis-acl.md has the ACL line for a person who looks.' : 'outrider check'
+  const renamed = 'Rename or delete the key: docs/healing.md#guards has wrong_type.'
   return [
     ...away.map(({ name, error }) =>
       finding(
@@ -204,36 +221,9 @@ function redisFindings({ nodes, away, refused }: RedisStatus, config: Config): S
           finding(
             'redis-refused',
             `Redis ${isPermission ? 'refused to' : 'did not'} tell of ${first.key}${refused.length > 1 ? ` and ${refused.length - 1} more` : ''}: ${first.error}`,
-            isPermission ? 'docs/redis-acl.md has the ACL line for a person who looks.' : 'outrider check',
+            reason === 'wrong_type' ? renamed : remedy,
           ),
         ]
       : []),
   ]
-}
-
-/** A relay that runs records a gap for these; without one it is not noticed. */
-function streamFindings(
-  { missing, streams }: RedisStatus,
-  { streams: saved, incidents }: LineageStatus,
-): StatusFinding[] {
-  const recorded = new Set(incidents.lostStreams)
-  const heads = new Map(saved.heads.map(({ key, entry }) => [key, entry]))
-  const gone = missing.filter((key) => heads.has(key) && !recorded.has(key))
-  const behind = streams.filter(({ key, last }) => !recorded.has(key) && compareIds(last, heads.get(key) ?? '0-0') < 0)
-  const lost = [...gone, ...behind.map(({ key }) => key)]
-  if (lost.length === 0) return []
-  const is = `Redis has lost events of ${namesOf(lost)}: ${gone.length > 0 ? 'deleted, evicted, or' : ''} put back to an earlier state.`
-  return [
-    finding(
-      'stream-lost',
-      is.replace(':  ', ': '),
-      'outrider incidents list',
-      'The relay records a gap when it looks.',
-    ),
-  ]
-}
-
-export const namesOf = (keys: readonly string[]): string => {
-  const names = [...new Set(keys.map(baseOf))]
-  return names.length > 3 ? `${names.slice(0, 3).join(', ')} and ${names.length - 3} more streams` : names.join(', ')
 }

@@ -47,7 +47,7 @@ export function totalStreams({ streams, groups }: RedisStatus): StreamTotal[] {
     length: sum(partitions.map(({ length }) => length)),
     bytes: sumKnown(partitions.map(({ bytes }) => bytes)),
     oldest: least(partitions.filter(({ length }) => length > 0).map(({ first }) => timeOf(first))),
-    newest: greatest(partitions.map(({ last }) => timeOf(last))),
+    newest: greatest(partitions.map(({ last }) => timeOf(last)).filter((time) => time > 0)),
     floor: floorOf(needed.get(stream) ?? []),
   }))
 }

@@ -6,6 +6,7 @@ import { status } from '../../src/cli/status.js'
 import { widthOf } from '../../src/cli/table.js'
 import { deadKey, headKey, retriesKey, waitingDueKey, waitingKey } from '../../src/event/names.js'
 import { recordLostStreams } from '../../src/postgres/state/gaps.js'
+import { acceptHeads } from '../../src/postgres/state/heads.js'
 import { openIncident } from '../../src/postgres/state/incidents.js'
 import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { entryOf } from '../../testkit/entry.js'
@@ -160,6 +161,44 @@ describe('a relay', () => {
     expect((await run(env)).text).toMatch(/^incidents +none open; repaired, waiting for transactions: 1 gap$/m)
   })
 
+  relayTest(
+    'that says itself that it is halted: the incident, although this configuration repairs',
+    async ({ env }) => {
+      const relay = await env.streamingRelay({ OUTRIDER_ON_GAP: 'halt' })
+      const config = { http: { port: relay.httpPort, host: '127.0.0.1' } }
+      await env.insert('orders')
+      await until(async () => (await env.postgres.query('select from outrider.head')).rowCount === 1)
+      await env.redis.flushall()
+      await until(async () => {
+        const { relay } = (await json(env, { config })) as { relay?: { says?: { state?: string } } }
+        return relay?.says?.state === 'halted'
+      })
+      const halted = await json(env, { config })
+      expect(ids(halted)).toEqual(['incident-halting'])
+      const { rows } = await env.postgres.query<{ id: string }>('select id::text from outrider.incident')
+      expect(halted.findings[0]?.next).toEqual([
+        `outrider incidents show ${rows[0]?.id}`,
+        `outrider incidents repair ${rows[0]?.id}`,
+      ])
+    },
+  )
+
+  relayTest('whose publication leaves rows out: the statements, each on a line of its own', async ({ env }) => {
+    const lineage = await publish(env, 'orders')
+    const detail = { publication: 'outrider', table: 'outrider.outbox', omissions: 'leaves out rows of it' }
+    await openIncident(env.postgres, { lineage, kind: 'gap', reason: 'publication_changed', detail })
+    const { text } = await run(env)
+    expect(text).toContain('    begin;\n    drop publication "outrider";\n')
+  })
+
+  relayTest('whose loss was accepted: a stream that is gone since is no loss', async ({ env }) => {
+    const lineage = await publish(env, 'orders')
+    await env.redis.del('orders')
+    expect(ids(await json(env))).toContain('stream-lost')
+    await acceptHeads(env.postgres, lineage, 'stream_key = $2', ['orders'])
+    expect(ids(await json(env))).not.toContain('stream-lost')
+  })
+
   relayTest('whose slot is gone: the relay repairs that, or adopt where it does not', async ({ env }) => {
     await publish(env, 'orders')
     await env.postgres.query('select pg_drop_replication_slot($1)', [env.slot])
@@ -175,6 +214,9 @@ describe('a relay', () => {
     const lineage = await publish(env, 'orders')
     await env.redis.set(`outrider:{${lineage}}:alive`, 'somebody')
     expect(ids(await json(env))).toContain('relay-foreign')
+    // A repair renews the key before it records its session.
+    await openIncident(env.postgres, { lineage, kind: 'gap', reason: 'publication_missing' })
+    expect(ids(await json(env))).not.toContain('relay-foreign')
   })
 })
 
@@ -278,7 +320,14 @@ describe('consumer groups', () => {
     await env.redis.del('mails')
     expect(found(await json(env), 'stream-lost')?.is).toContain('Redis has lost events of mails')
     await env.redis.set('mails', 'no stream')
-    expect(found(await json(env), 'redis-refused')?.is).toMatch(/mails: WRONGTYPE/)
+    expect(found(await json(env), 'redis-refused')).toMatchObject({
+      is: expect.stringMatching(/mails: WRONGTYPE/),
+      next: [expect.stringContaining('docs/healing.md#guards')],
+    })
+    await group(env, 'search', 'empty')
+    await publish(env, 'empty').then(() => env.redis.del('empty'))
+    await group(env, 'search', 'empty')
+    expect((await run(env)).text).toMatch(/^empty +0 +\S+ B *$/m)
   })
 
   relayTest('that a database knows, and Redis does not', async ({ env }) => {
