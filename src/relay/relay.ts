@@ -107,11 +107,12 @@ export class Relay {
   /** Does the next session repair what ended this one, or stream after it has repaired? Waits before a repair. */
   async #repairs(error: unknown): Promise<boolean> {
     if (error instanceof RepairedError) return true
+    const wait = Math.max(BEFORE_REPAIR, this.#repairPause.milliseconds)
     if (error instanceof GapError && repairsByItself(this.#config, error.reason)) {
       this.#metrics.errors.inc({ target: 'outrider', code: error.reason })
-      this.#report('starting', 'repairing', error.reason, `${error.finding} It is repaired from the outbox.`)
+      this.#report('starting', 'repairing', error.reason, `${error.finding} ${beginning(wait)}`)
     } else if (!(error instanceof UnsettledError)) return false
-    await pause(Math.max(BEFORE_REPAIR, this.#repairPause.milliseconds), this.#stop.signal)
+    await pause(wait, this.#stop.signal)
     return true
   }
 
@@ -161,6 +162,12 @@ interface SessionErrorClass {
   /** No one foresaw it: the stack goes into the log. */
   bug: boolean
 }
+
+/** `wait`: milliseconds. */
+const beginning = (wait: number): string =>
+  wait < 1_000
+    ? 'The repair from the outbox begins now.'
+    : `The repair from the outbox begins in ${Math.ceil(wait / 1_000)} s: the pause grows while repairs follow each other.`
 
 /** What ended a session, and what follows. */
 export function classifySessionError(error: unknown): SessionErrorClass {

@@ -123,6 +123,7 @@ export class GapRepair {
     await stateStore.inTurn((postgres) => recordSourceGaps(postgres, lineage))
     // The snapshot of this repair takes the place of the one that they wait by.
     await reopenRepaired(client, lineage.lineage, stateStore.walsender)
+    await this.#readGaps()
     await this.#putBack.publisher.start()
     await this.#heads.verify()
     await this.#readGaps()
@@ -242,7 +243,11 @@ export class GapRepair {
     const { appended } = this.#putBack
     this.#options.metrics.repairPutBack(appended)
     const left = this.#rows?.left ?? 0
-    const progress = left > 0 ? `${appended} of ${left} events are put back.` : 'Looks for what is missing.'
-    this.#options.report('repairing', this.#gaps[0]?.reason ?? 'gap', `A gap is repaired from the outbox. ${progress}`)
+    const progress = left > 0 ? `${appended} of ${left} events are put back.` : 'Looking for the missing events.'
+    this.#options.report(
+      'repairing',
+      this.#gaps[0]?.reason ?? 'gap',
+      `The relay repairs a gap from the outbox. ${progress}`,
+    )
   }
 }

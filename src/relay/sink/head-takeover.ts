@@ -245,8 +245,7 @@ export function throwRefusals(looks: readonly HeadLook[]): void {
 }
 
 const suspicion = (looks: readonly HeadLook[]): string =>
-  `Redis seems to have lost events of ${looks.length} ${looks.length === 1 ? 'stream' : 'streams'}, ` +
-  `${looks[0]?.key} among them. Looking again over another connection.`
+  `Redis seems to have lost events of ${looks.length === 1 ? 'stream' : `${looks.length} streams, among them`} ${looks[0]?.key}. Looking again over another connection.`
 
 /** When the head's event was appended, by the clock of Redis; null where there is none. */
 const timeOf = ({ entry }: Head): string | null => {

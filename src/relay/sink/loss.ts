@@ -19,7 +19,9 @@ export class LossError extends Error {
     readonly expected: Position,
   ) {
     const why = reply.error && `: ${reply.error}`
-    super(`${status} at stream ${key}${why} (head ${reply.head.position}, expected ${expected} or later)`)
+    const what = status === 'BEHIND' ? `Stream ${key} is behind its saved head` : `${status} at stream ${key}`
+    const found = reply.head.position === ZERO_POSITION ? 'none' : reply.head.position
+    super(`${what}${why} (head ${found}, expected ${expected} or later)`)
   }
 }
 
