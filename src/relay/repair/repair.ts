@@ -244,10 +244,7 @@ export class GapRepair {
     this.#options.metrics.repairPutBack(appended)
     const left = this.#rows?.left ?? 0
     const progress = left > 0 ? `${appended} of ${left} events are put back.` : 'Looking for the missing events.'
-    this.#options.report(
-      'repairing',
-      this.#gaps[0]?.reason ?? 'gap',
-      `The relay repairs a gap from the outbox. ${progress}`,
-    )
+    const reason = this.#gaps[0]?.reason ?? 'gap'
+    this.#options.report('repairing', reason, `The relay repairs a gap from the outbox. ${progress}`)
   }
 }
