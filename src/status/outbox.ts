@@ -1,5 +1,6 @@
 import type pg from 'pg'
 import { sqlState } from '../postgres/client/transaction.js'
+import { BUCKETS } from '../postgres/outbox/buckets.js'
 
 /** What of Outrider's own outbox table is not confirmed yet, and how large the table is. */
 export interface OutboxStatus {
@@ -30,8 +31,6 @@ const QUERY_CANCELED = '57014'
 const INSUFFICIENT_PRIVILEGE = '42501'
 /** A transaction that was open for longer before the checkpoint may hide a row. */
 const MAX_TRANSACTION_MS = 3_600_000
-
-export const BUCKETS = [0, 1, 2, 3, 4, 5, 6, 7]
 
 export async function readOutbox(client: pg.ClientBase, lineage: string, proof: Proof): Promise<OutboxStatus> {
   const { rows } = await client.query<{ bytes: number; estimatedRows: number }>(

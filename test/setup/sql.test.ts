@@ -104,12 +104,12 @@ describe('every object', () => {
       'outrider_consumer update inbox.processed_at',
       'outrider_consumer update subscription worker',
       'outrider_relay delete checkpoint gap_stream head present repair',
-      'outrider_relay execute outbox_oid publication_state',
+      'outrider_relay execute bucket bucket_seconds empty_bucket examine_bucket outbox_oid publication_state',
       'outrider_relay insert checkpoint gap_stream head incident present repair session stream',
-      'outrider_relay select checkpoint gap_stream head incident lineage migration outbox present rejected repair session stream',
+      'outrider_relay select checkpoint emptied gap_stream head incident lineage migration outbox present rejected repair session stream',
       'outrider_relay update gap_stream head incident repair stream',
       'outrider_relay update lineage.confirmed_lsn lineage.publication_state lineage.redis lineage.timeline',
-      'outrider_writer execute publish uuid_v7 valid_headers',
+      'outrider_writer execute bucket bucket_seconds publish uuid_v7 valid_headers',
       `outrider_writer insert ${['causation_id', 'correlation_id', 'created_at', 'data', 'headers', 'id', 'schema_version', 'stream', 'subject', 'type'].map((column) => `outbox.${column}`).join(' ')}`,
     ])
   })

@@ -20,6 +20,7 @@ import {
   storedLineage,
 } from '../state/lineage.js'
 import { fixPartitions } from '../state/partitions.js'
+import { setBucketDefault } from './bucket-default.js'
 import { type Granted, type Grants, grantRoles } from './grants.js'
 import { migrate } from './migrate.js'
 import { describeRenamedSchema, findRenamedSchema } from './renamed-schema.js'
@@ -79,21 +80,24 @@ export async function setUp(client: pg.ClientBase, options: SetupOptions): Promi
   if (options.outboxTable !== OWN_OUTBOX.table) await grantReading(client, table)
   else if (options.maxEventBytes !== undefined) await limitData(client, options.maxEventBytes)
   const streams = await fixPartitions(client, options.partitions)
+  const inUse = await setBucketDefault(client)
   const publication = await ensurePublication(client, options.publication, table)
   const report = { migrations: applied, newer, grants, publication, streams }
+  const findings = inUse === undefined ? [] : [inUse]
 
   if (!stored) {
     const lineage = await createLineage(client, { ...options, source: await sourceOf(client, options) })
-    return { ...report, slot: 'created', lineage, findings: await describeOthers(client, lineage) }
+    return { ...report, slot: 'created', lineage, findings: [...findings, ...(await describeOthers(client, lineage))] }
   }
   const named = { ...stored, outboxTable: options.outboxTable }
   await recordName(client, named)
   if (named.confirmedLsn === undefined) {
     const lineage = await finishLineage(client, named, options.lockTimeout)
-    return { ...report, slot: 'created', lineage, findings: await describeOthers(client, lineage) }
+    return { ...report, slot: 'created', lineage, findings: [...findings, ...(await describeOthers(client, lineage))] }
   }
   const lineage = { ...named, confirmedLsn: named.confirmedLsn }
-  return { ...report, slot: 'present', lineage, findings: await inspect(client, lineage, publication) }
+  findings.push(...(await inspect(client, lineage, publication)))
+  return { ...report, slot: 'present', lineage, findings }
 }
 
 async function sourceOf(client: pg.ClientBase, { source }: SetupOptions): Promise<string> {

@@ -1,9 +1,10 @@
 import pg from 'pg'
 import { type Config, OWN_OUTBOX } from '../../config/schema.js'
 import { sqlState } from '../../postgres/client/transaction.js'
+import { BUCKETS } from '../../postgres/outbox/buckets.js'
 import { hasSearchIndex } from '../../postgres/outbox/search-index.js'
 import { parseTable, quoteTable } from '../../postgres/outbox/table-name.js'
-import { BUCKETS, firstIdAt } from '../outbox.js'
+import { firstIdAt } from '../outbox.js'
 
 /** What an event is looked for by. */
 export type SearchKey = 'id' | 'subject' | 'correlation'
