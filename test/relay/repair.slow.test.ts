@@ -52,6 +52,8 @@ describe.concurrent('a repair', () => {
     const seen = (await looks()) ?? 0
     await until(async () => ((await looks()) ?? 0) >= seen + 2, { message: 'the relay to look again' })
     expect(await again.status()).toMatchObject({ role: 'halted' })
+    const states = again.logs.map(({ state }) => state)
+    expect(states.slice(states.indexOf('halted'))).not.toContain('repairing')
     expect(await env.ids('orders')).toHaveLength(5)
 
     await env.postgres.query('update outrider.incident set repair_max = 100 where closed_at is null')

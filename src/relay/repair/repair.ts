@@ -53,7 +53,7 @@ export interface RepairOptions {
   connectRedis(commandTimeout?: number): Promise<RedisClient>
   /** Aborted when the relay is to stop, or the session has ended. */
   signal: AbortSignal
-  report(state: 'repairing' | 'blocked', reason: string, message: string): void
+  report(state: 'starting' | 'repairing' | 'blocked', reason?: string, message?: string): void
   alive: AliveKey
   /** Records the session: its heads must be known as this database's. */
   begin(): Promise<void>
@@ -80,14 +80,18 @@ export class GapRepair {
   /** Known once it is known what is missing. */
   #rows: PutBackRows | undefined
   #gaps: OpenGap[] = []
+  /** The guards that come before any change have let it pass. */
+  #isPermitted = false
 
   constructor(options: RepairOptions) {
     this.#options = options
     this.#putBack = new PutBack({
       ...options,
       blocked: (reason, message) => {
-        if (reason === undefined) this.#report()
-        else options.report('blocked', reason, message)
+        if (reason !== undefined) options.report('blocked', reason, message)
+        // A look that a guard ends is no repair: a halted relay stays halted meanwhile, and looks again soon.
+        else if (!this.#isPermitted) options.report('starting')
+        else this.#report()
       },
     })
     this.#takeover = new HeadTakeover({
@@ -133,6 +137,7 @@ export class GapRepair {
     await this.#source.requireSilence(this.#gaps)
     await clearRepairHalt(client, lineage.lineage, FIRST_GUARDS)
     this.#options.alive.start(() => this.#putBack.publisher.client)
+    this.#isPermitted = true
     this.#report()
     const confirmed = await this.#source.recover(this.#gaps)
     const slotMonitor = this.#source.monitor(confirmed)
