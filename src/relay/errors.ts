@@ -10,6 +10,13 @@ export class RepairedError extends Error {
 /** A row of a transaction that a repair awaited is missing: the repair begins again. */
 export class UnsettledError extends Error {
   override name = 'UnsettledError'
+  /** `reason`: of a gap that is open again. */
+  constructor(
+    readonly reason: string,
+    message: string,
+  ) {
+    super(message)
+  }
 }
 
 /** Redis refuses or does not answer while a gap is repaired: the next session tries again. */

@@ -107,11 +107,11 @@ export class Relay {
   /** Does the next session repair what ended this one, or stream after it has repaired? Waits before a repair. */
   async #repairs(error: unknown): Promise<boolean> {
     if (error instanceof RepairedError) return true
+    const found = findingOf(error, this.#config)
+    if (found === undefined) return false
     const wait = Math.max(BEFORE_REPAIR, this.#repairPause.milliseconds)
-    if (error instanceof GapError && repairsByItself(this.#config, error.reason)) {
-      this.#metrics.errors.inc({ target: 'outrider', code: error.reason })
-      this.#report('starting', 'repairing', error.reason, `${error.finding} ${beginning(wait)}`)
-    } else if (!(error instanceof UnsettledError)) return false
+    this.#metrics.errors.inc({ target: 'outrider', code: found.reason })
+    this.#report('starting', 'repairing', found.reason, `${found.finding} ${beginning(wait)}`)
     await pause(wait, this.#stop.signal)
     return true
   }
@@ -161,6 +161,12 @@ interface SessionErrorClass {
   message: string
   /** No one foresaw it: the stack goes into the log. */
   bug: boolean
+}
+
+/** What the next session repairs; undefined: nothing. */
+function findingOf(error: unknown, config: Config): { reason: string; finding: string } | undefined {
+  if (error instanceof UnsettledError) return { reason: error.reason, finding: error.message }
+  return error instanceof GapError && repairsByItself(config, error.reason) ? error : undefined
 }
 
 /** `wait`: milliseconds. */

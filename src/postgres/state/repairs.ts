@@ -244,12 +244,17 @@ export async function closeRepaired(client: pg.ClientBase, { lineage, session }:
 /**
  * Gaps that are repaired and wait for transactions to settle are open again: a row of one is missing, or another snapshot takes
  * the place of theirs. `walsender`: the process that holds the lock; a session that was frozen opens none, which another one streams by.
+ * Resolves with the reason of one; undefined: none is open again.
  */
-export async function reopenRepaired(client: pg.ClientBase, lineage: string, walsender: number): Promise<void> {
-  const { rows } = await client.query<{ id: string }>(
+export async function reopenRepaired(
+  client: pg.ClientBase,
+  lineage: string,
+  walsender: number,
+): Promise<string | undefined> {
+  const { rows } = await client.query<{ id: string; reason: string }>(
     `update outrider.incident set repaired_at = null
      where lineage = $1 and kind = 'gap' and closed_at is null and repaired_at is not null and ${holdsLock('$2')}
-     returning id::text`,
+     returning id::text, reason`,
     [lineage, walsender],
   )
   await boundByRepair(
@@ -257,6 +262,7 @@ export async function reopenRepaired(client: pg.ClientBase, lineage: string, wal
     lineage,
     rows.map(({ id }) => id),
   )
+  return rows[0]?.reason
 }
 
 /**

@@ -120,14 +120,17 @@ export class Settling {
     const xids = due.map(({ xid }) => xid)
     const missing = await this.#rows.countMissing(xids, signal)
     if (missing > 0) {
-      await stateStore.inTurn((postgres) => reopenRepaired(postgres, lineage.lineage, stateStore.walsender))
+      const reopen = (postgres: pg.Client) => reopenRepaired(postgres, lineage.lineage, stateStore.walsender)
+      const reason = await stateStore.inTurn(reopen)
+      if (reason === undefined)
+        throw new Error(
+          'The lock of the slot is not held any longer, or the gap was closed while its transactions were awaited.',
+        )
       log.warn(
         { events: missing },
         'events of transactions that were open during a repair are missing: repairing again',
       )
-      throw new UnsettledError(
-        'Events are missing that a transaction had written before a repair: the repair begins again.',
-      )
+      throw new UnsettledError(reason, 'Events are missing that a transaction had written before a repair.')
     }
     await stateStore.inTurn((postgres) => saveSettled(postgres, this.#own, xids))
     this.#ended = this.#ended.filter((each) => !due.includes(each))
