@@ -34,13 +34,3 @@ export function fieldIn(flat: readonly string[], name: string): string | undefin
   for (let n = 0; n + 1 < flat.length; n += 2) if (flat[n] === name) return flat[n + 1]
   return undefined
 }
-
-/** When an entry was appended, by the clock of Redis, in milliseconds. */
-export const timeOf = (entry: string): number => Number.parseInt(entry, 10)
-
-/** Below 0 where the first id is before the second. */
-export function compareIds(one: string, other: string): number {
-  const [a = '0', b = '0'] = one.split('-')
-  const [c = '0', d = '0'] = other.split('-')
-  return a === c ? Number(BigInt(b) - BigInt(d)) : Number(a) - Number(c)
-}

@@ -1,8 +1,9 @@
+import { timeOf } from '../event/entry-id.js'
 import { retriesKey, waitingKey } from '../event/names.js'
 import type { RedisClient } from '../redis/client/connect.js'
 import { idOf } from '../redis/streams/await-entry.js'
 import type { GroupSurvey } from '../redis/streams/survey.js'
-import { attemptsOf, fieldIn, timeOf } from './attempts.js'
+import { attemptsOf, fieldIn } from './attempts.js'
 
 /** What is known of the entries of a group that take long. */
 export interface Failures {

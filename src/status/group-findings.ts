@@ -1,5 +1,5 @@
+import { timeOf } from '../event/entry-id.js'
 import { answerOf } from './asked.js'
-import { timeOf } from './attempts.js'
 import { finding, type StatusFinding } from './finding.js'
 import { ago, count, formatDuration, plural } from './format.js'
 import type { GroupTotal } from './groups.js'

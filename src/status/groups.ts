@@ -1,5 +1,5 @@
+import { compareIds, timeOf } from '../event/entry-id.js'
 import type { StreamSurvey } from '../redis/streams/survey.js'
-import { compareIds, timeOf } from './attempts.js'
 import type { GroupFacts, RedisStatus } from './redis.js'
 
 /** A stream with all of its partitions. */

@@ -1,4 +1,4 @@
-import { compareIds } from './attempts.js'
+import { compareIds } from '../event/entry-id.js'
 import { finding, type StatusFinding } from './finding.js'
 import { plural } from './format.js'
 import { baseOf } from './groups.js'

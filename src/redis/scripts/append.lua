@@ -14,7 +14,7 @@
 --   INVALID   malformed arguments; nothing written
 --
 -- Without events it is a probe: it writes only to take over a head from the expected session.
--- `compare` comes from position.lua.
+-- `compare` comes from position.lua, `mismatchOf` from soundness.lua.
 
 local stream, head = KEYS[1], KEYS[2]
 local session, expected, previous = ARGV[1], ARGV[2], ARGV[3]
@@ -70,13 +70,6 @@ if exists and session ~= '' and at.session ~= session and at.session ~= expected
 
 -- 2. Is everything there that this chain builds on?
 if compare(at.position, previous) < 0 then return reply('BEHIND', at, 0, 0) end
-local function before(a, b)
-  local ms, seq = string.match(a, '^(%d+)-(%d+)$')
-  local otherMs, otherSeq = string.match(b, '^(%d+)-(%d+)$')
-  ms, otherMs = tonumber(ms), tonumber(otherMs)
-  return ms < otherMs or (ms == otherMs and tonumber(seq) < tonumber(otherSeq))
-end
-
 -- A stream of which every entry was added to another one has no memory of those that were trimmed.
 local function isCopied(info)
   if info['entries-added'] ~= info['length'] or info['max-deleted-entry-id'] ~= '0-0' then return false end
@@ -100,21 +93,13 @@ else
   for k = 1, #reported, 2 do info[reported[k]] = reported[k + 1] end
   added = info['entries-added']
   if at.entry ~= '0-0' then
-    if before(info['last-generated-id'], at.entry) then
-      return reply('BEHIND', at, 0, 0, 'the stream ends before the entry that the head names')
-    end
-    -- The stream may have been deleted, and someone else have written to it since. Entries up to the head's are missing
-    -- only where they were trimmed, and then as many were removed as there were.
-    local first = info['recorded-first-entry-id']
     local was = tonumber(stored[5] or '')
-    if added and was and added < was and isCopied(info) then
-      return reply('BEHIND', at, 0, 0, 'the stream was copied entry by entry, so its counters begin at zero; '
-        .. 'trimmed events may be put back, which doubles them and loses nothing')
+    local mismatch = mismatchOf(info, at.entry, was)
+    if mismatch and added and was and added < was and isCopied(info) then
+      mismatch = 'the stream was copied entry by entry, so its counters begin at zero; '
+        .. 'trimmed events may be put back, which doubles them and loses nothing'
     end
-    if added and was and (added < was
-      or ((first == '0-0' or before(at.entry, first)) and added - info['length'] < was)) then
-      return reply('BEHIND', at, 0, 0, 'the stream is another one than the head was written beside')
-    end
+    if mismatch then return reply('BEHIND', at, 0, 0, mismatch) end
   end
 end
 

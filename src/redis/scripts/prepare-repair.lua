@@ -7,18 +7,12 @@
 --   OK     the head is at the place
 --   MOVED  the head is not as it was found, or the stream has lost entries since; nothing written
 --   TYPE   the stream's key holds another type; nothing written
+-- `before` comes from entry-id.lua.
 
 local stream, head = KEYS[1], KEYS[2]
 local found = redis.call('HMGET', head, 'session', 'position', 'entry')
 if (found[1] or '') ~= ARGV[2] then return {'MOVED', ''} end
 if found[2] and (found[2] ~= ARGV[3] or (found[3] or '0-0') ~= ARGV[4]) then return {'MOVED', ''} end
-
-local function before(a, b)
-  local ms, seq = string.match(a, '^(%d+)-(%d+)$')
-  local otherMs, otherSeq = string.match(b, '^(%d+)-(%d+)$')
-  ms, otherMs = tonumber(ms), tonumber(otherMs)
-  return ms < otherMs or (ms == otherMs and tonumber(seq) < tonumber(otherSeq))
-end
 
 -- What the stream holds counts as known: a stream that is gone, or another one, is noticed from here on.
 local info = {['last-generated-id'] = '0-0', ['entries-added'] = ''}

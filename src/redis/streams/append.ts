@@ -39,7 +39,7 @@ interface InvalidReply extends HeadReport {
 
 export type AppendReply = AppendedReply | MismatchReply | RefusedReply | InvalidReply
 
-const script = new Script('append.lua', 'includes/position.lua')
+const script = new Script('append.lua', ...['includes/position.lua', 'includes/entry-id.lua', 'includes/soundness.lua'])
 const headRemoval = new Script('remove-head.lua')
 
 /** Arguments of a call before its events. The chain's `previous` is filled in when the batch is sent. */

@@ -4,7 +4,7 @@ import type { Position } from '../../event/position.js'
 import type { RedisClient } from '../client/connect.js'
 import { Script } from '../scripts/script.js'
 
-const prepareScript = new Script('prepare-repair.lua')
+const prepareScript = new Script('prepare-repair.lua', 'includes/entry-id.lua')
 const endScript = new Script('read-stream-end.lua')
 const idsScript = new Script('read-ids.lua')
 
@@ -61,12 +61,27 @@ export async function* readEventIds(
   source: string,
   first = '-',
 ): AsyncGenerator<string[]> {
-  for (let from = first; from !== ''; ) {
-    const [last, ...ids] = (await idsScript.call(client, [key], [source, from, String(ENTRIES_AT_ONCE)])) as [
-      string,
-      ...string[],
-    ]
-    yield ids
-    from = last === '' ? '' : `(${last}`
+  for (let from: string | undefined = first; from !== undefined; ) {
+    const page: EventIds = await readEventIdPage(client, key, source, from)
+    yield page.ids
+    from = page.last && `(${page.last}`
   }
+}
+
+export interface EventIds {
+  ids: string[]
+  /** The last entry that was read; undefined: there is none behind it. */
+  last: string | undefined
+}
+
+/** One page of them, from the entry `from` on; with `(` before it, from behind it. */
+export async function readEventIdPage(
+  client: RedisClient,
+  key: string,
+  source: string,
+  from: string,
+): Promise<EventIds> {
+  const reply = await idsScript.call(client, [key], [source, from, String(ENTRIES_AT_ONCE)])
+  const [last, ...ids] = reply as [string, ...string[]]
+  return { ids, last: last || undefined }
 }

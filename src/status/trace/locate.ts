@@ -1,7 +1,8 @@
+import { timeOf } from '../../event/entry-id.js'
 import type { RedisClient } from '../../redis/client/connect.js'
 import { idOf } from '../../redis/streams/await-entry.js'
 import type { StreamSurvey } from '../../redis/streams/survey.js'
-import { fieldIn, timeOf } from '../attempts.js'
+import { fieldIn } from '../attempts.js'
 
 /** Where an entry is, or how far it was looked for. */
 export type Located =

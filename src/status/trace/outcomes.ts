@@ -1,8 +1,9 @@
+import { compareIds, timeOf } from '../../event/entry-id.js'
 import { deadKey, retriesKey, waitingKey } from '../../event/names.js'
 import type { RedisClient } from '../../redis/client/connect.js'
 import { idOf } from '../../redis/streams/await-entry.js'
 import type { GroupPosition } from '../../redis/streams/survey.js'
-import { attemptsOf, compareIds, fieldIn, timeOf } from '../attempts.js'
+import { attemptsOf, fieldIn } from '../attempts.js'
 
 /** How an event stands with a consumer group. Times in milliseconds since 1970. */
 export type Outcome =
