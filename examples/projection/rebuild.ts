@@ -38,6 +38,8 @@ export async function retire(owner: pg.Client, redis: Redis): Promise<void> {
   await inTransaction(owner, async () => {
     await owner.query('drop table catalogue_1')
     await owner.query(`delete from outrider.inbox where consumer_group = 'catalogue-1'`)
+    // Trimming waits for a group that was destroyed, as long as it is known.
+    await owner.query(`delete from outrider.consumer_group where consumer_group = 'catalogue-1'`)
     await owner.query(`delete from outrider.subscription where consumer_group = 'catalogue-1'`)
   })
 }

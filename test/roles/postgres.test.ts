@@ -69,14 +69,17 @@ const MAY: Record<Role, string[]> = {
   writer: ['insert outbox'],
   relay: [
     ...['checkpoint', 'gap_stream', 'head', 'present', 'repair'].map((name) => `delete ${name}`),
-    ...['checkpoint', 'gap_stream', 'head', 'incident', 'present', 'repair', 'session', 'stream'].map(
+    ...['checkpoint', 'consumer_group', 'gap_stream', 'head', 'horizon', 'incident', 'moved_event', 'present'].map(
       (name) => `insert ${name}`,
     ),
-    ...['checkpoint', 'gap_stream', 'head', 'incident', 'lineage', 'migration', 'outbox', 'present', 'rejected'].map(
+    ...['insert repair', 'insert session', 'insert stream'],
+    ...['checkpoint', 'consumer_group', 'gap_stream', 'head', 'horizon', 'incident', 'lineage', 'migration'].map(
       (name) => `select ${name}`,
     ),
-    ...['select repair', 'select session', 'select stream'],
-    ...['gap_stream', 'head', 'incident', 'repair', 'stream'].map((name) => `update ${name}`),
+    ...['moved_event', 'outbox', 'present', 'rejected', 'repair', 'session', 'stream'].map((name) => `select ${name}`),
+    ...['consumer_group', 'gap_stream', 'head', 'horizon', 'incident', 'repair', 'stream'].map(
+      (name) => `update ${name}`,
+    ),
     ...['confirmed_lsn', 'publication_state', 'redis', 'timeline'].map((column) => `update lineage.${column}`),
   ],
   consumer: [

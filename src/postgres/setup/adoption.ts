@@ -18,6 +18,7 @@ import {
   serverIdentity,
 } from '../state/lineage.js'
 import { readPartitions } from '../state/partitions.js'
+import { inheritTrimming } from '../state/trimming.js'
 
 /** What `adopt` is about to decide on: the lineage as it was stored, and the server as it is. */
 export interface AdoptionPlan {
@@ -187,7 +188,9 @@ export async function adoptLineage(
   const { started, closed } = await inTransaction(client, async () => {
     await retireLineage(client, stored.lineage)
     const closed = (await closeAsAdopted(client, stored.lineage)).map(({ id }) => id)
-    return { started: await insertLineage(client, stored), closed }
+    const started = await insertLineage(client, stored)
+    await inheritTrimming(client, stored.lineage, started.lineage)
+    return { started, closed }
   })
   return { lineage: await finishLineage(client, started, lockTimeout), closed }
 }

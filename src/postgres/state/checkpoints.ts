@@ -19,6 +19,17 @@ export async function takeCheckpoint(client: pg.ClientBase): Promise<Checkpoint>
   return { snapshot: rows[0].snapshot, lsn: parseLsn(rows[0].lsn) }
 }
 
+/** SQL: no session of this lineage began after this one, and no gap is open. `lineage`: the name of its row; `session`: a parameter. */
+export const isUndisputed = (lineage: string, session: string): string => `(
+  not exists (
+    select from outrider.session as other
+    where other.lineage = ${lineage}.lineage and other.number > (select number from outrider.session where session = ${session})
+  )
+  and not exists (
+    select from outrider.incident as i
+    where i.lineage = ${lineage}.lineage and kind = 'gap' and closed_at is null and repaired_at is null
+  ))`
+
 /**
  * To be called only when the slot is confirmed at or past `checkpoint.lsn`. Saves nothing where it may be untrue: the
  * publication is not the known one, or will not be once a commit is visible, so rows may not have been decoded; another session leads; a gap is open; or the
@@ -35,14 +46,7 @@ export async function saveCheckpoint(
      select lineage, $3, $4 from outrider.lineage as l
      where lineage = $1 and publication_state = outrider.publication_state(publication)
        and not ${isBeingAltered('publication')}
-       and not exists (
-         select from outrider.session as other
-         where other.lineage = l.lineage and other.number > (select number from outrider.session where session = $2)
-       )
-       and not exists (
-         select from outrider.incident as i
-         where i.lineage = l.lineage and kind = 'gap' and closed_at is null and repaired_at is null
-       )
+       and ${isUndisputed('l', '$2')}
        and not exists (
          select from outrider.repair as r, unnest(unsettled) as xid
          where r.lineage = l.lineage and pg_visible_in_snapshot(xid, $4)

@@ -4,6 +4,7 @@ import { batchesOf } from '../../base/in-batches.js'
 import type { Head } from '../../event/head.js'
 import { ZERO_POSITION } from '../../event/position.js'
 import { formatLsn, type Lsn } from '../client/lsn.js'
+import { resetFloors } from './consumer-groups.js'
 
 /** Heads that one statement loads: few statements, because a server without statistics may sort all heads for each. */
 const LOADED_AT_ONCE = 2_000
@@ -52,12 +53,14 @@ export async function acceptHeads(
   which: string,
   values: readonly unknown[],
 ): Promise<void> {
-  await client.query(
+  const { rows } = await client.query<{ key: string }>(
     `update outrider.head set position = '${ZERO_POSITION}', event_id = '', entry_id = '0-0', repaired_by = null,
        updated_at = clock_timestamp()
-     where lineage = $1 and (${which})`,
+     where lineage = $1 and (${which}) returning stream_key as key`,
     [lineage, ...values],
   )
+  const keys = rows.map(({ key }) => key)
+  await resetFloors(client, lineage, keys)
 }
 
 export interface SavedProgress {

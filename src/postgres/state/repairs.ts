@@ -2,6 +2,7 @@ import type pg from 'pg'
 import type { Head } from '../../event/head.js'
 import { type Lsn, parseLsn } from '../client/lsn.js'
 import { inTransaction } from '../client/transaction.js'
+import { resetFloors } from './consumer-groups.js'
 import { saveRepairedHeads } from './heads.js'
 import { REPAIRABLE } from './incident-reasons.js'
 import { boundByRepair } from './incidents.js'
@@ -183,6 +184,7 @@ export async function savePutBackHeads(client: pg.ClientBase, work: PutBack): Pr
     const { rowCount } = await client.query(`select where ${holdsLock('$1')}`, [walsender])
     if (rowCount === 0) throw lockLost()
     await saveRepairedHeads(client, { lineage, session, heads })
+    await resetFloors(client, lineage, [...heads.keys()])
     await client.query('delete from outrider.head where lineage = $1 and stream_key = any ($2)', [lineage, refused])
     await client.query(
       'update outrider.incident set repaired_at = clock_timestamp() where id = any ($1) and closed_at is null',

@@ -71,6 +71,11 @@ export class StateStore {
     return this.#lineage
   }
 
+  /** Lineage and session, by their ids. */
+  get own(): { lineage: string; session: string } {
+    return { lineage: this.#lineage.lineage, session: this.#session }
+  }
+
   /** The process id of the replication connection, which holds the lock. */
   get walsender(): number {
     return this.#walsender

@@ -34,7 +34,8 @@ interface Reference {
 
 /**
  * Rows of Outrider's own table that the streams of the open gaps lack: the snapshot of the repair sees them, the bound of their
- * stream does not, no stream has their id, and no incident says that they cannot be published.
+ * stream does not, no stream has their id, and no incident says that they cannot be published. Nor were they trimmed after every group
+ * had finished them: the horizon of their stream does not see them, or they had left it unfinished.
  *
  * In the order of their commits, where the server tracks commit timestamps; else in the order of inserting. The cursor holds
  * references alone, and is worked out once: what is put back meanwhile does not move it.
@@ -116,12 +117,10 @@ export class MissingRows {
     const committed = known?.tracked ? 'pg_xact_commit_timestamp(o.txid::xid)' : 'null::timestamptz'
     return `
       with gap as (
-        select split_part(stream_key, ':', 1) as stream, snapshot from ${gapsOf(lineage)}
+        select split_part(stream_key, ':', 1) as stream, of_gap.snapshot, h.snapshot as horizon
+          from ${gapsOf(lineage)} left join outrider.horizon as h using (lineage, stream_key)
       ), affected as materialized (
-        select stream, case when bool_and(snapshot is not null) then (array_agg(snapshot order by
-            pg_snapshot_xmax(snapshot), pg_snapshot_xmin(snapshot),
-            (select count(*) from pg_snapshot_xip(snapshot)) desc))[1] end as bound
-          from gap group by stream
+        select stream, ${earliest('snapshot')} as bound, ${earliest('horizon')} as horizon from gap group by stream
       ), ${withRejected(this.#options.lineage)}
       select o.bucket, o.id, coalesce(octet_length(o.data::text), 0) + ${OTHER_BYTES} as size,
              ${committed} as committed, o.seq
@@ -131,15 +130,23 @@ export class MissingRows {
            coalesce(a.bound, (select first_snapshot from outrider.lineage where lineage = ${lineage}))) is not true
          and not exists (select from outrider.present as p where p.lineage = ${lineage} and p.session = ${session} and p.stream = o.stream
              and p.id = o.id)
-         and ${NOT_REJECTED}`
+         and ${NOT_REJECTED}
+         and (pg_visible_in_snapshot(o.txid, a.horizon) is not true or exists (
+           select from outrider.moved_event as m where m.lineage = ${lineage} and m.event_id = o.id::text
+             and split_part(m.stream_key, ':', 1) = o.stream))`
   }
 }
 
 /** For a `from`: the streams of the open gaps, with what is known of each. */
 const gapsOf = (lineage: string): string =>
-  `(select stream_key, g.snapshot, first_snapshot
+  `(select lineage, stream_key, g.snapshot, first_snapshot
     from outrider.gap_stream as g join outrider.incident as i on i.id = incident join outrider.lineage using (lineage)
     where lineage = ${lineage} and i.closed_at is null and i.repaired_at is null) as of_gap`
+
+/** SQL: of all partitions of a stream, what each has; null where that of one is not known. */
+const earliest = (snapshot: string): string =>
+  `case when bool_and(${snapshot} is not null) then (array_agg(${snapshot} order by pg_snapshot_xmax(${snapshot}),
+     pg_snapshot_xmin(${snapshot}), (select count(*) from pg_snapshot_xip(${snapshot})) desc))[1] end`
 
 function* pagesOf(references: readonly Reference[]): Generator<Reference[]> {
   let page: Reference[] = []
