@@ -56,8 +56,14 @@ const NOTES: Record<string, string> = {
   drainTimeout: 'how long SIGTERM waits for the events in flight',
   'streams.*.partitions':
     'with 16: the streams `orders:0` … `orders:15`. The subject selects the partition. The number cannot be changed later',
-  'streams.*.retention': 'no effect yet',
-  'streams.*.groups': 'no effect yet',
+  'streams.*.retention':
+    'entries that are older go, once every group has finished them; `0`: none for its age. Default of a new installation: `7d` ([trimming.md](trimming.md))',
+  'streams.*.maxFinished':
+    'of the entries that every group has finished, so many stay, and those of the last 10 minutes. Default of a new installation without `retention`: `1000000`. Must be below `maxLength`',
+  'streams.*.maxLength':
+    'the oldest entries beyond so many go, **also those that groups have not finished**. Not set by default',
+  'streams.*.deadLetterRetention': 'dead letters that are older go. Not set by default',
+  'streams.*.groups': 'groups that trimming waits for, also before they exist',
   'outbox.table': 'without `outbox` the table is `outrider.outbox`; see [below](#an-outbox-table-that-exists-already)',
   'outbox.columns.time': 'without it, the time of the commit is published',
 }

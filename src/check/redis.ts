@@ -1,6 +1,7 @@
 import { ExitCode, OutriderError } from '../base/failure.js'
 import { parseRedisUrl } from '../config/redis-url.js'
 import type { Config } from '../config/schema.js'
+import { EVERY_STREAM } from '../config/trimming.js'
 import { streamKey } from '../event/names.js'
 import { closeRedis, type RedisClient } from '../redis/client/connect.js'
 import { withDeadline } from './deadline.js'
@@ -69,4 +70,6 @@ async function look(client: RedisClient, config: Config, streams: string[], addr
 
 /** Keys of the streams that are configured: the first partition stands for all. */
 const configuredStreams = ({ streams }: Config): string[] =>
-  Object.entries(streams).map(([stream, { partitions }]) => streamKey(stream, partitions === undefined ? undefined : 0))
+  Object.entries(streams)
+    .filter(([stream]) => stream !== EVERY_STREAM)
+    .map(([stream, { partitions }]) => streamKey(stream, partitions === undefined ? undefined : 0))

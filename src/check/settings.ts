@@ -8,7 +8,7 @@ export const assessSettings = ({ withoutEffect }: Pick<Config, 'withoutEffect'>)
       id: 'setting-without-effect',
       is: `${setting} is set and has no effect in this version`,
       expected: 'it not set',
-      why: 'retention is being built: rows stay in the outbox, and entries in the streams',
+      why: 'the retention of the outbox is being built: rows stay in it',
       fix: [inConfiguration(`# remove ${setting}`)],
     }),
   )

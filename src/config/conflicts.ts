@@ -3,6 +3,7 @@ import { STREAM_NAME } from '../event/names.js'
 import { parsePostgresUrl } from './postgres-url.js'
 import { parseRedisUrl } from './redis-url.js'
 import type { Settings } from './schema.js'
+import { EVERY_STREAM } from './trimming.js'
 
 /** Settings that are right each by itself, and wrong together. `path` is the one to change. */
 export interface Conflict {
@@ -22,10 +23,7 @@ export function findConflicts(settings: Settings): Conflict[] {
     const code = unreadable(file)
     if (code !== undefined) refuse(path, 'the path of a readable file', code)
   }
-  for (const name of Object.keys(settings.streams)) {
-    if (STREAM_NAME.test(name)) continue
-    refuse(`streams.${name}`, `a stream name that matches ${STREAM_NAME.source}`, JSON.stringify(name))
-  }
+  streamConflicts(settings, refuse)
   return conflicts
 }
 
@@ -80,6 +78,26 @@ function certAndKey(section: 'postgres' | 'redis', tls: Settings['postgres']['tl
     refuse(`${section}.tls.key`, 'the key of the certificate', 'no key')
   if (tls?.key !== undefined && tls.cert === undefined)
     refuse(`${section}.tls.cert`, 'the certificate of the key', 'no certificate')
+}
+
+function streamConflicts({ streams }: Settings, refuse: Refuse): void {
+  for (const [name, { partitions }] of Object.entries(streams)) {
+    const path = `streams.${name}`
+    if (name === EVERY_STREAM) {
+      if (partitions !== undefined) {
+        refuse(`${path}.partitions`, 'a number of partitions of one stream, by its name', 'one of every stream')
+      }
+    } else if (!STREAM_NAME.test(name)) {
+      refuse(path, `a stream name that matches ${STREAM_NAME.source}`, JSON.stringify(name))
+    }
+    const { retention, maxFinished, maxLength, groups } = { ...streams[EVERY_STREAM], ...streams[name] }
+    if (maxFinished !== undefined && maxLength !== undefined && maxFinished >= maxLength) {
+      refuse(`${path}.maxFinished`, `fewer entries than maxLength (${maxLength})`, String(maxFinished))
+    }
+    if (retention === 0 && maxFinished === undefined && groups !== undefined) {
+      refuse(`${path}.groups`, 'groups only of a stream that is trimmed', 'a retention of 0, and no maxFinished')
+    }
+  }
 }
 
 function limitConflicts({ limits, maxEventBytes }: Settings, refuse: Refuse): void {

@@ -82,7 +82,22 @@ function nameOf(path: string, source: Source): string {
 /** Every key that a file may hold, for what was probably meant by one that it may not. */
 const KEYS = new Set([
   ...Object.values(VARIABLES).flatMap((path) => path.split('.')),
-  ...['streams', 'partitions', 'retention', 'groups', 'outbox', 'table', 'stream', 'columns', 'id', 'type', 'subject'],
+  ...[
+    'streams',
+    'partitions',
+    'retention',
+    'maxFinished',
+    'maxLength',
+    'deadLetterRetention',
+    'groups',
+    'outbox',
+    'table',
+    'stream',
+    'columns',
+    'id',
+    'type',
+    'subject',
+  ],
   ...['data', 'schemaVersion', 'correlationId', 'causationId', 'headers', 'time'],
 ])
 
@@ -93,7 +108,7 @@ function toConfig(given: Settings, source: Source): Config {
     ...rest,
     outbox: compact(rest.outbox) as Config['outbox'],
     streams: compact(streams) as Config['streams'],
-    withoutEffect: withoutEffect(given, source).map((path) => nameOf(path, source)),
+    withoutEffect: withoutEffect(source).map((path) => nameOf(path, source)),
     source: eventSource,
     slot: slot ?? defaultSlot(database),
     postgres: compact({

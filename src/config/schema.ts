@@ -1,9 +1,9 @@
 import { z } from 'zod'
 import type { Secret } from '../base/secret.js'
-import { STREAM_NAME } from '../event/names.js'
+import { GROUP_NAME, STREAM_NAME } from '../event/names.js'
 import { parsePostgresUrl } from './postgres-url.js'
 import { parseRedisUrl } from './redis-url.js'
-import { duration, integer, matching, oneOf, setting, size, text, url } from './setting.js'
+import { duration, durationOrZero, integer, matching, oneOf, setting, size, text, url } from './setting.js'
 import type { TlsConfig } from './tls.js'
 
 export type { Secret } from '../base/secret.js'
@@ -33,7 +33,11 @@ export type Durability = 'auto' | 'memory' | 'fsync' | 'replicated' | 'fsync+rep
 
 export interface StreamConfig {
   partitions?: number
+  /** 0: entries do not go for their age. */
   retention?: number
+  maxFinished?: number
+  maxLength?: number
+  deadLetterRetention?: number
   groups?: string[]
 }
 
@@ -114,11 +118,14 @@ const tls = z.strictObject({
 
 const stream = z.strictObject({
   partitions: integer(1, 1024, 'a number of partitions').optional(),
-  retention: duration('3650d').optional(),
+  retention: durationOrZero('3650d').optional(),
+  maxFinished: integer(1, 1_000_000_000_000, 'a number of entries').optional(),
+  maxLength: integer(1, 1_000_000_000_000, 'a number of entries').optional(),
+  deadLetterRetention: duration('3650d').optional(),
   groups: setting(
     'a list of names of consumer groups',
     (value) =>
-      Array.isArray(value) && value.every((name): name is string => typeof name === 'string' && name !== '')
+      Array.isArray(value) && value.every((name): name is string => typeof name === 'string' && GROUP_NAME.test(name))
         ? value
         : undefined,
     { type: 'array', items: { type: 'string' } },

@@ -64,6 +64,16 @@ export const duration = (max: string) =>
     NUMBER,
   )
 
+export const durationOrZero = (max: string) =>
+  setting(
+    `a duration such as 500ms, 30s, 10m or 72h, at most ${max}; or 0`,
+    (value) => {
+      const ms = parseDuration(value)
+      return ms !== undefined && ms >= 0 && ms <= (parseDuration(max) as number) ? ms : undefined
+    },
+    NUMBER,
+  )
+
 export const size = (max: string) =>
   setting(
     `a size such as 512KiB, 16MiB or a number of bytes, above 0 and at most ${max}`,
