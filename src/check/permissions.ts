@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { Cluster, type Redis } from 'ioredis'
 import type { Config } from '../config/schema.js'
-import { aliveKey, headKey, partitionsKey } from '../event/names.js'
+import { aliveKey, deadKey, headKey, partitionsKey, policyKey, waitingKey } from '../event/names.js'
 import { ZERO_POSITION } from '../event/position.js'
 import type { RedisClient } from '../redis/client/connect.js'
 import { roleOf } from '../redis/client/primary.js'
@@ -78,7 +78,9 @@ function* trials(client: RedisClient, streams: string[], durability: Config['dur
     // Only a repair reads streams.
     yield { command: 'xrange', pattern, run: () => client.xrange(stream, '0-0', '0-0') }
     yield { command: 'xadd', pattern, run: () => client.call('XADD', stream, '0-0', 'a', 'b') }
+    yield* trimming(client, stream, known ? patternOf(stream) : undefined)
   }
+  yield { command: 'time', run: () => client.time() }
   yield settingOf(client, partitionsKey('check'))
   // The lineage is not known before setup.
   yield settingOf(client, aliveKey(randomUUID()))
@@ -89,6 +91,23 @@ function* trials(client: RedisClient, streams: string[], durability: Config['dur
     yield { command: 'waitaof', run: () => node.call('WAITAOF', '0', '0', '1') }
   }
   yield { command: 'evalsha', pattern: OWN, run: () => probe(client) }
+}
+
+/** What only trimming needs. `pattern`: that the stream's key belongs to; undefined where no stream is known. */
+function* trimming(client: RedisClient, stream: string, pattern: string | undefined): Generator<Trial> {
+  // A length is no word, and a group has a name.
+  yield { command: 'xtrim', pattern: pattern ?? OWN, run: () => client.call('XTRIM', stream, 'MAXLEN', 'x') }
+  yield { command: 'xpending', pattern: pattern ?? OWN, run: () => client.call('XPENDING', stream, '') }
+  yield { command: 'xinfo|groups', pattern: pattern ?? OWN, run: () => client.call('XINFO', 'GROUPS', stream) }
+  const tag = pattern === undefined ? 'check' : stream
+  const own = (key: string) => (pattern === undefined ? OWN : key)
+  const policies = own(policyKey(pattern ?? ''))
+  yield { command: 'hgetall', pattern: policies, run: () => client.hgetall(policyKey(tag)) }
+  yield { command: 'hdel', pattern: policies, run: () => client.hdel(policyKey(tag), '') }
+  for (const beside of [deadKey, waitingKey]) {
+    const moved = own(beside(pattern ?? '', '*'))
+    yield { command: 'xrange', pattern: moved, run: () => client.xrange(beside(tag, 'check'), '0-0', '0-0') }
+  }
 }
 
 /** A key's hash tag where no stream is known yet. */
@@ -135,12 +154,18 @@ async function whoAmI(client: RedisClient, configured: string): Promise<string> 
 }
 
 const FOR_DURABILITY = new Set(['info', 'wait', 'waitaof'])
+const FOR_TRIMMING = new Set(['xtrim', 'xpending', 'xinfo|groups', 'hgetall', 'hdel', 'time'])
+/** Of what consumers have moved out of a stream: the relay only reads it. */
+const MOVED = /:(?:dead|waiting):/
+const isForTrimming = (name: string): boolean => FOR_TRIMMING.has(name) || MOVED.test(name) || name.endsWith(':policy')
 
 /** On a stream's own key they would be its end, so they are allowed for nothing else: in a selector. */
 const APART: Record<string, string> = {
   set: '(+set ~outrider:{*}:partitions ~outrider:{*}:alive ~outrider:{trial}:* ~outrider:{check}:*)',
   del: '(+del ~outrider:{*}:head:* ~outrider:{trial}:* ~outrider:{check}:*)',
 }
+
+const permitKey = (key: string): string => (MOVED.test(key) ? `(+evalsha +xinfo|stream +xrange ~${key})` : `~${key}`)
 
 /** Pure. */
 export function assessDenials(
@@ -151,12 +176,15 @@ export function assessDenials(
   const findings: Finding[] = []
   if (commands.length > 0 || keys.length > 0) {
     const lacks = [...commands, ...keys.map((key) => `keys ${key}`)]
+    const ordered = keys.toSorted((one, other) => Number(isForTrimming(one)) - Number(isForTrimming(other)))
     // `auto` continues with a weaker level.
     const isForDurability = (name: string) => durability === 'auto' && FOR_DURABILITY.has(name)
-    const bearable = keys.length === 0 && commands.every((name) => name === 'xrange' || isForDurability(name))
+    const isBearable = (name: string) => name === 'xrange' || isForDurability(name) || isForTrimming(name)
+    const bearable = keys.every(isForTrimming) && commands.every(isBearable)
     const lost = [
       commands.some(isForDurability) && 'wait until events are safe',
       commands.includes('xrange') && 'repair a gap: it would halt',
+      [...commands, ...keys].some(isForTrimming) && 'trim streams: they grow',
     ].filter((text) => typeof text === 'string')
     findings.push(
       (bearable ? warning : blocker)({
@@ -172,7 +200,7 @@ export function assessDenials(
                 : 'ACL SAVE or CONFIG REWRITE, whichever you use'
             }`,
             text: [
-              ...['ACL SETUSER', user, ...keys.map((key) => `~${key}`)],
+              ...['ACL SETUSER', user, ...ordered.map(permitKey)],
               ...commands.map((name) => APART[name] ?? `+${name}`),
             ].join(' '),
           },

@@ -15,6 +15,7 @@ import { HALTING_COLUMNS, type HaltingIncident } from '../postgres/state/halting
 import { type Applied, classifyHistory, readHistory } from '../postgres/state/history.js'
 import { type StoredLineage, serverIdentity, storedLineage } from '../postgres/state/lineage.js'
 import { type RepairProgress, readRepairProgress } from '../postgres/state/repair-progress.js'
+import { readTrimming } from '../postgres/state/trimming.js'
 
 /** What `outrider setup` leaves in a database, as far as the role may see it. */
 export interface SetupFacts {
@@ -39,6 +40,8 @@ export interface SetupFacts {
   repair: RepairProgress | undefined
   /** Keys of the streams that were published to. */
   streams: string[]
+  /** Streams without settings of their own are trimmed; undefined: there is no lineage. */
+  trims: boolean | undefined
   /** The table that the configuration names; undefined: there is none. */
   outbox: OutboxFacts | undefined
   /** The table that the publication publishes, whatever its name is now. */
@@ -101,6 +104,7 @@ const NO_LINEAGE = {
   incidents: [],
   repair: undefined,
   streams: [],
+  trims: undefined,
   published: undefined,
 }
 
@@ -126,6 +130,7 @@ async function readLineage(client: pg.ClientBase, config: Config) {
     incidents: incidents.rows,
     repair: await readRepairProgress(client, lineage.lineage),
     streams: heads.rows.map(({ key }) => key),
+    trims: (await readTrimming(client, lineage.lineage)).byDefault,
     published: await readPublishedTable(client, lineage.publication, lineage.outboxTable),
   }
 }

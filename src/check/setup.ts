@@ -24,6 +24,7 @@ import { replicationFix } from './provider.js'
 import type { ReplicationProbe, ServerFacts } from './server-facts.js'
 import type { SetupFacts } from './setup-facts.js'
 import { assessSlot, slotTaken } from './slot.js'
+import { assessTrimming } from './trimming.js'
 
 /** What `outrider setup` does not bring: the right to replicate, and a table of the team's own. Pure. */
 export function assessGiven(facts: SetupFacts, server: ServerFacts, link: ReplicationProbe, config: Config): Finding[] {
@@ -143,6 +144,7 @@ function assessLineage(facts: SetupFacts, server: ServerFacts, config: Config): 
     publication(facts, server, config),
     ...assessRecorded(facts, config),
     ...incidents(facts, server, config),
+    ...assessTrimming(facts, config),
   ]
 }
 

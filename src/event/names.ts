@@ -36,6 +36,9 @@ export const streamOf = (key: string): string => key.split(':', 1)[0] as string
 /** The hash that holds the head of one lineage in one stream. Every own key of a stream has the stream key as its hash tag: one Cluster slot. */
 export const headKey = (streamKey: string, lineage: string): string => `outrider:{${streamKey}}:head:${lineage}`
 
+/** The hash that holds what each lineage that publishes to a stream keeps of it: none trims more. */
+export const policyKey = (streamKey: string): string => `outrider:{${streamKey}}:policy`
+
 /** The string that the leading relay of a lineage renews, and that expires when it ends: see src/relay/sink/alive-key.ts. */
 export const aliveKey = (lineage: string): string => `outrider:{${lineage}}:alive`
 

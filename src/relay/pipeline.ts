@@ -24,6 +24,7 @@ import { awaitSlotInUse } from './source/slot-in-use.js'
 import { monitorSlot, SlotMonitor } from './source/slot-monitor.js'
 import { inboundTimeout, StandbyStatus } from './source/standby-status.js'
 import { describeDecoding, observeWalsender, WALSENDER_LIMITS, WalsenderMonitor } from './source/walsender-monitor.js'
+import { Trimmer } from './trim/trimmer.js'
 
 const PROBE_EVERY_MS = 1_000
 const WALSENDER_MONITOR_EVERY_MS = 2_000
@@ -129,6 +130,18 @@ export class Pipeline {
     this.#confirmLoop.start(signal)
     this.#startSettling()
     await this.#publishing.begin()
+    if (this.#publishing.ownsHeads) this.#startTrimming()
+  }
+
+  #startTrimming(): void {
+    const { config, leadership, log, metrics, signal } = this.#options
+    const { stateStore, server, connectRedis } = leadership
+    const { publisher } = this.#publishing
+    new Trimmer({
+      ...{ config, log, metrics, stateStore, connectRedis, signal },
+      timeline: server.history.current,
+      streams: () => publisher.reached(),
+    }).start()
   }
 
   #startSettling(): void {

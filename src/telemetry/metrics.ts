@@ -1,5 +1,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import { VERSION } from '../base/version.js'
+import { streamOf } from '../event/names.js'
+import { createStreamMetrics } from './stream-metrics.js'
 
 export type Role = 'starting' | 'standby' | 'active' | 'halted' | 'stopping'
 
@@ -75,6 +77,7 @@ export function createRelayMetrics() {
   const repairFound = gauge('repair_events_found', 'Events that the last repair of a gap has found missing')
   const repairPutBack = gauge('repair_events_put_back', 'Events that it has put back')
   const streamLabel = bounded(MOST_STREAMS)
+  const streams = createStreamMetrics(registry, (key) => streamLabel(streamOf(key)))
   const setDurability = oneHot(
     gauge('durability_level', 'The level that positions are confirmed at, as 1', ['level']),
     'level',
@@ -93,6 +96,7 @@ export function createRelayMetrics() {
     forgetSlot()
     setDurability(undefined)
     openIncidents.reset()
+    streams.forget()
   }
   lastConfirmed.remove()
   forgetSlot()
@@ -136,6 +140,14 @@ export function createRelayMetrics() {
       decodingSeconds.set(seconds)
       spilled.set(spilledBytes)
     },
+    /** So many entries were removed from a stream. */
+    trimmed: streams.trimmed,
+    /** So many of them a group had not finished. */
+    cut: streams.cut,
+    /** So many dead letters of a group were removed for their age. */
+    deadLettersTrimmed: streams.deadLettersTrimmed,
+    /** How a stream is, as it was seen last. */
+    setStream: streams.set,
     repairFound: (events: number): void => repairFound.set(events),
     repairPutBack: (events: number): void => repairPutBack.set(events),
     errors: counter('errors_total', 'Errors by where they came from and what they were', ['target', 'code']),
@@ -245,10 +257,4 @@ function bounded(most: number): (value: string) => string {
     seen.add(value)
     return value
   }
-}
-
-/** The partitions of a stream are counted together. */
-function streamOf(streamKey: string): string {
-  const colon = streamKey.indexOf(':')
-  return colon < 0 ? streamKey : streamKey.slice(0, colon)
 }

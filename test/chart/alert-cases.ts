@@ -122,6 +122,18 @@ export const CASES: AlertCase[] = [
     wrong: { [active('outrider_open_incidents', 'kind="rejected"')]: turning(0, 1) },
   },
   {
+    alert: 'OutriderTrimHeld',
+    what: 'a group has not finished what should have gone',
+    wrong: { [active('outrider_trim_overdue_seconds', 'stream="orders",group="billing"')]: turning(0, 4_000) },
+  },
+  {
+    alert: 'OutriderEntriesCut',
+    what: 'the maximum length took what a group had not finished, for the first time',
+    wrong: {
+      [active('outrider_entries_cut_total', 'stream="orders",group="billing"')]: `_x${BEFORE + AFTER - 20} 5x20`,
+    },
+  },
+  {
     alert: 'OutriderPossiblePhantoms',
     what: 'Postgres failed over and lost transactions',
     wrong: { [active('outrider_open_incidents', 'kind="operator"')]: turning(0, 1) },

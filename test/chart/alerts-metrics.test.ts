@@ -79,18 +79,21 @@ function expectAnswers(questions: Question[], emitted: Map<string, Emitted>, own
 }
 
 describe('what alerts and dashboard ask for', () => {
-  relayTest('of a relay, a relay tells', async ({ env }) => {
+  relayTest('of a relay, a relay tells', async ({ env, configFile }) => {
     await env.redis.set('taken', 'a string')
-    const relay = await env.streamingRelay()
+    await env.redis.xgroup('CREATE', 'orders', 'billing', '0', 'MKSTREAM')
+    const yaml = 'streams: { orders: { retention: 10s, maxLength: 1 } }'
+    const relay = await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(yaml) })
     await env.postgres.query('select pg_terminate_backend($1)', [await env.walsender()])
     await until(async () => (await relay.metric('outrider_sessions_total')) === 2)
-    await env.insert('orders')
+    for (let n = 0; n < 2; n++) await env.insert('orders')
     await env.insert('taken')
     await until(
       async () =>
+        (await relay.metric('outrider_entries_cut_total')) === 1 &&
         (await relay.metric('outrider_open_incidents{kind="rejected"}')) === 1 &&
         (await relay.metric('outrider_last_confirmed_timestamp_seconds')) !== undefined,
-      { message: () => `the rejected row to be counted\n${relay.tail()}` },
+      { message: () => `the rejected row, and what was cut, to be counted\n${relay.tail()}` },
     )
     const response = await fetch(`http://127.0.0.1:${relay.httpPort}/metrics`)
     const emitted = emittedIn(await response.text())

@@ -130,7 +130,8 @@ describe('one thing wrong is one finding, and its statement mends it:', () => {
   })
 })
 
-const ENOUGH = '+evalsha +script|load +hmget +hset +set +del +info +wait +waitaof +xinfo +xrange +xadd'
+const ENOUGH =
+  '+evalsha +script|load +hmget +hset +hgetall +hdel +set +del +info +wait +waitaof +time +xinfo +xpending +xrange +xtrim +xadd'
 
 /** Of which a relay needs nothing on the key of a stream, where they would be its end. */
 const APART =
@@ -180,6 +181,16 @@ describe('permissions: what the user lacks is what the statement grants', () => 
       why: 'the relay cannot wait until events are safe, nor repair a gap: it would halt',
       fix: [{ text: 'ACL SETUSER relay +xrange +wait' }],
     })
+  })
+
+  test('without what only trimming needs', async () => {
+    const keys = ['~outrider:{orders}:head:*', '~outrider:{*}:alive', '~outrider:{check}:*', '~outrider:{trial}:*']
+    await create(`${ENOUGH.replace(' +xtrim', '').replace(' +time', '')} ~orders ${keys.join(' ')}`)
+    const streams = { orders: {} }
+    const [finding] = await look({ streams }, as('relay'))
+    expect(finding).toMatchObject({ level: 'warning', why: 'the relay cannot trim streams: they grow' })
+    await type(finding!.fix[0]!.text)
+    expect(brief(await look({ streams }, as('relay')))).toEqual(['info durability'])
   })
 
   test('without the heads of a stream, and of another that is partitioned', async () => {

@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import pino from 'pino'
 import { z } from 'zod'
@@ -25,6 +26,9 @@ export const KEYS: readonly string[] = Object.entries(PARTITIONS).flatMap(([stre
   count === 0 ? [stream] : Array.from({ length: count }, (_, n) => `${stream}:${n}`),
 )
 
+/** A configuration that keeps what is finished for 2 s. */
+const TRIMS = fileURLToPath(new URL('trims.yaml', import.meta.url))
+
 type RelayStatus = NonNullable<Awaited<ReturnType<RelayProcess['status']>>>
 
 /** The Redis of a `HealingEnv`, of whatever kind. */
@@ -40,6 +44,8 @@ export interface HealingEnvOptions<R extends HealingRedis> {
   /** Does Postgres track commit timestamps? A repair puts events back in their order. */
   tracksCommits: boolean
   durability: string
+  /** Streams are trimmed soon after their entries are finished. */
+  trims?: boolean
 }
 
 /** A database, a Redis, a relay that may be killed, and a consumer group with one effect an event. */
@@ -70,6 +76,10 @@ export class HealingEnv<R extends HealingRedis = RedisPair> {
     this.#pool = new pg.Pool({ connectionString: parts.database.url, max: 6 })
     this.#pool.on('error', () => {})
     this.#consumer = this.#createConsumer()
+  }
+
+  get isTrimmed(): boolean {
+    return this.#options.trims ?? false
   }
 
   static async start<R extends HealingRedis>(options: HealingEnvOptions<R>): Promise<HealingEnv<R>> {
@@ -109,6 +119,7 @@ export class HealingEnv<R extends HealingRedis = RedisPair> {
       OUTRIDER_SLOT: SLOT,
       OUTRIDER_ON_GAP: 'repair',
       OUTRIDER_DURABILITY: this.#options.durability,
+      ...(this.isTrimmed && { OUTRIDER_CONFIG: TRIMS }),
     })
     this.#relays.push(relay)
     this.#all.push(relay)

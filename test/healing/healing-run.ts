@@ -22,6 +22,8 @@ export interface HealingOptions {
   linger?: number
   /** At most one fault a loss, and only the last gap is awaited until it is closed. */
   isShort?: boolean
+  /** Streams are trimmed meanwhile. */
+  trims?: boolean
   print(line: string): void
 }
 
@@ -105,7 +107,8 @@ export async function runHealing(options: HealingOptions): Promise<string[]> {
     `seed ${seed}, ${losses} losses, Redis with ${settings.persistence}, durability ${settings.durability}, ` +
       `track_commit_timestamp ${settings.tracksCommits ? 'on' : 'off'}`,
   )
-  const env = await HealingEnv.start({ ...settings, redis: () => RedisPair.start(settings.persistence) })
+  const { trims = false } = options
+  const env = await HealingEnv.start({ ...settings, trims, redis: () => RedisPair.start(settings.persistence) })
   try {
     return await new HealingRun(env, options).run()
   } finally {

@@ -6,9 +6,11 @@ import { type HealingOptions, runHealing } from './healing-run.js'
 const TIMEOUT_MS = 1_800_000
 
 /** Declares the test with so many losses. The seed is the same each time, so that a run can be repeated; `npm run test:healing` takes any. */
-export function healingTest(options: Pick<HealingOptions, 'losses' | 'kinds' | 'linger' | 'isShort' | 'seed'>): void {
-  const { losses } = options
-  test(`${losses} losses under load, with kills in mid-repair, are repaired: nothing lost, invented, altered or out of order, and every effect once`, {
+export function healingTest(
+  options: Pick<HealingOptions, 'losses' | 'kinds' | 'linger' | 'isShort' | 'seed' | 'trims'>,
+): void {
+  const { losses, trims } = options
+  test(`${losses} losses under load, ${trims ? 'while streams are trimmed, ' : ''}with kills in mid-repair, are repaired: nothing lost, invented, altered or out of order, and every effect once`, {
     timeout: TIMEOUT_MS,
   }, async (context) => {
     needsProcess(context)

@@ -1,9 +1,9 @@
 /**
  * Losses of every kind, one after the other, under load and with kills of the relay in mid-repair: does everything heal?
  *
- *   npm run test:healing -- [--losses 20] [--seed N] [--only TEXT]
+ *   npm run test:healing -- [--losses 20] [--seed N] [--only TEXT] [--trims]
  *
- * `--only`: losses whose name contains the text. Prints a line a loss and a summary; exit code 1 if anything is wrong in the end.
+ * `--only`: losses whose name contains the text. `--trims`: streams are trimmed meanwhile. Prints a line a loss and a summary; exit code 1 if anything is wrong in the end.
  * The seed repeats what happens, but not the moment to the millisecond.
  */
 import { parseArgs } from 'node:util'
@@ -11,7 +11,10 @@ import { runHealing } from './healing-run.js'
 import { LOSSES } from './losses.js'
 
 const { values } = parseArgs({
-  options: { losses: { type: 'string' }, seed: { type: 'string' }, only: { type: 'string' } },
+  options: {
+    ...{ losses: { type: 'string' }, seed: { type: 'string' }, only: { type: 'string' } },
+    trims: { type: 'boolean' },
+  },
 })
 const losses = Number(values.losses ?? 20)
 const seed = Number(values.seed ?? Date.now() % 1_000_000)
@@ -22,6 +25,6 @@ if (!Number.isInteger(losses) || losses < 1 || !Number.isInteger(seed) || kinds.
   )
   process.exit(2)
 }
-const violations = await runHealing({ losses, seed, kinds, print: console.log })
+const violations = await runHealing({ losses, seed, kinds, trims: values.trims ?? false, print: console.log })
 for (const violation of violations) console.error(violation)
 process.exitCode = violations.length === 0 ? 0 : 1

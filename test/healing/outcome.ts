@@ -52,6 +52,7 @@ export function outcomeOf(
   seen: readonly Seen[],
   effects: readonly string[],
   holes: readonly Hole[],
+  isTrimmed = false,
 ): Outcome {
   const known = new Map(truth.map((event) => [event.id, event]))
   const met = new Set<string>()
@@ -84,6 +85,8 @@ export function outcomeOf(
     if (isLate) outcome.late += 1
     else outcome.disordered.push(entry)
   }
+  // What was trimmed was finished: it has had its effect.
+  if (isTrimmed) for (const id of effects) met.add(id)
   outcome.lost = truth.filter(({ id }) => !met.has(id))
   return outcome
 }
@@ -107,11 +110,12 @@ export async function finalOutcome(env: HealingEnv<HealingRedis>, holes: readonl
     async () => {
       const ids = new Set((await readAll(env.redis.client)).map(({ id }) => id))
       const isClosed = (await env.incidents()).length === 0
-      return isClosed && truth.every(({ id }) => ids.has(id)) && (await env.countEffects()) >= truth.length
+      const hasAll = env.isTrimmed || truth.every(({ id }) => ids.has(id))
+      return isClosed && hasAll && (await env.countEffects()) >= truth.length
     },
     { timeout: ARRIVED_MS },
   ).catch(() => {})
-  return outcomeOf(truth, await readAll(env.redis.client), await env.effects(), holes)
+  return outcomeOf(truth, await readAll(env.redis.client), await env.effects(), holes, env.isTrimmed)
 }
 
 /** How many entries there are of events that their stream has already. */

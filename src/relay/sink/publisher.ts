@@ -78,6 +78,11 @@ export class Publisher {
     return this.#streams.used
   }
 
+  /** Every stream whose head is this session's, and the position that it has reached at least. */
+  reached(): Iterable<[key: string, position: Position]> {
+    return this.#streams.reached()
+  }
+
   /** Bytes in memory of rows that wait or are in flight, with their batches. */
   get bytes(): number {
     return this.#pending.bytes

@@ -50,6 +50,14 @@ export class StreamQueues {
     return queue
   }
 
+  /** Every stream whose head is this session's, and the position that it has reached. */
+  *reached(): Generator<IdleStream> {
+    for (const { key, state, acknowledged } of this.#used.values()) {
+      if (state === 'open' && acknowledged !== ZERO_POSITION) yield [key, acknowledged]
+    }
+    yield* this.#idle
+  }
+
   addIdle(key: string, position: Position): void {
     this.#idle.set(key, position)
   }

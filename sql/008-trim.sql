@@ -1,5 +1,5 @@
 -- serves: 004
--- Trimming of the streams. Versions 004 to 006 neither write nor read what is added here, and do not trim.
+-- Trimming of the streams. Earlier versions neither write nor read what is added here, and do not trim.
 
 alter table outrider.lineage add column trims boolean not null default false;
 -- From here on for those that are new: what an earlier version published is not trimmed without being asked for.

@@ -1,0 +1,31 @@
+-- Looks at a stream that may be trimmed, and says beside it what this lineage keeps: the others trim no more.
+--
+-- KEYS  the stream, the hash of what each lineage keeps
+-- ARGV  this lineage, what it keeps, lineages that are retired
+-- Reply {} where the stream is missing; else {time in milliseconds, entries, the first id, {lineage, what it keeps …},
+--       {{group, the first id that it has not finished, how many entries or -1} …}}
+
+local stream, policies = KEYS[1], KEYS[2]
+local reported = redis.pcall('XINFO', 'STREAM', stream)
+if reported.err then
+  if string.find(reported.err, 'no such key', 1, true) then return {} end
+  return reported
+end
+local info = infoOf(reported)
+for n = 3, #ARGV do redis.call('HDEL', policies, ARGV[n]) end
+local known = redis.call('HGETALL', policies)
+local said
+for n = 1, #known, 2 do
+  if known[n] == ARGV[1] then said = known[n + 1] end
+end
+if said ~= ARGV[2] then
+  local written = redis.pcall('HSET', policies, ARGV[1], ARGV[2])
+  -- Trimming helps where the memory is full.
+  if type(written) == 'table' and written.err and not string.find(written.err, 'OOM', 1, true) then return written end
+end
+local time = redis.call('TIME')
+local first = info['first-entry'] and info['first-entry'][1] or '0-0'
+return {
+  time[1] * 1000 + math.floor(time[2] / 1000), info.length, first,
+  known, unfinishedOf(stream, info, true),
+}

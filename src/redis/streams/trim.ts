@@ -1,0 +1,150 @@
+import type { EntryId } from '../../event/entry-id.js'
+import { headKey, policyKey } from '../../event/names.js'
+import { POSITION, type Position } from '../../event/position.js'
+import type { RedisClient } from '../client/connect.js'
+import { Script } from '../scripts/script.js'
+
+const include = (...names: string[]): string[] => names.map((name) => `includes/${name}.lua`)
+const IDS = include('entry-id', 'stream-info')
+const TRIMMABLE = include('position', 'entry-id', 'stream-info', 'soundness', 'trim-step', 'trimmable')
+const surveyScript = new Script('survey-trim.lua', ...IDS, ...include('unfinished'))
+const trimScript = new Script('trim.lua', ...TRIMMABLE, ...include('unfinished'))
+const cutScript = new Script('cut.lua', ...TRIMMABLE)
+const deadScript = new Script('trim-dead.lua', ...include('entry-id', 'trim-step'))
+const positionScript = new Script('find-position.lua')
+
+/** A group, and where in the stream its work ends. */
+export interface GroupFloor {
+  name: string
+  /** The first id that it has not finished: not read, or not acknowledged. Everything before is. */
+  floor: EntryId
+}
+
+/** A stream that may be trimmed. */
+export interface TrimSurvey {
+  /** By the clock of Redis, in milliseconds. */
+  now: number
+  length: number
+  first: EntryId
+  /** What each lineage that publishes to the stream keeps, as it has said it. */
+  policies: ReadonlyMap<string, string>
+  groups: readonly UnfinishedGroup[]
+}
+
+export interface UnfinishedGroup extends GroupFloor {
+  /** Entries that it has not finished; undefined where Redis cannot tell. */
+  unfinished: number | undefined
+}
+
+type SurveyReply = [] | [number, number, string, string[], [string, string, number][]]
+
+const isMissing = (reply: SurveyReply): reply is [] => reply.length === 0
+
+/**
+ * Looks at a stream, and says in Redis what this lineage keeps of it. Undefined where there is no such stream. Rejects with the
+ * error of Redis. `retired`: lineages that publish no more.
+ */
+export async function surveyForTrim(
+  client: RedisClient,
+  key: string,
+  own: { lineage: string; policy: string; retired: readonly string[] },
+): Promise<TrimSurvey | undefined> {
+  const keys = [key, policyKey(key)]
+  const reply = (await surveyScript.call(client, keys, [own.lineage, own.policy, ...own.retired])) as SurveyReply
+  if (isMissing(reply)) return undefined
+  const [now, length, first, flat, groups] = reply
+  const policies = new Map<string, string>()
+  for (let n = 0; n + 1 < flat.length; n += 2) policies.set(flat[n] as string, flat[n + 1] as string)
+  return {
+    ...{ now, length, first, policies },
+    groups: groups.map(([name, floor, unfinished]) => ({
+      ...{ name, floor, unfinished: unfinished < 0 ? undefined : unfinished },
+    })),
+  }
+}
+
+/** The session that trims, and where in the stream it has got. */
+export interface TrimmingHead {
+  key: string
+  lineage: string
+  session: string
+  /** The head is there at least. */
+  position: Position
+}
+
+export interface TrimStep {
+  /** Entries before it go, as far as all groups have finished them. */
+  upTo: EntryId
+  /** At most so many; undefined: all, in steps. */
+  most: number | undefined
+}
+
+/**
+ * Removes entries that every group has finished, some of those that the step names. Resolves with how many; undefined where the head is
+ * not as it must be: another session leads, or the stream has lost entries, of this lineage or of another one in it. `known`: groups
+ * that may be missing in Redis; `others`: lineages in the stream.
+ */
+export async function trim(
+  client: RedisClient,
+  head: TrimmingHead,
+  step: TrimStep,
+  known: readonly GroupFloor[],
+  others: readonly string[],
+): Promise<number | undefined> {
+  const groups = known.flatMap(({ name, floor }) => [name, floor])
+  const args = [step.upTo, step.most === undefined ? '' : String(step.most), ...groups]
+  const reply = await trimScript.call(client, keysOf(head, others), [...whoseOf(head), ...args])
+  const [status, removed] = reply as ['OK' | 'MOVED', number]
+  return status === 'OK' ? removed : undefined
+}
+
+/** What went of a stream that had too many entries. */
+export interface Cut {
+  removed: number
+  /** How many of these entries each group had not finished. */
+  unfinished: ReadonlyMap<string, number>
+}
+
+/**
+ * Removes the first entries of a stream, some of those that are too many, also such as groups have not finished. Undefined where `trim`
+ * gives it.
+ */
+export async function cut(
+  client: RedisClient,
+  head: TrimmingHead,
+  maxLength: number,
+  others: readonly string[],
+): Promise<Cut | undefined> {
+  const reply = await cutScript.call(client, keysOf(head, others), [...whoseOf(head), String(maxLength)])
+  const [status, removed, flat] = reply as ['OK' | 'MOVED', number, (string | number)[]]
+  if (status !== 'OK') return undefined
+  const unfinished = new Map<string, number>()
+  for (let n = 0; n + 1 < flat.length; n += 2) unfinished.set(String(flat[n]), Number(flat[n + 1]))
+  return { removed, unfinished }
+}
+
+const keysOf = ({ key, lineage }: TrimmingHead, others: readonly string[]): string[] => [
+  ...[key, headKey(key, lineage), policyKey(key)],
+  ...others.map((other) => headKey(key, other)),
+]
+
+const whoseOf = ({ lineage, session, position }: TrimmingHead): string[] => [lineage, session, position]
+
+/** Removes dead letters that are before an entry, some of them; resolves with how many. */
+export async function trimDead(client: RedisClient, key: string, upTo: EntryId): Promise<number> {
+  return (await deadScript.call(client, [key], [upTo])) as number
+}
+
+/**
+ * The position of the first event of this source at or after an entry. `none`: there is no such event; `unknown`: not among the
+ * entries that are looked at.
+ */
+export async function findPosition(
+  client: RedisClient,
+  key: string,
+  source: string,
+  from: EntryId,
+): Promise<Position | 'none' | 'unknown'> {
+  const found = (await positionScript.call(client, [key], [source, from])) as string
+  return found === 'none' || POSITION.test(found) ? found : 'unknown'
+}

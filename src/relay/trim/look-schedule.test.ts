@@ -1,0 +1,20 @@
+import { expect, test } from 'vitest'
+import { ZERO_POSITION } from '../../event/position.js'
+import { LookSchedule, type ReachedStream } from './look-schedule.js'
+
+const streams = (count: number): ReachedStream[] => Array.from({ length: count }, (_, n) => [`s${n}`, ZERO_POSITION])
+
+test('a stream is due at once, then after its interval, or when it was postponed to', () => {
+  const schedule = new LookSchedule()
+  const taken = (now: number) => schedule.take(streams(2), now, () => 60).map(([key]) => key)
+  expect([taken(1), taken(60), taken(61)]).toEqual([['s0', 's1'], [], ['s0', 's1']])
+  schedule.postpone('s0', 500)
+  expect([taken(121), taken(181), taken(500)]).toEqual([['s1'], ['s1'], ['s0', 's1']])
+})
+
+test('of more streams than one tick has room for, each has its turn', () => {
+  const schedule = new LookSchedule()
+  const seen = new Set<string>()
+  for (let now = 0; now < 100; now++) for (const [key] of schedule.take(streams(15_000), now, () => 60)) seen.add(key)
+  expect(seen.size).toBe(15_000)
+})

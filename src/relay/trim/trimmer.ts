@@ -1,0 +1,247 @@
+import { pause } from '../../base/backoff.js'
+import { inBatches } from '../../base/in-batches.js'
+import { every } from '../../base/interval.js'
+import type { Config } from '../../config/schema.js'
+import { EVERY_STREAM, type TrimPolicy, trimPolicyOf } from '../../config/trimming.js'
+import { timeOf } from '../../event/entry-id.js'
+import { deadKey, streamOf } from '../../event/names.js'
+import type { Position } from '../../event/position.js'
+import { saveHorizon } from '../../postgres/state/horizons.js'
+import { readTrimming, type Trimming } from '../../postgres/state/trimming.js'
+import type { RedisClient } from '../../redis/client/connect.js'
+import { classifyRedis } from '../../redis/client/errors.js'
+import {
+  cut,
+  findPosition,
+  type GroupFloor,
+  surveyForTrim,
+  type TrimmingHead,
+  type TrimStep,
+  type TrimSurvey,
+  trim,
+  trimDead,
+} from '../../redis/streams/trim.js'
+import type { Logger } from '../../telemetry/log.js'
+import type { Metrics } from '../../telemetry/metrics.js'
+import type { StateStore } from '../confirm/state-store.js'
+import { SideConnection } from '../side-connection.js'
+import { trimmedLsn } from './horizon.js'
+import { KnownGroups } from './known-groups.js'
+import { LookSchedule, type ReachedStream } from './look-schedule.js'
+import { recordMoved } from './moved-events.js'
+import { policyText, sharedPolicy } from './shared-policy.js'
+import { planTrim, type TrimFacts } from './trim-plan.js'
+
+/** How often each stream is looked at, in milliseconds; more often where less is kept. */
+const LOOK_EVERY_MS = 60_000
+const TICK_MS = 1_000
+/** What takes this long is lost on the way, in milliseconds. */
+const COMMAND_TIMEOUT_MS = 30_000
+/** Streams that are looked at side by side. */
+const STREAMS_AT_ONCE = 8
+/** Steps in a row for one stream: 200,000 entries. */
+const MAX_STEPS = 200
+/** Between two of them, so that others have their turn, in milliseconds. */
+const STEP_PAUSE_MS = 5
+/** After a refusal that a person has to correct, in milliseconds: each look would be another entry of ACL LOG. */
+const REFUSED_PAUSE_MS = 600_000
+
+export interface TrimmerOptions {
+  config: Pick<Config, 'streams'>
+  log: Logger
+  metrics: Pick<Metrics, 'trimmed' | 'cut' | 'deadLettersTrimmed' | 'setStream' | 'errors'>
+  stateStore: StateStore
+  timeline: number
+  connectRedis(commandTimeout: number): Promise<RedisClient>
+  /** Every stream of the lineage. */
+  streams(): Iterable<ReachedStream>
+  /** Aborted when the session ends. */
+  signal: AbortSignal
+}
+
+/** The stream that is trimmed, and the other lineages in it. */
+interface Work {
+  client: RedisClient
+  head: TrimmingHead
+  others: readonly string[]
+}
+
+/**
+ * Trims the streams of a lineage, over a connection of its own.
+ *
+ *     look ── what may go? ── record what left the stream unfinished ── save the horizon ── trim, asking once more
+ *
+ * What goes wrong for one stream is tried again when it is looked at next. Nothing of it ends the session.
+ */
+export class Trimmer {
+  readonly #options: TrimmerOptions
+  readonly #connection: SideConnection
+  readonly #groups: KnownGroups
+  readonly #schedule = new LookSchedule()
+  #trimming: Trimming | undefined
+  #isRunning = false
+  /** Streams whose last look failed: that is said once. */
+  readonly #failing = new Set<string>()
+
+  constructor(options: TrimmerOptions) {
+    this.#options = options
+    this.#groups = new KnownGroups(options.stateStore)
+    this.#connection = new SideConnection({
+      connect: () => options.connectRedis(COMMAND_TIMEOUT_MS),
+      // A refusal was answered.
+      isHarmless: (error) => (error as Error).name === 'ReplyError',
+    })
+  }
+
+  /** To be called once all heads are taken over. */
+  start(): void {
+    const { signal } = this.#options
+    signal.addEventListener('abort', () => this.#connection.close(), { once: true })
+    every(TICK_MS, () => void this.#tick(), signal)
+  }
+
+  async #tick(): Promise<void> {
+    if (this.#isRunning) return
+    this.#isRunning = true
+    try {
+      this.#trimming ??= await this.#load()
+      const due = this.#schedule.take(this.#options.streams(), performance.now(), (key) => this.#intervalOf(key))
+      await inBatches(due, STREAMS_AT_ONCE, ([key, position]) => this.#look(key, position))
+      await this.#groups.save(performance.now())
+      this.#failing.delete('')
+    } catch (error) {
+      this.#failed(error as Error)
+    } finally {
+      this.#isRunning = false
+    }
+  }
+
+  async #load(): Promise<Trimming> {
+    const { config, log, stateStore } = this.#options
+    await this.#groups.load()
+    const trimming = await stateStore.inTurn((postgres) => readTrimming(postgres, stateStore.lineage.lineage))
+    if (!trimming.byDefault && config.streams[EVERY_STREAM]?.retention === undefined) log.info(NOT_BY_DEFAULT)
+    return trimming
+  }
+
+  #policyOf(key: string): TrimPolicy {
+    return trimPolicyOf(this.#options.config.streams, streamOf(key), this.#trimming?.byDefault ?? false)
+  }
+
+  #intervalOf(key: string): number {
+    const { retention } = this.#policyOf(key)
+    return retention === undefined ? LOOK_EVERY_MS : Math.max(TICK_MS, Math.min(LOOK_EVERY_MS, retention / 10))
+  }
+
+  async #look(key: string, position: Position): Promise<void> {
+    if (this.#options.signal.aborted) return
+    try {
+      await this.#connection.use((client) => this.#trim(client, key, position))
+      this.#failing.delete(key)
+    } catch (error) {
+      this.#failed(error as Error, key)
+    }
+  }
+
+  async #trim(client: RedisClient, key: string, position: Position): Promise<void> {
+    const { metrics, stateStore } = this.#options
+    const { lineage } = stateStore.own
+    const own = this.#policyOf(key)
+    const survey = await surveyForTrim(client, key, {
+      ...{ lineage, policy: policyText(own), retired: this.#trimming?.retired ?? [] },
+    })
+    if (survey === undefined) return
+    const others = new Map([...survey.policies].filter(([other]) => other !== lineage))
+    const policy = sharedPolicy(own, others.values())
+    const facts: TrimFacts = { ...survey, policy, missing: await this.#groups.seen(key, survey.groups, policy.groups) }
+    const plan = planTrim(facts)
+    metrics.setStream(key, {
+      ...{ entries: survey.length, oldestSeconds: ageOf(survey), overdueSeconds: plan.overdueMs / 1000 },
+      heldBy: plan.heldBy?.name,
+    })
+    const work = { client, head: { key, ...stateStore.own, position }, others: [...others.keys()] }
+    if (plan.step) await this.#trimFinished(work, plan.step, [...facts.groups, ...facts.missing])
+    if (plan.maxLength !== undefined) await this.#cut(work, plan.maxLength)
+    await this.#trimDead(client, key, own, survey.now)
+  }
+
+  async #trimFinished(work: Work, step: TrimStep, known: readonly GroupFloor[]): Promise<void> {
+    const { client, head, others } = work
+    if (!(await this.#saveHorizon(client, head, step))) return
+    let left = step.most
+    await this.#inSteps(async () => {
+      if (left === 0) return 0
+      const removed = (await trim(client, head, { ...step, most: left }, known, others)) ?? 0
+      if (left !== undefined) left = Math.max(0, left - removed)
+      if (removed > 0) this.#options.metrics.trimmed(head.key, removed)
+      return removed
+    })
+  }
+
+  /** Past what groups have not finished, which is said of each. */
+  async #cut({ client, head, others }: Work, maxLength: number): Promise<void> {
+    const { log, metrics } = this.#options
+    const groups: Record<string, number> = {}
+    const entries = await this.#inSteps(async () => {
+      const found = await cut(client, head, maxLength, others)
+      for (const [group, count] of found?.unfinished ?? []) {
+        groups[group] = (groups[group] ?? 0) + count
+        metrics.cut(head.key, group, count)
+      }
+      return found?.removed ?? 0
+    })
+    if (entries === 0) return
+    metrics.trimmed(head.key, entries)
+    const level = Object.keys(groups).length > 0 ? 'warn' : 'info'
+    log[level]({ stream: head.key, maxLength, entries, unfinished: groups }, 'stream cut to its maximum length')
+  }
+
+  async #trimDead(client: RedisClient, key: string, own: TrimPolicy, now: number): Promise<void> {
+    if (own.deadLetterRetention === undefined) return
+    const upTo = `${Math.max(0, now - own.deadLetterRetention)}-0`
+    for (const { name } of this.#groups.of(key)) {
+      const removed = await this.#inSteps(() => trimDead(client, deadKey(key, name), upTo))
+      if (removed > 0) this.#options.metrics.deadLettersTrimmed(key, name, removed)
+    }
+  }
+
+  /** Until a step removes nothing. Resolves with how many entries were removed. */
+  async #inSteps(step: () => Promise<number>): Promise<number> {
+    const { signal } = this.#options
+    let all = 0
+    for (let steps = 0; steps < MAX_STEPS && !signal.aborted; steps++) {
+      const removed = await step()
+      if (removed === 0) break
+      all += removed
+      await pause(STEP_PAUSE_MS, signal)
+    }
+    return all
+  }
+
+  /** Before anything goes. Resolves with whether it may. */
+  async #saveHorizon(client: RedisClient, { key, position }: TrimmingHead, { upTo }: TrimStep): Promise<boolean> {
+    const { stateStore, timeline } = this.#options
+    const isRecorded = await recordMoved(client, stateStore, key, this.#groups)
+    const first = isRecorded ? await findPosition(client, key, stateStore.lineage.source, upTo) : 'unknown'
+    const lsn = trimmedLsn(first, position, timeline)
+    return stateStore.inTurn((postgres) => saveHorizon(postgres, stateStore.own, key, lsn))
+  }
+
+  /** A lost connection concerns all streams, a refusal one. */
+  #failed(error: Error, stream = ''): void {
+    const { log, metrics, signal } = this.#options
+    if (signal.aborted) return
+    const isRefusal = error.name === 'ReplyError'
+    const code = isRefusal ? classifyRedis(error.message).reason : 'trimming'
+    metrics.errors.inc({ target: isRefusal ? 'redis' : 'outrider', code })
+    if (code === 'redis_noperm') this.#schedule.postpone(stream, performance.now() + REFUSED_PAUSE_MS)
+    const isKnown = isRefusal ? this.#failing.has(stream) : this.#failing.size > 0
+    if (!isKnown) log.warn({ err: error, stream }, 'trimming failed, retrying')
+    this.#failing.add(stream)
+  }
+}
+
+const NOT_BY_DEFAULT = 'streams without a retention are not trimmed: an earlier version set up this installation'
+
+const ageOf = ({ now, length, first }: TrimSurvey): number =>
+  length === 0 ? 0 : Math.max(0, now - timeOf(first)) / 1000
