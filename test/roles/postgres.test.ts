@@ -76,7 +76,9 @@ const MAY: Record<Role, string[]> = {
     ...['checkpoint', 'consumer_group', 'gap_stream', 'head', 'horizon', 'incident', 'lineage', 'migration'].map(
       (name) => `select ${name}`,
     ),
-    ...['moved_event', 'outbox', 'present', 'rejected', 'repair', 'session', 'stream'].map((name) => `select ${name}`),
+    ...['emptied', 'moved_event', 'outbox', 'present', 'rejected', 'repair', 'session', 'stream'].map(
+      (name) => `select ${name}`,
+    ),
     ...['consumer_group', 'gap_stream', 'head', 'horizon', 'incident', 'repair', 'stream'].map(
       (name) => `update ${name}`,
     ),
