@@ -171,6 +171,7 @@ export class AffectedStreams {
     this.#since.set(stream, earlierOf(this.#since.get(stream), since))
   }
 
+  /** A stream that two gaps name is looked at twice: the last look decides whether Redis refuses it. */
   async #lookAtEach(
     client: RedisClient,
     heads: ReadonlyMap<string, SavedHead | undefined>,
@@ -184,8 +185,11 @@ export class AffectedStreams {
       const { owner, reply } = look
       const isStranger = owner === 'unrecorded' && !saved && !(await ownership.othersAreSilent(client))
       if (owner === 'foreign' || owner === 'beyond' || isStranger) foreign.push(look)
-      else if (reply.status === 'ERROR') this.refused.add(key, reply.error, saved)
-      else {
+      else if (reply.status === 'ERROR') {
+        this.#found.delete(key)
+        this.refused.add(key, reply.error, saved)
+      } else {
+        this.refused.delete(key)
         const isSound = await hasSoundEnd(client, look, ownership)
         all.set(key, foundStream({ key, end, hasSoundEnd: isSound, saved: saved?.position }, reply, earlier))
       }

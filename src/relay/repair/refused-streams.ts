@@ -37,6 +37,11 @@ export class RefusedStreams {
     this.#reasons.set(key, reason)
   }
 
+  /** A later look was not refused. */
+  delete(key: string): void {
+    this.#reasons.delete(key)
+  }
+
   /** What to throw where a stream cannot be read: nothing else reads it, and a user from before there were repairs may not be permitted to. */
   explain(error: Error): Error {
     if (classifyRedis(error.message).reason !== 'redis_noperm') return error
