@@ -125,7 +125,9 @@ export async function bootstrap(query: ReplicationQuery, options: BootstrapOptio
     throw new RepairedError('The gaps are repaired: the next session streams.')
   }
   await begin()
-  await stateStore.inTurn(pruneGapStreams)
+  await stateStore.inTurn(pruneGapStreams).catch((error) => {
+    options.log.warn({ err: error }, 'streams of closed gaps not removed, continuing')
+  })
   const tables = { ours: lineage.outboxOids, skipped: await skippedTables(postgres, lineage) }
   const settling = await readSettling(postgres, lineage)
   return {

@@ -156,3 +156,12 @@ test('a gap that was closed 90 days ago names no stream any longer, and is still
   )
   expect(rows).toEqual([{ streams: 0 }, { streams: 1 }])
 })
+
+test('streams of closed gaps that cannot be removed stop no session', async ({ env }) => {
+  await env.postgres.query(
+    `create function refuse() returns trigger language plpgsql as $$ begin raise 'not now'; end $$;
+     create trigger refuse before delete on outrider.gap_stream for each statement execute function refuse()`,
+  )
+  const relay = await env.streamingRelay()
+  await relay.logged(({ msg }) => msg === 'streams of closed gaps not removed, continuing')
+})

@@ -210,11 +210,15 @@ export async function boundStreams(
 /** A closed gap names its streams for a person alone. */
 const NAMED_FOR = '90 days'
 
-/** Forgets the streams of gaps that were closed long ago. The incidents stay. */
+/** Forgotten at once: a start waits for it. */
+const PRUNED_AT_ONCE = 10_000
+
+/** Forgets streams of gaps that were closed long ago; the next start forgets more of them. The incidents stay. */
 export async function pruneGapStreams(client: pg.ClientBase): Promise<void> {
   await client.query(
-    `delete from outrider.gap_stream as g using outrider.incident as i
-     where i.id = g.incident and closed_at < now() - interval '${NAMED_FOR}'`,
+    `delete from outrider.gap_stream where ctid = any (array(
+       select g.ctid from outrider.gap_stream as g join outrider.incident as i on i.id = incident
+       where closed_at < now() - interval '${NAMED_FOR}' limit ${PRUNED_AT_ONCE}))`,
   )
 }
 
