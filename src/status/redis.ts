@@ -73,7 +73,7 @@ export const timeOfRedis = async (client: RedisClient): Promise<number> => {
 const anyTime = (client: RedisClient): Promise<unknown[]> =>
   client instanceof Cluster
     ? Promise.any(client.nodes('master').map((node) => node.time())).catch(({ errors }: AggregateError) => {
-        throw errors[0]
+        throw errors[0] ?? new Error('None of the primaries of the cluster is connected')
       })
     : client.time()
 
