@@ -2,6 +2,7 @@ import { Cluster, type Redis } from 'ioredis'
 import { inBatches } from '../base/in-batches.js'
 import { type AwayNode, type NodeFacts, readReachedNodes, versionOf } from '../check/redis-facts.js'
 import { aliveKey } from '../event/names.js'
+import { primaryNameOf } from '../redis/client/cluster-nodes.js'
 import type { RedisClient } from '../redis/client/connect.js'
 import {
   type GroupPosition,
@@ -44,7 +45,7 @@ export async function readRedis(
   const { nodes, away } = await readReachedNodes(client)
   const now = await timeOfRedis(client)
   const { product, version } = versionOf(nodes[0]?.info ?? {})
-  const surveys = await surveyStreams(client, keys)
+  const surveys = await surveyReached(client, keys, away)
   const refused = surveys.flatMap((found, n) =>
     typeof found === 'string' ? [{ key: keys[n] as string, error: found }] : [],
   )
@@ -61,6 +62,17 @@ export async function readRedis(
     missing: keys.filter((_, n) => surveys[n] === undefined),
     refused: [...refused, ...groups.refused],
   }
+}
+
+/** A key whose primary is away is not asked for: each call would wait until it times out. */
+async function surveyReached(client: RedisClient, keys: readonly string[], away: readonly AwayNode[]) {
+  if (!(client instanceof Cluster) || away.length === 0) return surveyStreams(client, keys)
+  const errors = new Map(away.map(({ name, error }) => [name, `no answer from ${name}: ${error.message}`]))
+  const errorOf = (key: string) => errors.get(primaryNameOf(client, key) ?? '')
+  const unreached = new Map(keys.map((key) => [key, errorOf(key)]))
+  const reached = keys.filter((key) => unreached.get(key) === undefined)
+  const surveys = new Map((await surveyStreams(client, reached)).map((found, n) => [reached[n], found]))
+  return keys.map((key) => unreached.get(key) ?? surveys.get(key))
 }
 
 /** In milliseconds; of this machine where TIME is not permitted. */

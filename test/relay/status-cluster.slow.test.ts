@@ -50,6 +50,8 @@ test.for([
       expect(code).toBe(4)
       expect(redis.nodes).toHaveLength(2)
       expect(redis.away).toEqual([{ name: `127.0.0.1:${dead.port}`, error: expect.any(String) }])
+      // Its streams were not asked for: each would wait until the call times out.
+      expect(redis.refused).toContainEqual({ key: 'orders', error: expect.stringMatching(/^no answer from /) })
       expect(findings.map(({ id }: { id: string }) => id)).toEqual([
         'relay-missing',
         'redis-node-away',

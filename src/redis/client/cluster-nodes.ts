@@ -15,9 +15,13 @@ export function primariesByName(client: Cluster): Map<string, Redis | undefined>
 /** The connection to the primary of this key; undefined where there is none now. A slot that moves may have the key elsewhere. */
 export function primaryOf(client: RedisClient, key: string): Redis | undefined {
   if (!(client instanceof Cluster)) return client
-  const name = client.slots[new Command('get', [key]).getSlot() ?? -1]?.[0]
+  const name = primaryNameOf(client, key)
   return client.nodes('master').find((node) => nameOf(node) === name)
 }
+
+/** The address of the primary of this key, connected or not; undefined where no node has its slot. */
+export const primaryNameOf = (client: Cluster, key: string): string | undefined =>
+  client.slots[new Command('get', [key]).getSlot() ?? -1]?.[0]
 
 /** Where a cluster sends the command that it refused with this error: the key's slot is moving, and the key is there already. */
 export function askedNode(client: RedisClient, error: unknown): Redis | undefined {

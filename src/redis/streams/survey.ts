@@ -2,6 +2,7 @@ import { Cluster } from 'ioredis'
 import { batchesOf } from '../../base/in-batches.js'
 import { deadKey, retriesKey, waitingDueKey, waitingKey } from '../../event/names.js'
 import type { RedisClient } from '../client/connect.js'
+import { classifyRedis } from '../client/errors.js'
 import { Script } from '../scripts/script.js'
 
 /** A stream and its groups as they stand. An id is `0-0` where there is no entry. */
@@ -99,7 +100,7 @@ async function inOrder<T, R>(
   return replies
 }
 
-/** A key that an ACL forbids has the whole call refused: the others are then called one by one. */
+/** A key that an ACL forbids has the whole call refused: the others are then called one by one. Of a cluster a node may be away. */
 async function orWhy<T, R>(
   client: RedisClient,
   batch: readonly T[],
@@ -109,11 +110,14 @@ async function orWhy<T, R>(
     return await call(batch)
   } catch (error) {
     const { name, message } = error as Error
-    if (name !== 'ReplyError' && !(client instanceof Cluster)) throw error
+    if (name !== 'ReplyError' && !(client instanceof Cluster && isAway(message))) throw error
     if (batch.length === 1) return [message]
     return (await Promise.all(batch.map((item) => orWhy(client, [item], call)))).flat()
   }
 }
+
+const isAway = (message: string): boolean =>
+  ['redis_timeout', 'redis_unreachable'].includes(classifyRedis(message).reason)
 
 type StreamReply = [] | [number, number, string, string, number, ...PositionReply[]]
 type PositionReply = [string, number, number, string, number, number]
