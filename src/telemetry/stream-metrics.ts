@@ -1,7 +1,7 @@
 import { Counter, Gauge, type Registry } from 'prom-client'
 
 /** A stream, or one of its partitions. */
-interface StreamGauges {
+export interface StreamGauges {
   entries: number
   /** Age of the first entry. */
   oldestSeconds: number
