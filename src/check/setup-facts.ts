@@ -82,13 +82,15 @@ export async function readSetup(client: pg.ClientBase, config: Config): Promise<
   // The newest tables are asked only where they are.
   const complete = applied !== undefined && classifyHistory(applied, known).missing.length === 0
   const slot = await findSlot(client, config.slot)
+  // Before what is confirmed: the relay saves that first, so a slot that is read later may be beyond what was read.
+  const slotState = slot && (await readSlot(client, config.slot))
   const lineage = complete ? await readLineage(client, config) : NO_LINEAGE
   return {
     rights,
     applied,
     known,
     renamed: lineage.lineage || (rights.schema && !complete) ? undefined : await findRenamedSchema(ask, config),
-    slot: slot && { ...slot, ...(await slotDetails(client, config.slot)), state: await readSlot(client, config.slot) },
+    slot: slot && { ...slot, ...(await slotDetails(client, config.slot)), state: slotState },
     identity: await serverIdentity(client).catch(() => undefined),
     outbox: await readOutbox(client, config.outbox.table),
     dataLimit: await readDataLimit(client),
