@@ -16,7 +16,7 @@ import { Waiting } from './read/waiting.js'
 import { ConsumerGroups } from './redis/groups.js'
 import { ReconnectingClient, StoppedError } from './redis/reconnecting-client.js'
 import { shutDown } from './shutdown.js'
-import { explainStartupError } from './startup-error.js'
+import { explainRedisStartupError, explainStartupError } from './startup-error.js'
 import { backoffStates, type Stats } from './stats.js'
 import { LAST_WORDS, withTimeout } from './with-timeout.js'
 
@@ -104,7 +104,11 @@ export class Runtime {
       await this.#asking.open()
       // Asked once: what is refused now is for a person to fix.
       const client = await this.#asking.client()
-      await this.#streams.ensure((question) => question(client), routes.streams)
+      const ask = <T>(question: (client: RedisClient) => Promise<T>): Promise<T> =>
+        question(client).catch((error) => {
+          throw explainRedisStartupError(error)
+        })
+      await this.#streams.ensure(ask, routes.streams)
       await this.#reading.open()
       this.#stop.signal.throwIfAborted()
     } catch (error) {

@@ -1,7 +1,7 @@
 import { ExitCode, OutriderError } from '../base/failure.js'
 import { sqlState } from '../postgres/client/transaction.js'
 import { classifyDatabaseError } from './inbox/error-class.js'
-import { StoppedError } from './redis/reconnecting-client.js'
+import { isReply, StoppedError } from './redis/reconnecting-client.js'
 
 /** The error that `start` rejects with: what is wrong, and what to do where it is known. Pure. */
 export function explainStartupError(error: unknown): unknown {
@@ -18,10 +18,7 @@ export function explainStartupError(error: unknown): unknown {
     const advice = 'Grant outrider_consumer to the role that the pool connects as.'
     return new OutriderError(`The worker's role lacks a privilege: ${error.message}. ${advice}`, { cause: error })
   }
-  if (
-    classifyDatabaseError({ cause: error, stage: 'opening', session: 'aborted' }) === 'outage' &&
-    error.name !== 'ReplyError'
-  ) {
+  if (classifyDatabaseError({ cause: error, stage: 'opening', session: 'aborted' }) === 'outage' && !isReply(error)) {
     const advice = 'Check what the pool connects to.'
     return new OutriderError(`The workers' database cannot be used: ${error.message || state}. ${advice}`, {
       cause: error,
@@ -29,4 +26,17 @@ export function explainStartupError(error: unknown): unknown {
     })
   }
   return error
+}
+
+/** The same for what a request to Redis fails with: by its error alone, a lost connection could be one to the database. Pure. */
+export function explainRedisStartupError(error: unknown): unknown {
+  if (error instanceof OutriderError || error instanceof StoppedError || isReply(error) || !(error instanceof Error))
+    return error
+  return new OutriderError(
+    `Redis cannot be used: ${error.message}. The connection was lost while the consumer started.`,
+    {
+      cause: error,
+      exitCode: ExitCode.unreachable,
+    },
+  )
 }
