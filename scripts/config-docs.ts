@@ -51,7 +51,10 @@ const NOTES: Record<string, string> = {
   onGap:
     '`repair`: what Redis or the slot lost is put back from `outrider.outbox`; `halt`: the relay waits for a person. With a table of your own both halt. See [healing.md](healing.md)',
   repairMaxEvents: 'a repair of more events waits for `outrider incidents repair <id>`',
-  retention: 'no effect yet: rows stay in the outbox',
+  retention:
+    'rows of `outrider.outbox` that are published and older are emptied, a bucket at a time. An installation that was set up before there was retention keeps its rows until this or `retentionMaxSize` is set. Run `outrider setup` after a change to more than 80h. See [operations.md](operations.md#retention)',
+  retentionMaxSize:
+    'of `outrider.outbox` with its indexes: beyond it younger rows are emptied, too, as far as they are published',
   'http.port': '0: no HTTP server',
   drainTimeout: 'how long SIGTERM waits for the events in flight',
   'streams.*.partitions':

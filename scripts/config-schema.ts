@@ -21,7 +21,10 @@ const { outbox: _, ...DEFAULTS } = settings.parse({
   redis: { url: 'redis://host' },
 })
 
-const UNITS = { duration: { h: 3_600_000, m: 60_000, s: 1_000, ms: 1 }, size: { MiB: 1_048_576, KiB: 1_024, B: 1 } }
+const UNITS = {
+  duration: { h: 3_600_000, m: 60_000, s: 1_000, ms: 1 },
+  size: { GiB: 1_073_741_824, MiB: 1_048_576, KiB: 1_024, B: 1 },
+}
 
 /**
  * The settings that a configuration file may hold. Nothing is required: a variable may give what the file does not.

@@ -20,6 +20,8 @@ export interface Bounds {
   start: Snapshot
   startLsn: Lsn
   since: Since | undefined
+  /** Rows whose entries are older, in milliseconds, may have been emptied by retention. */
+  emptiedUntil: number
 }
 
 export interface Since {
@@ -53,11 +55,20 @@ export async function readBounds(client: pg.Client, lineage: string, since: numb
     newest: await readNewest(client, lineage),
     start: new Snapshot(start.snapshot),
     startLsn: start.lsn,
+    emptiedUntil: await readEmptiedUntil(client, lineage),
     since:
       since === undefined
         ? undefined
         : sinceOf(since, await one('and taken_at <= to_timestamp($2) order by lsn desc limit 2', since / 1000)),
   }
+}
+
+/** Their entries were there when the checkpoint was saved that they were emptied by. */
+async function readEmptiedUntil(client: pg.Client, lineage: string): Promise<number> {
+  const { rows } = await client.query<{ until: Date }>('select until from outrider.emptied where lineage = $1', [
+    lineage,
+  ])
+  return rows[0] ? rows[0].until.getTime() + CLOCK_SKEW_MS : 0
 }
 
 /** The snapshot was taken some time before its checkpoint was saved, but after the one before it was saved. */

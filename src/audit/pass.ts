@@ -163,7 +163,8 @@ export class Pass {
     const flags = this.#comparison.entryAgain(event, () => digestOf(entry.fields, true))
     if (isAltered(flags)) this.#keepCopy(key, entry)
     if (flags & (Flag.row | Flag.old | Flag.extra) || !(flags & Flag.entry)) return
-    if (addedAt(entry.entry) < this.#oldest) return
+    const added = addedAt(entry.entry)
+    if (added < this.#oldest || added < this.#context.bounds.emptiedUntil) return
     this.#comparison.mark(event, Flag.extra)
     tally.list({ kind: 'extra', stream: key, id: entry.id, entry: entry.entry })
   }

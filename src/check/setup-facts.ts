@@ -1,5 +1,6 @@
 import type pg from 'pg'
 import type { Config } from '../config/schema.js'
+import { hasBucketDefault } from '../postgres/outbox/buckets.js'
 import { type OutboxColumn, readOutboxColumns } from '../postgres/outbox/columns.js'
 import { readDataLimit } from '../postgres/outbox/data-limit.js'
 import { type PublishedTable, readPublishedTable } from '../postgres/outbox/published-table.js'
@@ -48,6 +49,8 @@ export interface SetupFacts {
   published: PublishedTable | undefined
   /** Outrider's own table has the index that repairs read by. */
   txidIndex: boolean
+  /** What Outrider's own table is emptied by; undefined: not known. */
+  buckets: { isSetUp: boolean | undefined; seconds: number; predatesRetention: boolean } | undefined
   /** Bytes that `data` of Outrider's own table may have; undefined without a limit. */
   dataLimit: number | undefined
 }
@@ -108,6 +111,7 @@ const NO_LINEAGE = {
   streams: [],
   trims: undefined,
   published: undefined,
+  buckets: undefined,
 }
 
 async function readLineage(client: pg.ClientBase, config: Config) {
@@ -134,7 +138,16 @@ async function readLineage(client: pg.ClientBase, config: Config) {
     streams: heads.rows.map(({ key }) => key),
     trims: (await readTrimming(client, lineage.lineage)).byDefault,
     published: await readPublishedTable(client, lineage.publication, lineage.outboxTable),
+    buckets: await readBucketFacts(client),
   }
+}
+
+async function readBucketFacts(client: pg.ClientBase): Promise<SetupFacts['buckets']> {
+  const { rows } = await client.query<{ seconds: number; predatesRetention: boolean }>(
+    `select outrider.bucket_seconds() as seconds,
+       exists (select from outrider.lineage where predates_retention) as "predatesRetention"`,
+  )
+  return { isSetUp: await hasBucketDefault(client), ...rows[0]! }
 }
 
 /** By what may be done rather than by membership: the owner of the tables needs no role. */

@@ -21,6 +21,7 @@ import {
 } from './finding.js'
 import { assessOutbox, assessRecorded, isMapped } from './outbox.js'
 import { replicationFix } from './provider.js'
+import { assessRetention } from './retention.js'
 import type { ReplicationProbe, ServerFacts } from './server-facts.js'
 import type { SetupFacts } from './setup-facts.js'
 import { assessSlot, slotTaken } from './slot.js'
@@ -143,6 +144,7 @@ function assessLineage(facts: SetupFacts, server: ServerFacts, config: Config): 
     ...assessSlot(facts, server, config),
     publication(facts, server, config),
     ...assessRecorded(facts, config),
+    ...(isMapped(config) ? [] : assessRetention(facts, config)),
     ...incidents(facts, server, config),
     ...assessTrimming(facts, config),
   ]

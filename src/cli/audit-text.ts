@@ -74,7 +74,10 @@ function describeNotKnown(report: AuditReport): string[] {
     ],
     [notKnown.alien, 'rows without an entry whose txid is above those of this server: copied from another one'],
     [notKnown.undated, 'rows without an entry; without outbox.columns.time they may be older than the lineage'],
-    [notKnown.rowGone, 'entries that are older than each row of the table: their rows were deleted'],
+    [
+      notKnown.rowGone,
+      'entries that are older than each row of the table, or than what retention has emptied: their rows are gone',
+    ],
     [rejected, 'rows that were rejected, each with an incident: outrider incidents list --all'],
     [repeated, 'further entries of the same events; consumers skip them by their id'],
     [otherSources, 'entries of other sources'],

@@ -3,7 +3,6 @@ import { type Finding, isBlocker, isOpen } from '../check/finding.js'
 import { checkPostgres } from '../check/postgres.js'
 import { checkRedis } from '../check/redis.js'
 import type { BeforeSetup } from '../check/server.js'
-import { assessSettings } from '../check/settings.js'
 import { connectRedis } from '../redis/client/connect.js'
 import type { Command, Context } from './command.js'
 import { paint } from './output.js'
@@ -33,18 +32,10 @@ Exit code 4 while there is something to fix or to decide; 3 when one of the two 
     const streams = 'failure' in postgres ? [] : postgres.value.streams
     const redis =
       'failure' in client ? client : await checkRedis(client.value, config, streams, timeout).then(...settle)
-    const settings = assessSettings(config)
     const sections: Section[] = [
       { server: 'postgres', name: 'Postgres', outcome: postgres },
       { server: 'redis', name: 'Redis', outcome: redis },
     ]
-    if (settings.length > 0) {
-      sections.push({
-        server: 'configuration',
-        name: 'Configuration',
-        outcome: { value: { title: 'Configuration', findings: settings } },
-      })
-    }
     return report(context, sections, before ? isBlocker : isOpen)
   },
 }
@@ -65,7 +56,7 @@ type Settled<T> = { value: T } | { failure: OutriderError }
 
 /** One part of the report. `server`: its name in JSON; `name`: as a person calls it. */
 interface Section {
-  server: 'postgres' | 'redis' | 'configuration'
+  server: 'postgres' | 'redis'
   name: string
   outcome: Settled<{ title: string; findings: Finding[] }>
 }

@@ -13,7 +13,6 @@ export const relay: Command = {
   options: {},
   service: true,
   async run({ config, log }) {
-    for (const setting of config.withoutEffect) log.warn({ setting }, 'setting has no effect in this version')
     const metrics = createRelayMetrics()
     const running = new Relay(config, log, metrics)
     const http = await startHttp({ ...config.http, metrics, status: () => running.status, log })

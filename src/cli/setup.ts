@@ -149,6 +149,7 @@ function optionsOf(config: Config): SetupOptions {
     outboxTable: config.outbox.table,
     mapping: config.outbox,
     maxEventBytes: config.maxEventBytes,
+    ...(config.outbox.table === OWN_OUTBOX.table ? { retention: config.retention } : {}),
     partitions: partitionsOf(config.streams),
   }
 }

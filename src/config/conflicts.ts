@@ -2,7 +2,7 @@ import { accessSync, constants } from 'node:fs'
 import { STREAM_NAME } from '../event/names.js'
 import { parsePostgresUrl } from './postgres-url.js'
 import { parseRedisUrl } from './redis-url.js'
-import type { Settings } from './schema.js'
+import { OWN_OUTBOX, type Settings } from './schema.js'
 import { EVERY_STREAM } from './trimming.js'
 
 /** Settings that are right each by itself, and wrong together. `path` is the one to change. */
@@ -12,12 +12,14 @@ export interface Conflict {
   found: string
 }
 
-export function findConflicts(settings: Settings): Conflict[] {
+/** `isGiven`: by variable or file, rather than by default. */
+export function findConflicts(settings: Settings, isGiven: (path: string) => boolean): Conflict[] {
   const conflicts: Conflict[] = []
   const refuse = (path: string, expected: string, found: string) => conflicts.push({ path, expected, found })
   postgresConflicts(settings, refuse)
   redisConflicts(settings, refuse)
   limitConflicts(settings, refuse)
+  retentionConflicts(settings, isGiven, refuse)
   for (const [path, file] of filesOf(settings)) {
     if (file === undefined) continue
     const code = unreadable(file)
@@ -104,6 +106,17 @@ function limitConflicts({ limits, maxEventBytes }: Settings, refuse: Refuse): vo
   const room = `at most limits.inflightBytes (${limits.inflightBytes})`
   if (limits.batchBytes > limits.inflightBytes) refuse('limits.batchBytes', room, String(limits.batchBytes))
   if (maxEventBytes > limits.inflightBytes) refuse('maxEventBytes', room, String(maxEventBytes))
+}
+
+/** A setting that has no effect is refused. */
+function retentionConflicts({ outbox, retention }: Settings, isGiven: (path: string) => boolean, refuse: Refuse): void {
+  if (outbox.table !== OWN_OUTBOX.table) {
+    for (const path of ['retention', 'retentionMaxSize']) {
+      if (isGiven(path)) refuse(path, `it only with ${OWN_OUTBOX.table}: a table of your own is never emptied`, 'both')
+    }
+  } else if (retention === 0 && isGiven('retentionMaxSize')) {
+    refuse('retentionMaxSize', 'it only with a retention above 0', 'retention: 0')
+  }
 }
 
 const filesOf = ({ postgres, redis }: Settings): [string, string | undefined][] => [

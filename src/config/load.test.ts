@@ -69,6 +69,7 @@ describe('every setting is refused when it is wrong, with its name, what was exp
     ['OUTRIDER_SOURCE', '/100%', 'a URI reference', '"/100%"'],
     ['OUTRIDER_DURABILITY', 'fsnc', 'one of auto, memory, fsync, replicated, fsync+replicated', '"fsnc"'],
     ['OUTRIDER_RETENTION', 'a week', 'a duration', '"a week"'],
+    ['OUTRIDER_RETENTION_MAX_SIZE', 'much', 'a size', '"much"'],
     ['OUTRIDER_REPAIR_MAX_EVENTS', '0', 'a number of events from 1 to 1000000000', '"0"'],
     ['OUTRIDER_MAX_EVENT_BYTES', '65MiB', 'at most 64MiB', '"65MiB"'],
     ['OUTRIDER_MAX_EVENT_BYTES', '1 megabyte', 'a size', '"1 megabyte"'],
@@ -329,6 +330,8 @@ describe('what comes out', () => {
       source: undefined,
       durability: 'auto',
       retention: 259_200_000,
+      retentionMaxSize: 53_687_091_200,
+      isRetentionSet: false,
       maxEventBytes: 1_048_576,
       onGap: 'repair',
       repairMaxEvents: 10_000_000,
@@ -352,7 +355,6 @@ describe('what comes out', () => {
       },
       limits: { batchEvents: 256, batchBytes: 262_144, inflightBytes: 8_388_608 },
       drainTimeout: 20_000,
-      withoutEffect: [],
     })
   })
 
@@ -433,18 +435,30 @@ describe('what comes out', () => {
   })
 })
 
-describe('a setting that is given and has no effect yet is named as it was given', () => {
-  it('from variables', () => {
-    expect(load({ OUTRIDER_RETENTION: '72h', OUTRIDER_ON_GAP: 'repair' }).withoutEffect).toEqual(['OUTRIDER_RETENTION'])
+describe('retention', () => {
+  it('is a duration, the default by name, or 0; whether it was asked for is known', () => {
+    const of = (env: Record<string, string>) => {
+      const { retention, retentionMaxSize, isRetentionSet } = load(env)
+      return [retention, retentionMaxSize, isRetentionSet]
+    }
+    expect(of({ OUTRIDER_RETENTION: 'default' })).toEqual([259_200_000, 53_687_091_200, true])
+    expect(of({ OUTRIDER_RETENTION: '7d' })).toEqual([604_800_000, 53_687_091_200, true])
+    expect(of({ OUTRIDER_RETENTION: '0' })).toEqual([0, 53_687_091_200, true])
+    expect(of({ OUTRIDER_RETENTION_MAX_SIZE: '1GiB' })).toEqual([259_200_000, 1_073_741_824, true])
+    expect(failure(() => load({ OUTRIDER_RETENTION: '4000d' })).message).toContain('at most 3650d')
   })
 
-  it('from the file', () => {
-    const yaml =
-      'onGap: repair\nretention: 72h\nstreams:\n  orders: { partitions: 4, retention: 7d, groups: [billing] }\n'
-    expect(load({}, yaml).withoutEffect).toEqual([expect.stringMatching(/^retention in \//)])
-  })
-
-  it('but not a default, nor what is in effect', () => {
-    expect(load({ OUTRIDER_ON_GAP: 'halt' }, 'streams:\n  orders: { partitions: 4 }\n').withoutEffect).toEqual([])
+  it('is refused where it would have no effect', () => {
+    const mapped = 'outbox: {table: public.events, stream: "{kind}", columns: {id: id, type: type}}\n'
+    expect(failure(() => load({ OUTRIDER_RETENTION: '72h' }, mapped)).message).toContain(
+      'a table of your own is never emptied',
+    )
+    expect(failure(() => load({}, `${mapped}retentionMaxSize: 1GiB\n`)).message).toContain(
+      'a table of your own is never emptied',
+    )
+    expect(failure(() => load({}, 'retention: 0\nretentionMaxSize: 1GiB\n')).message).toContain(
+      'it only with a retention above 0',
+    )
+    expect(load({}, mapped).isRetentionSet).toBe(false)
   })
 })

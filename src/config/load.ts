@@ -1,7 +1,6 @@
 import type { z } from 'zod'
 import type { Secret } from '../base/secret.js'
 import { type Conflict, findConflicts } from './conflicts.js'
-import { withoutEffect } from './effect.js'
 import { parsePostgresUrl } from './postgres-url.js'
 import { type Problem, refuse, shown } from './problem.js'
 import { type Config, type PostgresConfig, type RedisConfig, type Settings, settings } from './schema.js'
@@ -20,7 +19,12 @@ export function loadConfig(options: { file?: string; env: NodeJS.ProcessEnv; unu
   const problems = [...source.problems, ...unknownVariables(options.env).map(unknownVariable)]
   const result = settings.safeParse(source.tree)
   if (!result.success) problems.push(...result.error.issues.flatMap((issue) => problemsOf(issue, source)))
-  else problems.push(...findConflicts(result.data).map((conflict) => conflictProblem(conflict, source)))
+  else
+    problems.push(
+      ...findConflicts(result.data, (path) => get(source.tree, path) !== undefined).map((conflict) =>
+        conflictProblem(conflict, source),
+      ),
+    )
   if (problems.length > 0 || !result.success) throw refuse(problems)
   return toConfig(result.data, source)
 }
@@ -108,7 +112,7 @@ function toConfig(given: Settings, source: Source): Config {
     ...rest,
     outbox: compact(rest.outbox) as Config['outbox'],
     streams: compact(streams) as Config['streams'],
-    withoutEffect: withoutEffect(source).map((path) => nameOf(path, source)),
+    isRetentionSet: RETENTION.some((path) => get(source.tree, path) !== undefined),
     source: eventSource,
     slot: slot ?? defaultSlot(database),
     postgres: compact({
@@ -128,6 +132,9 @@ function toConfig(given: Settings, source: Source): Config {
     }) as RedisConfig,
   }
 }
+
+/** Settings that ask for retention. */
+const RETENTION = ['retention', 'retentionMaxSize']
 
 const defaultSlot = (database: string): string =>
   `outrider_${database.toLowerCase().replace(/[^a-z0-9_]/g, '_')}`.slice(0, 63)

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { Secret } from '../base/secret.js'
+import { parseDuration } from '../base/units.js'
 import { GROUP_NAME, STREAM_NAME } from '../event/names.js'
 import { parsePostgresUrl } from './postgres-url.js'
 import { parseRedisUrl } from './redis-url.js'
@@ -69,7 +70,12 @@ export interface Config {
   /** Undefined: what `setup` stored, else `/<database>`. */
   source: string | undefined
   durability: Durability
+  /** How old rows of Outrider's own table may get before they are emptied; 0: they stay. */
   retention: number
+  /** Bytes of that table, with its indexes, beyond which younger rows go, too. */
+  retentionMaxSize: number
+  /** Was one of the two set, rather than left to its default? An installation from before retention is not emptied unasked. */
+  isRetentionSet: boolean
   maxEventBytes: number
   onGap: 'repair' | 'halt'
   /** Events that a repair puts back without being asked. */
@@ -81,8 +87,6 @@ export interface Config {
   limits: { batchEvents: number; batchBytes: number; inflightBytes: number }
   /** How long SIGTERM waits for what is in flight. */
   drainTimeout: number
-  /** Settings that were given and have no effect in this version: the variable, or the path and the file. */
-  withoutEffect: readonly string[]
 }
 
 /** The streams that are to be partitioned, with their number of partitions. */
@@ -108,6 +112,19 @@ export const OWN_OUTBOX: OutboxMapping = {
 
 const file = () => text('the path of a file')
 const column = () => text('the name of a column')
+
+const DEFAULT_RETENTION = 72 * 3_600_000
+const MAX_RETENTION = 3_650 * 24 * 3_600_000
+
+const retention = () =>
+  setting(
+    'a duration such as 72h or 7d, at most 3650d; default, which is 72h; or 0, to keep everything',
+    (value) => {
+      const ms = value === 'default' ? DEFAULT_RETENTION : parseDuration(value)
+      return ms !== undefined && ms <= MAX_RETENTION ? ms : undefined
+    },
+    { type: ['number', 'string'] },
+  )
 
 const tls = z.strictObject({
   ca: file().optional(),
@@ -189,7 +206,8 @@ export const settings = z.strictObject({
     'a URI reference that is not empty, such as /shop or https://example.com/shop',
   ).optional(),
   durability: oneOf('auto', 'memory', 'fsync', 'replicated', 'fsync+replicated').default('auto'),
-  retention: duration('3650d').default(72 * 3_600_000),
+  retention: retention().default(DEFAULT_RETENTION),
+  retentionMaxSize: size('1048576GiB').default(50 * 1_073_741_824),
   maxEventBytes: size('64MiB').default(1_048_576),
   onGap: oneOf('repair', 'halt').default('repair'),
   repairMaxEvents: integer(1, 1_000_000_000, 'a number of events').default(10_000_000),

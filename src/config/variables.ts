@@ -27,6 +27,7 @@ export const VARIABLES: Readonly<Record<string, string>> = {
   OUTRIDER_SOURCE: 'source',
   OUTRIDER_DURABILITY: 'durability',
   OUTRIDER_RETENTION: 'retention',
+  OUTRIDER_RETENTION_MAX_SIZE: 'retentionMaxSize',
   OUTRIDER_MAX_EVENT_BYTES: 'maxEventBytes',
   OUTRIDER_ON_GAP: 'onGap',
   OUTRIDER_REPAIR_MAX_EVENTS: 'repairMaxEvents',

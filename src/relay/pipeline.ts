@@ -17,6 +17,8 @@ import { verifySlot } from './identity.js'
 import { Publishing } from './publishing.js'
 import { SettledRows, TXID } from './repair/settled-rows.js'
 import { Settling } from './repair/settling.js'
+import { startRetention } from './retention/retention.js'
+import type { ServerClock } from './retention/server-clock.js'
 import { Backpressure } from './source/backpressure.js'
 import { Receiver } from './source/receiver.js'
 import { RowRouter } from './source/row-router.js'
@@ -36,6 +38,7 @@ export interface PipelineOptions {
   log: Logger
   metrics: Metrics
   redisLimit: { bytes: number }
+  serverClock: ServerClock
   leadership: Leadership
   stream: Replication
   /** When the session began, by `performance.now()`. */
@@ -130,7 +133,9 @@ export class Pipeline {
     this.#confirmLoop.start(signal)
     this.#startSettling()
     await this.#publishing.begin()
-    if (this.#publishing.ownsHeads) this.#startTrimming()
+    if (!this.#publishing.ownsHeads) return
+    this.#startTrimming()
+    startRetention({ ...this.#options, stateStore }, signal)
   }
 
   #startTrimming(): void {

@@ -10,6 +10,7 @@ import type { Metrics, Role } from '../telemetry/metrics.js'
 import { GapError, HaltError, isUndecodable, RedisFaultError, RepairedError, UnsettledError } from './errors.js'
 import { repairsByItself } from './repair/repair-plan.js'
 import { RepairPause } from './repair-pause.js'
+import { ServerClock } from './retention/server-clock.js'
 import { SetupMissingError } from './schema-check.js'
 import { Session } from './session.js'
 import { LossError } from './sink/loss.js'
@@ -46,6 +47,7 @@ export class Relay {
   #session: Session | undefined
   /** What Redis takes, as a session has learned it: the next one reads rows before Redis answers. */
   readonly #redisLimit = { bytes: Number.POSITIVE_INFINITY }
+  readonly #serverClock = new ServerClock()
   /** Reports that the session streams, once it has for long enough. */
   #held: NodeJS.Timeout | undefined
   #status: HealthStatus = { role: 'starting', state: 'starting', ready: false }
@@ -72,6 +74,7 @@ export class Relay {
           log: this.#log,
           metrics: this.#metrics,
           redisLimit: this.#redisLimit,
+          serverClock: this.#serverClock,
           report: (role, state, reason, message) => this.#sessionReports(role, state, reason, message),
         })
         await this.#session.run()

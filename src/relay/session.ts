@@ -12,6 +12,7 @@ import { HaltError, isUndecodable } from './errors.js'
 import { undecodable } from './identity.js'
 import { Pipeline } from './pipeline.js'
 import { repairsByItself } from './repair/repair-plan.js'
+import type { ServerClock } from './retention/server-clock.js'
 import { newSession } from './sink/alive-key.js'
 import { ForeignRowError } from './source/foreign-row.js'
 import type { ReplicationQuery } from './source/leader-lock.js'
@@ -25,6 +26,8 @@ export interface SessionOptions {
   metrics: Metrics
   /** The limit of Redis for one row, in bytes: learned here, and kept for the sessions that follow. */
   redisLimit: { bytes: number }
+  /** Kept for the sessions that follow. */
+  serverClock: ServerClock
   /** What the relay is doing, for /readyz and the log. */
   report(role: 'standby' | 'active', state: string, reason?: string, message?: string): void
 }

@@ -75,13 +75,6 @@ test('findings: exit code 4, and each statement on a line of its own', async () 
   expect(out).toMatch(/\n1 blocker\.\n$/)
 })
 
-test('a setting that has no effect yet is a warning, which names it', async () => {
-  const { code, out } = await check({ ...good, OUTRIDER_RETENTION: '24h' })
-  expect(code).toBe(4)
-  expect(out).toContain('\nConfiguration\n  ! OUTRIDER_RETENTION is set and has no effect')
-  expect(out).toMatch(/\n1 warning\.\n$/)
-})
-
 test('before setup: 4 for a blocker with both ways on, 0 for a warning, 2 for the second option alone', async () => {
   await postgres.set({ max_slot_wal_keep_size: '-1' })
   onTestFinished(() => postgres.set({ max_slot_wal_keep_size: null }))

@@ -17,12 +17,12 @@ test.each([
 
 test('the schema of the configuration takes every setting with its default, and no other key', () => {
   const validate = new Ajv({ strict: false }).compile(configSchema())
-  const { source, withoutEffect, ...settings } = loadConfig({
+  const { source, isRetentionSet, ...settings } = loadConfig({
     env: { DATABASE_URL: 'postgres://db/shop', REDIS_URL: 'redis://redis' },
   })
   const file = { ...settings, source: '/shop', streams: { orders: { partitions: 16 } } }
   expect([validate(file), validate.errors]).toEqual([true, null])
-  expect([source, withoutEffect]).toEqual([undefined, []])
+  expect([source, isRetentionSet]).toEqual([undefined, false])
   expect(validate({ ...file, slott: 'shop' })).toBe(false)
   expect(validate({ ...file, limits: { batchEvent: 1 } })).toBe(false)
 })

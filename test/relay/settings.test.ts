@@ -121,14 +121,6 @@ test.concurrent('wal_level too low: the relay says what is missing, stays alive,
   await until(async () => (await env.ids('orders')).includes(rows[0].id))
 })
 
-test.concurrent('a setting that has no effect yet is a warning in the log at the start', async ({ env }) => {
-  const relay = await env.relay({ OUTRIDER_RETENTION: '72h' })
-  const said = 'setting has no effect in this version'
-  expect(await relay.logged(({ msg }) => msg === said)).toMatchObject([
-    { level: 'warn', setting: 'OUTRIDER_RETENTION' },
-  ])
-})
-
 test.concurrent('transactions that are serializable, read-only and deferrable by default do not keep a relay from leading', async ({
   createEnv,
 }) => {

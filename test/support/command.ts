@@ -51,6 +51,8 @@ export function configFor(url: string): Config {
     source: undefined,
     durability: 'auto',
     retention: 259_200_000,
+    retentionMaxSize: 53_687_091_200,
+    isRetentionSet: false,
     maxEventBytes: 1_048_576,
     onGap: 'repair',
     repairMaxEvents: 10_000_000,
@@ -60,6 +62,5 @@ export function configFor(url: string): Config {
     outbox: OWN_OUTBOX,
     limits: { batchEvents: 256, batchBytes: 262_144, inflightBytes: 33_554_432 },
     drainTimeout: 20_000,
-    withoutEffect: [],
   }
 }

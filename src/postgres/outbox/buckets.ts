@@ -1,4 +1,5 @@
 import type pg from 'pg'
+import { inTransaction, sqlState } from '../client/transaction.js'
 
 /** Partitions of Outrider's own table: numbers of `bucket`. Before migration 007 there were eight of them. */
 export const BUCKETS: readonly number[] = Array.from({ length: 24 }, (_, bucket) => bucket)
@@ -18,4 +19,101 @@ export async function hasBucketDefault(client: pg.ClientBase): Promise<boolean |
      where n.nspname = 'outrider' and c.relname = 'outbox' and attname = 'bucket'`,
   )
   return rows[0]?.isSet
+}
+
+export interface Bucket {
+  bucket: number
+  /** With its indexes. */
+  bytes: number
+  isEmpty: boolean
+}
+
+export interface BucketFacts {
+  /** By the server's clock, in milliseconds since 1970. */
+  now: number
+  /** The bucket that inserts go to. */
+  current: number
+  /** For so many milliseconds. */
+  bucketMs: number
+  /** Inserts go to the buckets of migration 007. */
+  isSetUp: boolean
+  /** The database was set up before there was retention. */
+  predatesRetention: boolean
+  /** Rows that are younger have all been kept, in milliseconds since 1970; undefined: none was emptied. */
+  emptiedUntil: number | undefined
+  buckets: readonly Bucket[]
+}
+
+export async function readBuckets(client: pg.ClientBase): Promise<BucketFacts> {
+  const { rows } = await client.query<
+    Omit<BucketFacts, 'isSetUp' | 'buckets' | 'emptiedUntil'> & { emptiedUntil: number | null }
+  >(
+    `select floor(extract(epoch from clock_timestamp()) * 1000)::float8 as now, outrider.bucket() as current,
+       outrider.bucket_seconds() * 1000::float8 as "bucketMs",
+       exists (select from outrider.lineage where predates_retention) as "predatesRetention",
+       (select floor(extract(epoch from max(until)) * 1000)::float8 from outrider.emptied) as "emptiedUntil"`,
+  )
+  const sizes = await client.query<Bucket>(
+    `select substring(relname from '[0-9]+$')::integer as bucket, pg_total_relation_size(oid)::float8 as bytes,
+       pg_relation_size(oid) = 0 as "isEmpty"
+     from pg_inherits join pg_class on oid = inhrelid
+     where inhparent = to_regclass('outrider.outbox') and relname ~ '^outbox_[0-9]+$' order by 1`,
+  )
+  const { emptiedUntil, ...facts } = rows[0]!
+  return {
+    ...facts,
+    emptiedUntil: emptiedUntil ?? undefined,
+    isSetUp: (await hasBucketDefault(client)) === true,
+    buckets: sizes.rows,
+  }
+}
+
+/** What `outrider.empty_bucket()` answers: `emptied`, or why not. */
+export type BucketAnswer =
+  | 'emptied'
+  | 'empty'
+  | 'current'
+  | 'missing'
+  | 'setup'
+  | 'index'
+  | 'gap'
+  | 'checkpoint'
+  | 'slot'
+  | 'unproven'
+  | 'in_use'
+
+const LOCK_NOT_AVAILABLE = '55P03'
+const QUERY_CANCELED = '57014'
+/** The lock keeps inserts to the bucket and readers of the table waiting for as long, in milliseconds, at most. */
+const MAX_LOCKED_MS = 1_000
+
+/**
+ * Empties a bucket whose rows the newest checkpoints that are at least so old prove to be published. Asks first without a lock, which may
+ * take long where the index lacks a summary. `client`: without a limit to how long a statement runs.
+ */
+export async function emptyBucket(client: pg.ClientBase, bucket: number, windowMs: number): Promise<BucketAnswer> {
+  const values = [bucket, windowMs]
+  const before = "clock_timestamp() - $2 * interval '1 millisecond'"
+  try {
+    const asked = await inTransaction(client, async () => {
+      await client.query("set local lock_timeout = '1s'")
+      return client.query<{ refusal: BucketAnswer | null }>(
+        `select outrider.examine_bucket($1::smallint, ${before}) as refusal`,
+        values,
+      )
+    })
+    const refusal = asked.rows[0]!.refusal
+    if (refusal !== null) return refusal
+    return await inTransaction(client, async () => {
+      await client.query(`set local statement_timeout = ${MAX_LOCKED_MS}`)
+      const { rows } = await client.query<{ refusal: BucketAnswer | null }>(
+        `select outrider.empty_bucket($1::smallint, ${before}) as refusal`,
+        values,
+      )
+      return rows[0]!.refusal ?? 'emptied'
+    })
+  } catch (error) {
+    if ([LOCK_NOT_AVAILABLE, QUERY_CANCELED].includes(sqlState(error) ?? '')) return 'in_use'
+    throw error
+  }
 }

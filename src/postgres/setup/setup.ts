@@ -21,6 +21,7 @@ import {
 } from '../state/lineage.js'
 import { fixPartitions } from '../state/partitions.js'
 import { setBucketDefault } from './bucket-default.js'
+import { widenBuckets } from './bucket-width.js'
 import { type Granted, type Grants, grantRoles } from './grants.js'
 import { migrate } from './migrate.js'
 import { describeRenamedSchema, findRenamedSchema } from './renamed-schema.js'
@@ -36,6 +37,8 @@ export interface SetupOptions {
   mapping?: OutboxMapping
   /** Bytes that `data` of Outrider's own table may have; undefined leaves it as it is. */
   maxEventBytes?: number
+  /** How long rows of Outrider's own table are kept, in milliseconds; undefined leaves it as it is. */
+  retention?: number
   /** Streams to be partitioned. */
   partitions: ReadonlyMap<string, number>
   grants?: Grants
@@ -80,6 +83,7 @@ export async function setUp(client: pg.ClientBase, options: SetupOptions): Promi
   if (options.outboxTable !== OWN_OUTBOX.table) await grantReading(client, table)
   else if (options.maxEventBytes !== undefined) await limitData(client, options.maxEventBytes)
   const streams = await fixPartitions(client, options.partitions)
+  if (options.retention !== undefined) await widenBuckets(client, options.retention)
   const inUse = await setBucketDefault(client)
   const publication = await ensurePublication(client, options.publication, table)
   const report = { migrations: applied, newer, grants, publication, streams }

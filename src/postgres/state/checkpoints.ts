@@ -56,6 +56,37 @@ export async function saveCheckpoint(
   )
 }
 
+/** All checkpoints of the last day are kept, then one an hour. */
+const ALL_FOR = '24 hours'
+/** Beyond the window by which rows are emptied. */
+const MARGIN = '4 days'
+
+/**
+ * Removes checkpoints that only an earlier one is needed beside: of each hour the newest stays. Those that are older than the window, in
+ * milliseconds, and a margin go, but for the newest of them; `undefined`: rows stay, and so do they. The first one of a lineage always
+ * stays: an audit knows by it what was published before.
+ */
+export async function pruneCheckpoints(
+  client: pg.ClientBase,
+  lineage: string,
+  windowMs: number | undefined,
+): Promise<number> {
+  const { rowCount } = await client.query(
+    `with known as (
+       select lsn, taken_at, min(lsn) over () as first,
+         lead(taken_at) over (order by lsn) as next,
+         clock_timestamp() - interval '${ALL_FOR}' as thinned,
+         clock_timestamp() - $2 * interval '1 millisecond' - interval '${MARGIN}' as gone
+       from outrider.checkpoint where lineage = $1
+     )
+     delete from outrider.checkpoint as c using known as k
+     where c.lineage = $1 and c.lsn = k.lsn and k.lsn <> k.first and k.next is not null
+       and (k.next < k.gone or k.taken_at < k.thinned and date_trunc('hour', k.next) = date_trunc('hour', k.taken_at))`,
+    [lineage, windowMs ?? null],
+  )
+  return rowCount ?? 0
+}
+
 /** Which rows are in a stream, and since when there may be others. */
 export interface Bound {
   snapshot: string | null

@@ -34,11 +34,15 @@ export function describeFinding({ kind, reason }: Pick<Incident, 'kind' | 'reaso
   if (isHalting(reason)) return FOUND[reason]
   if (kind === 'rejected') return `A row of the outbox cannot be published: ${reason}.`
   if (reason === 'possible_phantoms') return PHANTOMS
+  if (reason === 'history_lost') return HISTORY_LOST
   return 'A finding of another version, which a person has to decide.'
 }
 
 const PHANTOMS =
   'Postgres failed over, and the new primary does not have some commits: events of them may have been published.'
+
+const HISTORY_LOST =
+  'Redis has lost events, some of them older than the rows that the outbox keeps: those cannot be put back, and it is not known which there were.'
 
 /** The consequence of an open incident, as a sentence; `repair`: where a gap is on its way to being repaired. Pure. */
 export function describeConsequence({ kind }: Pick<Incident, 'kind'>, repair: RepairState['is'] = 'none'): string {

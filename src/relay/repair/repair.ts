@@ -5,6 +5,7 @@ import { formatLsn } from '../../postgres/client/lsn.js'
 import { lostStreamKeys, type OpenGap, openGaps } from '../../postgres/state/gaps.js'
 import type { RepairHalt } from '../../postgres/state/incident.js'
 import type { Lineage } from '../../postgres/state/lineage.js'
+import { recordLostHistory } from '../../postgres/state/lost-history.js'
 import { clearRepairHalt, saveRepairHalt } from '../../postgres/state/repair-halt.js'
 import {
   beginRepair,
@@ -164,6 +165,7 @@ export class GapRepair {
     })
     const redis = await this.#putBack.connected()
     await streams.look(redis)
+    await this.#recordLostHistory()
     await streams.readIds(redis)
     await clearRepairHalt(client, lineage.lineage)
     const rows = new MissingRows({ ...this.#own, client, snapshot: repair.snapshot })
@@ -194,6 +196,13 @@ export class GapRepair {
     const { client, lineage } = this.#options
     const free = await readFreeMemory(await this.#putBack.connected(), lostStreamKeys(client, lineage.lineage))
     requireRoom(missing, this.#limit(), free, this.#ids()[0] ?? '')
+  }
+
+  /** What retention has emptied cannot be put back: said before anything is. */
+  async #recordLostHistory(): Promise<void> {
+    const { client, lineage, log } = this.#options
+    const lost = await recordLostHistory(client, lineage.lineage, this.#ids()[0] ?? '')
+    if (lost) log.warn(lost, 'events older than the outbox keeps may be missing: they cannot be put back')
   }
 
   /** A connection that was made by name may lead to another server than the one whose lock is held. */

@@ -1,0 +1,45 @@
+import type { Config } from '../config/schema.js'
+import { BUCKETS } from '../postgres/outbox/buckets.js'
+import { bucketSecondsFor } from '../postgres/setup/bucket-width.js'
+import { type Finding, inConfiguration, info, SETUP, warning } from './finding.js'
+import type { SetupFacts } from './setup-facts.js'
+
+/** Whether Outrider's own table is emptied as the settings say. Pure. */
+export function assessRetention({ buckets }: Pick<SetupFacts, 'buckets'>, config: Config): Finding[] {
+  if (!buckets) return []
+  const findings: Finding[] = []
+  if (buckets.isSetUp === false) {
+    findings.push(
+      warning({
+        id: 'outbox-buckets',
+        is: 'inserts go to 8 buckets of outrider.outbox',
+        expected: `${BUCKETS.length}, as the default of its column bucket`,
+        why: 'an earlier setup found the table in use; no bucket is emptied until then',
+        fix: [SETUP],
+      }),
+    )
+  }
+  if (config.retention === 0) return findings
+  if (buckets.predatesRetention && !config.isRetentionSet) {
+    findings.push(
+      info({
+        id: 'retention-not-set',
+        is: 'rows stay in outrider.outbox: it was set up before there was retention, and no setting asks for it',
+        why: `it grows without end; \`${inConfiguration('retention: default').text}\` empties what is published and older than 72h`,
+      }),
+    )
+  }
+  const needed = bucketSecondsFor(config.retention)
+  if (buckets.seconds < needed) {
+    findings.push(
+      warning({
+        id: 'retention-reach',
+        is: `the buckets of outrider.outbox reach back ${(buckets.seconds * 20) / 3_600} h`,
+        expected: `${Math.round(config.retention / 3_600_000)} h, as retention`,
+        why: 'rows are emptied before they are as old as that',
+        fix: [SETUP],
+      }),
+    )
+  }
+  return findings
+}
