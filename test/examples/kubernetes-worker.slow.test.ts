@@ -11,6 +11,7 @@ import { migrate } from '../../src/postgres/setup/migrate.js'
 import { entryOf } from '../../testkit/entry.js'
 import { createDatabase, freePort, freshRedis, until } from '../../testkit/services/index.js'
 import { pendingOf } from '../consumer/watch.js'
+import { LOCK_WAITS } from '../support/lock-waits.js'
 import { environmentOf, fileOf, manifestOf, textOf } from '../support/manifests.js'
 
 // examples/kubernetes/worker.ts as worker.yaml runs it: with the environment and the mounted files of that container.
@@ -87,10 +88,7 @@ const test = base.extend<{ env: WorkerEnv }>({
         return async () => void (await client.query('rollback'))
       },
       async heldUp() {
-        const { rows } = await owner.query(
-          "select from pg_locks where relation = 'invoice'::regclass and not granted and database = " +
-            '(select oid from pg_database where datname = current_database())',
-        )
+        const { rows } = await owner.query(`select from ${LOCK_WAITS} where relation = 'invoice'::regclass`)
         return rows.length
       },
     })

@@ -2,6 +2,7 @@ import type pg from 'pg'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { insertLineage } from '../../src/postgres/state/lineage.js'
 import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
+import { LOCK_WAITS } from '../support/lock-waits.js'
 import { type BucketsEnv, CURRENT, createBucketsEnv } from './buckets-env.js'
 
 const OLD = 3
@@ -208,7 +209,7 @@ test('a gap that opens while a bucket is emptied is opened afterwards, so that a
     `insert into outrider.incident (lineage, kind, reason) select lineage, 'gap', 'stream_behind' from outrider.lineage
      returning (select count(*)::int from outrider.emptied) as emptied`,
   )
-  await until(async () => (await env.client.query('select from pg_locks where not granted')).rowCount === 1)
+  await until(async () => (await env.client.query(`select from ${LOCK_WAITS}`)).rowCount === 1)
   await env.client.query('commit')
   await opening
   expect((await other.query('select from outrider.emptied')).rowCount).toBe(1)

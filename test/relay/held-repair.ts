@@ -1,5 +1,6 @@
 import type pg from 'pg'
 import { until } from '../../testkit/services/index.js'
+import { LOCK_WAITS } from '../support/lock-waits.js'
 
 /** Moments at which a repair can be held: it waits for a lock of Postgres, and continues when that is released. */
 const MOMENTS = {
@@ -44,7 +45,7 @@ export class HeldRepair {
 
   /** Until a repair waits at this moment. */
   async reached(moment: Moment): Promise<void> {
-    const waiting = `select from pg_locks where locktype = 'advisory' and classid = $1 and objid = $2 and not granted`
+    const waiting = `select from ${LOCK_WAITS} where locktype = 'advisory' and classid = $1 and objid = $2`
     await until(async () => (await this.#locker.query(waiting, [LOCKS, MOMENTS[moment]])).rowCount, {
       message: `a repair to be held ${moment}`,
     })

@@ -2,6 +2,7 @@ import { expect } from 'vitest'
 import type { Incident } from '../../src/postgres/state/incident.js'
 import { listIncidents } from '../../src/postgres/state/incidents.js'
 import { until } from '../../testkit/services/index.js'
+import { LOCK_WAITS } from '../support/lock-waits.js'
 import { inflict, type Loss, saved } from './redis-loss-env.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 import { Traffic } from './traffic.js'
@@ -130,11 +131,8 @@ export async function holdRepair(env: RelayEnv, step: RepairStep): Promise<HeldR
     async reached() {
       await until(
         async () =>
-          (
-            await env.postgres.query(
-              "select from pg_locks where locktype = 'advisory' and objid = 20101 and not granted",
-            )
-          ).rowCount,
+          (await env.postgres.query(`select from ${LOCK_WAITS} where locktype = 'advisory' and objid = 20101`))
+            .rowCount,
         { message: `the repair to write ${step}` },
       )
     },

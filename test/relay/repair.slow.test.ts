@@ -2,6 +2,7 @@ import { describe, expect } from 'vitest'
 import { closeIncident, listIncidents } from '../../src/postgres/state/incidents.js'
 import { requestRepair } from '../../src/postgres/state/repair-request.js'
 import { until } from '../../testkit/services/index.js'
+import { LOCK_WAITS } from '../support/lock-waits.js'
 import { dropSlot } from './gap-slot-env.js'
 import { headOf, losses, saved } from './redis-loss-env.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
@@ -263,10 +264,7 @@ describe.concurrent('a repair', () => {
     const locker = await env.database.connect()
     await locker.query('begin; lock table outrider.session in share mode')
     const relay = await env.relay(REPAIR)
-    await until(
-      async () =>
-        (await env.postgres.query('select from pg_locks where not granted and relation is not null')).rowCount,
-    )
+    await until(async () => (await env.postgres.query(`select from ${LOCK_WAITS} where relation is not null`)).rowCount)
     ids.push(await env.insert('orders'))
     await env.postgres.query('select pg_drop_replication_slot($1)', [env.slot])
     await env.postgres.query("select pg_create_logical_replication_slot($1, 'pgoutput')", [env.slot])

@@ -3,6 +3,7 @@ import { expect } from 'vitest'
 import { deadKey } from '../../src/event/names.js'
 import { entryOf } from '../../testkit/entry.js'
 import { until } from '../../testkit/services/index.js'
+import { LOCK_WAITS } from '../support/lock-waits.js'
 import { saved } from './redis-loss-env.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 import { checkpoint, putBack, REPAIR } from './repair-env.js'
@@ -114,7 +115,7 @@ test('the horizon is saved before anything goes', async ({ env, configFile }) =>
   const holder = await env.database.connect()
   await holder.query('begin; lock table outrider.horizon in exclusive mode')
   await env.redis.xack('orders', 'billing', ...entries)
-  const waits = "select from pg_locks where relation = 'outrider.horizon'::regclass and not granted"
+  const waits = `select from ${LOCK_WAITS} where relation = 'outrider.horizon'::regclass`
   await until(async () => (await env.postgres.query(waits)).rowCount, { message: 'the relay to save the horizon' })
   expect(await env.redis.xlen('orders')).toBe(3)
   await holder.query('rollback')

@@ -8,6 +8,7 @@ import { migrate } from '../../src/postgres/setup/migrate.js'
 import { readMigrations } from '../../src/postgres/setup/migration.js'
 import { createDatabase, type Database, until } from '../../testkit/services/index.js'
 import { runCommand } from '../support/command.js'
+import { LOCK_WAITS } from '../support/lock-waits.js'
 
 const EARLIER = (await readMigrations()).filter(({ version }) => version < 7)
 const ALL = await readMigrations()
@@ -153,12 +154,9 @@ test('setup that is killed before the new buckets are there leaves those of befo
   )
   await until(
     async () =>
-      (await client.query("select from pg_locks where relation = 'outrider.lineage'::regclass and not granted"))
-        .rowCount,
+      (await client.query(`select from ${LOCK_WAITS} where relation = 'outrider.lineage'::regclass`)).rowCount,
   )
-  const { rows } = await client.query(
-    "select pid from pg_locks where relation = 'outrider.lineage'::regclass and not granted",
-  )
+  const { rows } = await client.query(`select pid from ${LOCK_WAITS} where relation = 'outrider.lineage'::regclass`)
   await insert()
   await client.query('select pg_terminate_backend($1)', [rows[0].pid])
   expect(await migrating).toBe('killed')

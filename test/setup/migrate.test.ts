@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { migrate } from '../../src/postgres/setup/migrate.js'
 import { type Migration, readMigrations } from '../../src/postgres/setup/migration.js'
 import { createDatabase, type Database, until } from '../../testkit/services/index.js'
+import { LOCK_WAITS } from '../support/lock-waits.js'
 
 let database: Database
 let client: pg.Client
@@ -165,9 +166,7 @@ test("a relay that looks at the migrations does not wait while one runs, also wh
   await client.query('begin; lock table outrider.outbox in access share mode')
   const next = migration(ahead(1), 'alter table outrider.outbox add column later int')
   const migrating = migrate(setup, { migrations: [...KNOWN, next] })
-  await until(
-    async () => (await client.query('select from pg_locks where not granted and relation is not null')).rowCount,
-  )
+  await until(async () => (await client.query(`select from ${LOCK_WAITS} where relation is not null`)).rowCount)
   await relay.query("set lock_timeout = '100ms'")
   expect((await relay.query('select serves from outrider.migration')).rows).toHaveLength(KNOWN.length)
   await client.query('rollback')
