@@ -14,7 +14,7 @@ import { Capacity } from './read/capacity.js'
 import { Leases } from './read/leases.js'
 import { Waiting } from './read/waiting.js'
 import { ConsumerGroups } from './redis/groups.js'
-import { ReconnectingClient, StoppedError } from './redis/reconnecting-client.js'
+import { isReply, ReconnectingClient, StoppedError } from './redis/reconnecting-client.js'
 import { shutDown } from './shutdown.js'
 import { explainRedisStartupError, explainStartupError } from './startup-error.js'
 import { backoffStates, type Stats } from './stats.js'
@@ -102,13 +102,7 @@ export class Runtime {
     const { settings, log, routes } = this.#parts
     try {
       await this.#asking.open()
-      // Asked once: what is refused now is for a person to fix.
-      const client = await this.#asking.client()
-      const ask = <T>(question: (client: RedisClient) => Promise<T>): Promise<T> =>
-        question(client).catch((error) => {
-          throw explainRedisStartupError(error)
-        })
-      await this.#streams.ensure(ask, routes.streams)
+      await this.#streams.ensure((question) => this.#askAtStart(question), routes.streams)
       await this.#reading.open()
       this.#stop.signal.throwIfAborted()
     } catch (error) {
@@ -124,6 +118,26 @@ export class Runtime {
     this.#loops.start()
     const streams = this.#streams.groups.map(({ key }) => key)
     log.info({ streams, concurrency: settings.concurrency }, 'the consumer has started')
+  }
+
+  /**
+   * Asked once: what is refused now is for a person to fix. Over a second connection where the first was lost: a Cluster's client ends
+   * when the nodes that it knows are gone, also right after it has connected.
+   */
+  async #askAtStart<T>(question: (client: RedisClient) => Promise<T>): Promise<T> {
+    const client = await this.#asking.client()
+    try {
+      return await question(client)
+    } catch (error) {
+      if (isReply(error)) throw error
+      this.#asking.fault(client, error)
+    }
+    await this.#asking.open()
+    try {
+      return await question(await this.#asking.client())
+    } catch (error) {
+      throw explainRedisStartupError(error)
+    }
   }
 
   pause(): void {

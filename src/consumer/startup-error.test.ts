@@ -4,7 +4,7 @@ import { explainRedisStartupError, explainStartupError } from './startup-error.j
 test('a connection that is lost while the consumer starts is named after what it led to', () => {
   const lost = new Error('Connection is closed.')
   expect(explainRedisStartupError(lost)).toMatchObject({
-    message: expect.stringMatching(/^Redis cannot be used: Connection is closed\./),
+    message: expect.stringMatching(/^Redis cannot be used: Connection is closed\. The/),
     exitCode: 3,
   })
   expect(explainStartupError(explainRedisStartupError(lost))).toMatchObject({

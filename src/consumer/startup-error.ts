@@ -20,10 +20,13 @@ export function explainStartupError(error: unknown): unknown {
   }
   if (classifyDatabaseError({ cause: error, stage: 'opening', session: 'aborted' }) === 'outage' && !isReply(error)) {
     const advice = 'Check what the pool connects to.'
-    return new OutriderError(`The workers' database cannot be used: ${error.message || state}. ${advice}`, {
-      cause: error,
-      exitCode: ExitCode.unreachable,
-    })
+    return new OutriderError(
+      `The workers' database cannot be used: ${withoutStop(error.message) || state}. ${advice}`,
+      {
+        cause: error,
+        exitCode: ExitCode.unreachable,
+      },
+    )
   }
   return error
 }
@@ -33,10 +36,12 @@ export function explainRedisStartupError(error: unknown): unknown {
   if (error instanceof OutriderError || error instanceof StoppedError || isReply(error) || !(error instanceof Error))
     return error
   return new OutriderError(
-    `Redis cannot be used: ${error.message}. The connection was lost while the consumer started.`,
+    `Redis cannot be used: ${withoutStop(error.message)}. The connection was lost while the consumer started.`,
     {
       cause: error,
       exitCode: ExitCode.unreachable,
     },
   )
 }
+
+const withoutStop = (message: string): string => message.replace(/\.$/, '')

@@ -127,3 +127,20 @@ test('a run without a signal ends with a stop', async ({ env }) => {
   expect((await consumer.stats()).state).toBe('stopped')
   await gone(env)
 })
+
+test('a connection to Redis that is lost while the consumer starts is made once more', async ({ env }) => {
+  // The start has looked for its groups, and waits to ask for what is recorded of them.
+  const holder = await env.pool.connect()
+  await holder.query('begin; lock table outrider.subscription in access exclusive mode')
+  const consumer = env.consumer().on(Happened, effect)
+  const starting = consumer.start()
+  const waits = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+  await until(async () => (await env.pool.query(waits)).rowCount, { message: 'the start to be held' })
+  await env.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+  await gone(env)
+  await holder.query('commit')
+  holder.release()
+  await starting
+  await env.append('things', [{ n: 1 }])
+  await env.drained('things', 1)
+})
