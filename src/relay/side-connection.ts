@@ -49,7 +49,7 @@ export class SideConnection {
     }
   }
 
-  /** An old primary may keep its connections when it becomes a replica: it would refuse for ever. */
+  /** An old primary may keep its connections when it becomes a replica: it would always refuse. */
   #drop(client: RedisClient, error: unknown): never {
     if (!this.#options.isHarmless(error)) {
       closeRedis(client)

@@ -22,7 +22,7 @@ export interface BucketsEnv {
   close(): Promise<void>
 }
 
-/** A database that is set up, whose slot nobody reads; in `server`, or in the shared cluster. */
+/** A database that is set up, whose slot no one reads; in `server`, or in the shared cluster. */
 export async function createBucketsEnv(server?: Postgres): Promise<BucketsEnv> {
   const database = server ? await server.createDatabase() : await createMigratedDatabase('outbox')
   const client = await database.connect()

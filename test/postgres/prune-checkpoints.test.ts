@@ -46,7 +46,7 @@ test('all of a day are kept, then one an hour up to four days beyond the window,
   expect(await pruneCheckpoints(env.client, lineage, WINDOW_MS)).toBe(0)
 })
 
-test('while rows stay, one an hour stays for ever', async () => {
+test('while rows stay, one an hour stays without end', async () => {
   await pruneCheckpoints(env.client, lineage, undefined)
   const kept = await ages()
   expect(kept.filter((age) => age > 25).length).toBeGreaterThan(450)

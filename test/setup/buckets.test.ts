@@ -79,7 +79,7 @@ test('a new database has 24 buckets, of which inserts use one for four hours, al
   ).toEqual({ four_hours: true, indexed: true, predates: false })
 })
 
-test('the eight buckets of an earlier version become 24, every row stays, and it is known that nobody asked for retention', async () => {
+test('the eight buckets of an earlier version become 24, every row stays, and it is known that no one asked for retention', async () => {
   await earlier()
   expect((await run()).code).toBe(0)
   expect(await partitions()).toEqual(BUCKETS)
