@@ -74,12 +74,15 @@ class ContainerHost implements Host {
       freeze: async () => {
         await until(() => docker.pause().then(() => true), { message: 'a container to be paused' })
       },
+      // A signal to a paused container resumes it as well, and the engine says so only a moment later. Until then it
+      // refuses to resume it ("cannot resume a running process"), as it does once the container has stopped.
       thaw: async () => {
-        if (!alive || !(await docker.inspect()).State.Paused) return
-        // Killed while it was frozen, it has stopped before the engine says so.
-        await docker.unpause().catch((error: Error) => {
-          if (!error.message.includes('stopped container')) throw error
-        })
+        const thawed = async () => {
+          if (!alive || !(await docker.inspect()).State.Paused) return true
+          await docker.unpause()
+          return true
+        }
+        await until(thawed, { message: 'a container to be resumed' })
       },
     }
   }
