@@ -252,6 +252,17 @@ describe('says what is wrong', () => {
     await until(() => again.outcome)
   })
 
+  test('that it is connected again, where the connection ended while nothing was asked', async () => {
+    const { link, lines } = linkTo()
+    await link.open()
+    const client = await link.client()
+    const [id] = await pids()
+    await admin.client('KILL', 'ID', Number(id))
+    await until(() => client.status === 'end')
+    expect(await link.request((each) => each.ping())).toBe('PONG')
+    expect(lines).toEqual([{ level: 'info', text: 'connected to Redis again' }])
+  })
+
   test('once where a server takes connections and refuses what is asked', async () => {
     const replica = own(await startRedis({ replicaOf: server }))
     const { link, lines, warned, attempts } = linkTo(replica.url)

@@ -109,6 +109,8 @@ export class ReconnectingClient {
   }
 
   async #reconnect(): Promise<RedisClient> {
+    // It ended while nothing was asked over it, so nothing was said of that.
+    const hasEnded = this.#client !== undefined
     if (this.#client) closeRedis(this.#client)
     this.#client = undefined
     for (;;) {
@@ -117,7 +119,7 @@ export class ReconnectingClient {
         const client = await this.#connect()
         if (this.#closed.signal.aborted) closeRedis(client)
         else {
-          if (LOST.has(this.#said.reason)) {
+          if (hasEnded || LOST.has(this.#said.reason)) {
             this.#log.info({}, 'connected to Redis again')
             this.#said.at = 0
           }
