@@ -75,6 +75,8 @@ export interface Rights {
   schema: boolean
   /** What the relay needs of it is allowed. */
   tables: boolean
+  /** Tables whose rows it may not delete, and could do without. */
+  unpruned: string[]
 }
 
 export async function readSetup(client: pg.ClientBase, config: Config): Promise<SetupFacts> {
@@ -169,7 +171,12 @@ async function readRights(client: pg.ClientBase): Promise<Rights> {
            from needed join pg_class as c on c.relname = needed.name and c.relnamespace = n.oid
          ),
          false
-       ) as tables
+       ) as tables,
+       array(
+         select c.relname::text from pg_class as c
+         where c.relnamespace = n.oid and c.relname in ('incident', 'moved_event') and not has_table_privilege(c.oid, 'delete')
+         order by c.relname
+       ) as unpruned
      from pg_roles left join pg_namespace as n on nspname = 'outrider'
      where rolname = current_user`,
   )

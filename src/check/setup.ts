@@ -18,6 +18,7 @@ import {
   isOpen,
   onShell,
   SETUP,
+  warning,
 } from './finding.js'
 import { assessOutbox, assessRecorded, isMapped } from './outbox.js'
 import { replicationFix } from './provider.js'
@@ -147,7 +148,21 @@ function assessLineage(facts: SetupFacts, server: ServerFacts, config: Config): 
     ...(isMapped(config) ? [] : assessRetention(facts, config)),
     ...incidents(facts, server, config),
     ...assessTrimming(facts, config),
+    unpruned(facts, server),
   ]
+}
+
+/** Rights that came with a later version, where rights are granted one by one. */
+function unpruned({ rights }: SetupFacts, { role }: ServerFacts): Finding | undefined {
+  if (rights.unpruned.length === 0) return undefined
+  const tables = rights.unpruned.map((table) => `outrider.${table}`).join(', ')
+  return warning({
+    id: 'prune-privilege',
+    is: `role ${role} may not delete from ${tables}`,
+    expected: 'DELETE, as outrider_relay has it',
+    why: 'what is not needed there any longer stays, and the tables grow',
+    fix: [inSql(`grant delete on ${tables} to ${pg.escapeIdentifier(role)};`)],
+  })
 }
 
 const noLineage = (config: Config): Finding =>

@@ -6,7 +6,7 @@ import { type Lsn, parseLsn } from '../postgres/client/lsn.js'
 import { requireFitColumns } from '../postgres/outbox/columns.js'
 import { parseTable } from '../postgres/outbox/table-name.js'
 import { parseTimelineHistory, type TimelineHistory } from '../postgres/replication/timeline.js'
-import { type OpenGap, openGaps, pruneGapStreams } from '../postgres/state/gaps.js'
+import { type OpenGap, openGaps } from '../postgres/state/gaps.js'
 import { currentLineage, type Lineage } from '../postgres/state/lineage.js'
 import { fixPartitions, readPartitions } from '../postgres/state/partitions.js'
 import type { RedisClient } from '../redis/client/connect.js'
@@ -125,9 +125,6 @@ export async function bootstrap(query: ReplicationQuery, options: BootstrapOptio
     throw new RepairedError('The gaps are repaired: the next session streams.')
   }
   await begin()
-  await stateStore.inTurn(pruneGapStreams).catch((error) => {
-    options.log.warn({ err: error }, 'streams of closed gaps not removed, continuing')
-  })
   const tables = { ours: lineage.outboxOids, skipped: await skippedTables(postgres, lineage) }
   const settling = await readSettling(postgres, lineage)
   return {

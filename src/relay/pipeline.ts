@@ -14,6 +14,7 @@ import { DurabilityBarrier } from './confirm/durability-barrier.js'
 import { connectRepair } from './confirm/state-store.js'
 import { TransactionTracker } from './confirm/transaction-tracker.js'
 import { verifySlot } from './identity.js'
+import { startPruning } from './prune/pruning.js'
 import { Publishing } from './publishing.js'
 import { SettledRows, TXID } from './repair/settled-rows.js'
 import { Settling } from './repair/settling.js'
@@ -136,6 +137,7 @@ export class Pipeline {
     if (!this.#publishing.ownsHeads) return
     this.#startTrimming()
     startRetention({ ...this.#options, stateStore }, signal)
+    startPruning({ ...this.#options, stateStore }, signal)
   }
 
   #startTrimming(): void {

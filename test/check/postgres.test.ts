@@ -100,6 +100,12 @@ describe('one thing wrong is one finding, and its statement mends it:', () => {
       'grant outrider_relay to "ROLE";',
     ],
     [
+      'a role without a right that came later',
+      'prune-privilege',
+      () => client.query('revoke delete on outrider.incident from outrider_relay'),
+      'grant delete on outrider.incident to "ROLE";',
+    ],
+    [
       'the relay as synchronous standby',
       'synchronous-standby-names',
       () => postgres.set({ synchronous_standby_names: '*' }),

@@ -139,29 +139,3 @@ describe.concurrent('a repair is right', () => {
     expect(incidents.map(({ reason }) => reason).sort()).toEqual(['slot_missing', 'stream_behind'])
   })
 })
-
-test('a gap that was closed 90 days ago names no stream any longer, and is still there', async ({ env }) => {
-  await env.postgres.query(
-    `with gap as (
-       insert into outrider.incident (lineage, kind, reason, closed_at)
-       select lineage, 'gap', 'stream_behind', now() - age from outrider.lineage, unnest(array['91 days', '89 days']::interval[]) as age
-       returning id
-     )
-     insert into outrider.gap_stream (incident, stream_key, detail) select id, 'orders', '{}' from gap`,
-  )
-  await env.streamingRelay()
-  const { rows } = await env.postgres.query(
-    `select (select count(*)::integer from outrider.gap_stream where incident = id) as streams
-     from outrider.incident order by closed_at`,
-  )
-  expect(rows).toEqual([{ streams: 0 }, { streams: 1 }])
-})
-
-test('streams of closed gaps that cannot be removed stop no session', async ({ env }) => {
-  await env.postgres.query(
-    `create function refuse() returns trigger language plpgsql as $$ begin raise 'not now'; end $$;
-     create trigger refuse before delete on outrider.gap_stream for each statement execute function refuse()`,
-  )
-  const relay = await env.streamingRelay()
-  await relay.logged(({ msg }) => msg === 'streams of closed gaps not removed, continuing')
-})

@@ -68,7 +68,9 @@ async function relations(): Promise<{ name: string; kind: string; columns: strin
 const MAY: Record<Role, string[]> = {
   writer: ['insert outbox'],
   relay: [
-    ...['checkpoint', 'gap_stream', 'head', 'present', 'repair'].map((name) => `delete ${name}`),
+    ...['checkpoint', 'gap_stream', 'head', 'incident', 'moved_event', 'present', 'repair'].map(
+      (name) => `delete ${name}`,
+    ),
     ...['checkpoint', 'consumer_group', 'gap_stream', 'head', 'horizon', 'incident', 'moved_event', 'present'].map(
       (name) => `insert ${name}`,
     ),

@@ -207,19 +207,20 @@ export async function boundStreams(
   return since
 }
 
-/** A closed gap names its streams for a person alone. */
-const NAMED_FOR = '90 days'
+/** For how long closed incidents are kept, with the streams of a gap: for a person alone. */
+export const CLOSED_FOR = '90 days'
 
-/** Forgotten at once: a start waits for it. */
+/** Forgotten by one statement. */
 const PRUNED_AT_ONCE = 10_000
 
-/** Forgets streams of gaps that were closed long ago; the next start forgets more of them. The incidents stay. */
-export async function pruneGapStreams(client: pg.ClientBase): Promise<void> {
-  await client.query(
+/** Forgets streams of gaps that were closed long ago: some of them. Resolves with how many. The incidents stay. */
+export async function pruneGapStreams(client: pg.ClientBase): Promise<number> {
+  const { rowCount } = await client.query(
     `delete from outrider.gap_stream where ctid = any (array(
        select g.ctid from outrider.gap_stream as g join outrider.incident as i on i.id = incident
-       where closed_at < now() - interval '${NAMED_FOR}' limit ${PRUNED_AT_ONCE}))`,
+       where closed_at < now() - interval '${CLOSED_FOR}' limit ${PRUNED_AT_ONCE}))`,
   )
+  return rowCount ?? 0
 }
 
 /** The stream keys of the gaps of a lineage that are repaired and wait for transactions to settle. */
