@@ -96,6 +96,7 @@ export function assessRecorded(facts: SetupFacts, config: Config): Finding[] {
     partitionKey(facts, config),
     hidden(facts, config),
     txidIndex(facts, config),
+    restoredRows(facts, config),
     dataLimit(facts, config),
   ].filter((finding) => finding !== undefined)
 }
@@ -180,6 +181,18 @@ function txidIndex({ txidIndex }: SetupFacts, config: Config): Finding | undefin
     expected: 'the index outrider.outbox_txid',
     why: 'a repair reads all rows without it, and nothing is published meanwhile',
     fix: [onShell('outrider setup --index txid', ', as the role that owns the schema; writers continue meanwhile')],
+  })
+}
+
+/** The index tells it in milliseconds. */
+function restoredRows({ restoredRows }: SetupFacts, config: Config): Finding | undefined {
+  if (isMapped(config) || !restoredRows) return undefined
+  return warning({
+    id: 'outbox-restored-rows',
+    is: 'outrider.outbox has rows with transaction ids that this server has not assigned',
+    expected: 'ids of this server; these rows were restored from another cluster',
+    why: 'a repair does not put their events back, and their partition is not emptied',
+    fix: [SETUP],
   })
 }
 

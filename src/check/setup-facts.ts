@@ -4,6 +4,7 @@ import { hasBucketDefault } from '../postgres/outbox/buckets.js'
 import { type OutboxColumn, readOutboxColumns } from '../postgres/outbox/columns.js'
 import { readDataLimit } from '../postgres/outbox/data-limit.js'
 import { type PublishedTable, readPublishedTable } from '../postgres/outbox/published-table.js'
+import { hasRowsFromElsewhere } from '../postgres/outbox/row-xid.js'
 import { childrenOf, parseTable } from '../postgres/outbox/table-name.js'
 import { hasTxidIndex } from '../postgres/outbox/txid-index.js'
 import { type UnloggedPartition, unloggedPartitionsOf } from '../postgres/outbox/unlogged-partitions.js'
@@ -49,6 +50,8 @@ export interface SetupFacts {
   published: PublishedTable | undefined
   /** Outrider's own table has the index that repairs read by. */
   txidIndex: boolean
+  /** Outrider's own table has rows of transactions that this server has not begun; false where the index that tells is missing. */
+  restoredRows: boolean
   /** What Outrider's own table is emptied by; undefined: not known. */
   buckets: { isSetUp: boolean | undefined; seconds: number; predatesRetention: boolean } | undefined
   /** Bytes that `data` of Outrider's own table may have; undefined without a limit. */
@@ -90,6 +93,9 @@ export async function readSetup(client: pg.ClientBase, config: Config): Promise<
   // Before what is confirmed: the relay saves that first, so a slot that is read later may be beyond what was read.
   const slotState = slot && (await readSlot(client, config.slot))
   const lineage = complete ? await readLineage(client, config) : NO_LINEAGE
+  const outbox = await readOutbox(client, config.outbox.table)
+  const txidIndex = await hasTxidIndex(client)
+  const isReadable = lineage.lineage !== undefined && txidIndex && outbox?.hidden === false
   return {
     rights,
     applied,
@@ -97,9 +103,10 @@ export async function readSetup(client: pg.ClientBase, config: Config): Promise<
     renamed: lineage.lineage || (rights.schema && !complete) ? undefined : await findRenamedSchema(ask, config),
     slot: slot && { ...slot, ...(await slotDetails(client, config.slot)), state: slotState },
     identity: await serverIdentity(client).catch(() => undefined),
-    outbox: await readOutbox(client, config.outbox.table),
+    outbox,
     dataLimit: await readDataLimit(client),
-    txidIndex: await hasTxidIndex(client),
+    txidIndex,
+    restoredRows: isReadable && (await hasRowsFromElsewhere(client, 'outrider.outbox')),
     ...lineage,
   }
 }

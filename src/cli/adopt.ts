@@ -10,12 +10,13 @@ import {
   planAdoption,
   requireStored,
 } from '../postgres/setup/adoption.js'
+import { RENEWAL_BLOCKED } from '../postgres/setup/restored-rows.js'
 import { withSetupLock } from '../postgres/setup/setup-lock.js'
 import { storedLineage } from '../postgres/state/lineage.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
 import { describeSought, type SoughtEvents, seekEvents } from './left-out.js'
-import { lockTimeoutOf } from './setup.js'
+import { describeRenewed, lockTimeoutOf } from './setup.js'
 
 export const adopt: Command = {
   summary: 'start a new lineage after a restore, a major upgrade or a deliberate copy; shows what it found, asks first',
@@ -47,16 +48,23 @@ async function run(client: pg.ClientBase, context: Context, lockTimeout: number 
     if (!context.json) context.out('Nothing was changed.')
     return ExitCode.failed
   }
-  const { lineage, closed } = await adoptLineage(client, plan, lockTimeout)
+  const { lineage, closed, renewed, isBlocked } = await adoptLineage(client, plan, lockTimeout)
+  const findings = isBlocked ? [RENEWAL_BLOCKED] : []
   context.out(
     context.json
       ? JSON.stringify({
           previous: plan.stored.lineage,
           lineage,
           closedIncidents: closed,
+          renewed,
+          findings,
           leftOut: { ...plan.leftOut, ...sought },
         })
-      : `Lineage ${lineage.lineage} begins at ${lineage.confirmedLsn} with a new slot ${lineage.slot}. Closed incidents: ${closed.join(', ') || 'none'}.`,
+      : [
+          `Lineage ${lineage.lineage} begins at ${lineage.confirmedLsn} with a new slot ${lineage.slot}. Closed incidents: ${closed.join(', ') || 'none'}.`,
+          ...(renewed > 0 ? [`Renewed: ${describeRenewed(renewed)}.`] : []),
+          ...findings.map((finding) => `\n! ${finding}`),
+        ].join('\n'),
   )
   return ExitCode.done
 }

@@ -166,11 +166,12 @@ function describeMigrations({ migrations, newer }: Pick<SetupReport, 'migrations
 }
 
 function describe(report: SetupReport & { indexes: CreatedIndex[] }): string {
-  const { publication, slot, streams, lineage, findings, indexes } = report
+  const { publication, slot, streams, lineage, findings, indexes, renewed } = report
   return [
     ...describeSchema(report),
     `${publication.padEnd(7)}  publication ${lineage.publication} for ${lineage.outboxTable}`,
     ...streams.map((stream) => `created  partitions of stream ${stream}`),
+    ...(renewed > 0 ? [`renewed  ${describeRenewed(renewed)}`] : []),
     `${slot.padEnd(7)}  slot ${lineage.slot}, confirmed up to ${lineage.confirmedLsn}`,
     `${slot.padEnd(7)}  lineage ${lineage.lineage}, source ${lineage.source}`,
     ...indexes.map(({ column, state }) => `${state.padEnd(7)}  index of ${lineage.outboxTable} by ${column}`),
@@ -178,6 +179,9 @@ function describe(report: SetupReport & { indexes: CreatedIndex[] }): string {
     ...(slot === 'created' ? [next(report)] : []),
   ].join('\n')
 }
+
+/** Shared with `adopt`. */
+export const describeRenewed = (rows: number): string => `transaction ids of ${rows} rows: some were of another cluster`
 
 function next({ grants }: SetupReport): string {
   const granted = new Set(grants.map(({ role }) => role))

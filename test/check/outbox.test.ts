@@ -197,6 +197,17 @@ test("a partition of Outrider's own table that repairs would read as a whole is 
   expect((await look()).open).toEqual([])
 })
 
+test('rows that were restored from another cluster are found, until setup has given them transaction ids of this one', async () => {
+  await setUp()
+  await client.query(
+    "insert into outrider.outbox (stream, type, txid) values ('orders', 'test.happened', (pg_current_xact_id()::text::bigint + 1000000)::text::xid8)",
+  )
+  const { level, fix } = await found('outbox-restored-rows')
+  expect([level, fix[0]?.text]).toEqual(['warning', 'outrider setup'])
+  await runCommand(setup, database.url)
+  expect((await look()).open).toEqual([])
+})
+
 test("a schema that was renamed is found, and its finding's statement restores it", async () => {
   await setUp()
   await client.query('alter schema outrider rename to archive')

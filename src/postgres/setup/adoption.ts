@@ -5,6 +5,7 @@ import { streamKey } from '../../event/names.js'
 import { partitionOf } from '../../event/partition.js'
 import { inTransaction } from '../client/transaction.js'
 import { missingColumns, readOutboxColumns } from '../outbox/columns.js'
+import { LAST_WRITE } from '../outbox/row-xid.js'
 import { parseTable, quoteTableName } from '../outbox/table-name.js'
 import { ensurePublication } from '../replication/publication.js'
 import { dropSlot, type FoundSlot, findSlot, requireDroppable } from '../replication/slot-creation.js'
@@ -19,6 +20,7 @@ import {
 } from '../state/lineage.js'
 import { readPartitions } from '../state/partitions.js'
 import { inheritTrimming } from '../state/trimming.js'
+import { type Renewed, renewTxids } from './restored-rows.js'
 
 /** What `adopt` is about to decide on: the lineage as it was stored, and the server as it is. */
 export interface AdoptionPlan {
@@ -130,7 +132,8 @@ async function listLeftOut(client: pg.ClientBase, unproven: string, values: unkn
 /**
  * SQL that names as `unproven` the rows that the newest checkpoint does not prove to be published. Transaction ids mean
  * nothing on another server; nor do those of a snapshot from its future, after a restore. `mapping`: undefined where a
- * mapped table's columns are not known.
+ * mapped table's columns are not known; it has no column for the transaction that inserted a row, and of the one that wrote it last only
+ * what is below `xmin` of the snapshot has ended for certain.
  */
 function unprovenRows({ outboxTable }: StoredLineage, mapping: OutboxMapping | undefined): string {
   const own = outboxTable === OWN_OUTBOX.table
@@ -150,14 +153,6 @@ function unprovenRows({ outboxTable }: StoredLineage, mapping: OutboxMapping | u
     where proof.snapshot is null or not ${proven}
   )`
 }
-
-/**
- * The full id of the transaction that wrote a row last: a mapped table has no column for the one that inserted it. It may be
- * that of a subtransaction, which a snapshot does not name: only what is below its `xmin` has ended for certain.
- */
-const NEXT_XID = '(select pg_snapshot_xmax(pg_current_snapshot())::text::bigint)'
-const XMIN = 'o.xmin::text::bigint'
-const LAST_WRITE = `(case when ${XMIN} < 3 then 0 else ${NEXT_XID} - 1 - ((${NEXT_XID} - 1 - ${XMIN}) & 4294967295) end)`
 
 function mappedColumns({ stream, columns }: OutboxMapping): string {
   const name = stream
@@ -181,7 +176,7 @@ export async function adoptLineage(
   client: pg.ClientBase,
   { stored, slot }: AdoptionPlan,
   lockTimeout?: number,
-): Promise<{ lineage: Lineage; closed: string[] }> {
+): Promise<{ lineage: Lineage; closed: string[] } & Renewed> {
   if (slot) requireDroppable(stored.slot, slot)
   await ensurePublication(client, stored.publication, parseTable(stored.outboxTable))
   if (slot) await dropSlot(client, stored.slot)
@@ -192,7 +187,9 @@ export async function adoptLineage(
     await inheritTrimming(client, stored.lineage, started.lineage)
     return { started, closed }
   })
-  return { lineage: await finishLineage(client, started, lockTimeout), closed }
+  // Before the snapshot that divides what the new lineage publishes from what was there before.
+  const renewed = await renewTxids(client, started)
+  return { lineage: await finishLineage(client, started, lockTimeout), closed, ...renewed }
 }
 
 /** The lineage to adopt from. */

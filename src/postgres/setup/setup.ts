@@ -25,6 +25,7 @@ import { widenBuckets } from './bucket-width.js'
 import { type Granted, type Grants, grantRoles } from './grants.js'
 import { migrate } from './migrate.js'
 import { describeRenamedSchema, findRenamedSchema } from './renamed-schema.js'
+import { RENEWAL_BLOCKED, renewTxids } from './restored-rows.js'
 
 export interface SetupOptions {
   slot: string
@@ -59,6 +60,8 @@ export interface SetupReport {
   /** Partitioned streams that are new. */
   streams: string[]
   lineage: Lineage
+  /** Rows of another cluster that have a transaction id of this one now. */
+  renewed: number
   /** What a person should look at. */
   findings: string[]
 }
@@ -86,8 +89,10 @@ export async function setUp(client: pg.ClientBase, options: SetupOptions): Promi
   if (options.retention !== undefined) await widenBuckets(client, options.retention)
   const inUse = await setBucketDefault(client)
   const publication = await ensurePublication(client, options.publication, table)
-  const report = { migrations: applied, newer, grants, publication, streams }
-  const findings = inUse === undefined ? [] : [inUse]
+  // Before the slot: what is there already is not published by a new lineage.
+  const { renewed, isBlocked } = await renewTxids(client, options)
+  const report = { migrations: applied, newer, grants, publication, streams, renewed }
+  const findings = [...(inUse === undefined ? [] : [inUse]), ...(isBlocked ? [RENEWAL_BLOCKED] : [])]
 
   if (!stored) {
     const lineage = await createLineage(client, { ...options, source: await sourceOf(client, options) })
