@@ -28,6 +28,7 @@ import {
   summaryOf,
   waitingFactsOf,
 } from './dead-letter-text.js'
+import { DiscardRecord } from './discard-record.js'
 import { printable, progress } from './output.js'
 import { withRedis } from './redis.js'
 import { unknownAction, usage } from './usage.js'
@@ -45,7 +46,8 @@ outrider dead-letters discard [<id> …] [--stream …] [--group …] [--type �
             what waits more than ten minutes for its next attempt, with its due time: it needs nothing
   show      all that is known about one, payload and error included
   replay    put them back into their stream, and remove them from the dead letters; asks first if there are several
-  discard   remove them for good; asks first
+  discard   remove them for good; asks first. With OUTRIDER_POSTGRES_URL of the workers' database it records them there as
+            finished, so that a repair after a loss of Redis does not bring them back to the group
 
   <id>      event ids, or ids of dead letters ("entry"); in every stream and group that has it
   --stream  a stream with its partitions, or <stream>:<number> for one of them
@@ -98,8 +100,8 @@ interface Work extends Context {
 }
 
 const CHANGES = {
-  replay: { change: replayDeadLetters, verb: 'Put back', past: 'put back', json: 'replayed' },
-  discard: { change: discardDeadLetters, verb: 'Discard', past: 'discarded', json: 'discarded' },
+  replay: { verb: 'Put back', past: 'put back', json: 'replayed' },
+  discard: { verb: 'Discard', past: 'discarded', json: 'discarded' },
 } as const
 
 function workOf({ args: [action = 'list', ...ids], flags }: Context): (work: Work) => Promise<ExitCode> {
@@ -219,9 +221,10 @@ async function change(
   selection: Selection,
   how: (typeof CHANGES)[keyof typeof CHANGES],
 ): Promise<ExitCode> {
-  const { client, json, out, line, changed } = work
+  const { client, config, json, out, line, changed } = work
   const streams = await findDeadStreams(client, selection)
   const survey = await look(work, streams, selection)
+  const record = new DiscardRecord(config.postgres)
   if (survey.count === 0) await requireKnownFilters(client, selection)
   if (survey.count > 0) {
     if (!json) out(describeKinds(survey))
@@ -231,20 +234,36 @@ async function change(
       return ExitCode.failed
     }
     changed.past = how.past
-    for await (const { done, gone, kept } of how.change(client, streams, selection)) {
-      changed.done += done
-      changed.gone += gone
-      changed.kept += kept
-      line.show(() => `${changed.done} of ${survey.count} ${how.past}`)
+    const outcomes =
+      how === CHANGES.replay
+        ? replayDeadLetters(client, streams, selection)
+        : discardDeadLetters(client, streams, selection, (letters) => record.add(letters))
+    try {
+      for await (const { done, gone, kept } of outcomes) {
+        changed.done += done
+        changed.gone += gone
+        changed.kept += kept
+        line.show(() => `${changed.done} of ${survey.count} ${how.past}`)
+      }
+    } finally {
+      await record.close()
     }
     line.clear()
   }
-  if (json)
-    out(JSON.stringify({ found: survey.count, [how.json]: changed.done, gone: changed.gone, kept: changed.kept }))
-  else if (survey.count > 0 || !selection.ids) out(summaryOf(survey.count, changed))
+  if (json) {
+    const { done, gone, kept } = changed
+    const recorded = how === CHANGES.discard ? { recorded: record.recorded } : {}
+    out(JSON.stringify({ found: survey.count, [how.json]: done, gone, kept, ...recorded }))
+  } else {
+    if (survey.count > 0 || !selection.ids) out(summaryOf(survey.count, changed))
+    if (record.lacks !== undefined) out(notRecorded(record.lacks))
+  }
   requireKnown(selection, survey.ids)
   return changed.kept > 0 ? ExitCode.findings : ExitCode.done
 }
+
+const notRecorded = (why: string): string =>
+  `Not recorded as finished: ${why}. If Redis loses its data, a repair may bring these events back to the group; then discard them again.`
 
 /** Reasons may be anybody's words, one for each letter. */
 const MOST_KINDS = 1000

@@ -34,6 +34,9 @@ export type Server = 'postgres' | 'redis'
 
 const NOWHERE: Record<Server, string> = { postgres: 'postgres://unused/unused', redis: 'redis://unused' }
 
+/** Was no URL of a server given that the command may do without? */
+export const leadsNowhere = (server: Server, url: string): boolean => url === NOWHERE[server]
+
 /** What is given is checked all the same. */
 function supplyUrl({ tree }: Source, server: Server): void {
   const given: unknown = tree[server] ?? {}

@@ -11,6 +11,7 @@ import { findDeadStreams, replayDeadLetters } from '../../src/redis/streams/dead
 import { MAIN } from '../../testkit/outrider.js'
 import { type FreshRedis, freePort, freshRedis, needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { type CommandRun, runCommand } from '../support/command.js'
+import { createMigratedDatabase } from '../support/migrated-database.js'
 
 let redis: FreshRedis
 let client: Client
@@ -407,8 +408,50 @@ describe('discard', () => {
     await buryMany(120)
     const flags = { all: true }
     const { text } = await run(['discard'], { flags, answer: true, json: true })
-    expect(JSON.parse(text)).toEqual({ found: 120, discarded: 120, gone: 0, kept: 0 })
+    expect(JSON.parse(text)).toEqual({ found: 120, discarded: 120, gone: 0, kept: 0, recorded: 0 })
     expect(await run(['discard'], { flags })).toEqual({ code: 0, text: 'No dead letter is selected.' })
+  })
+
+  test("records them as finished in the inbox of their group, where the workers' database is the one that is given", async () => {
+    const database = await createMigratedDatabase('inbox')
+    onTestFinished(() => database.drop())
+    const workers = await database.connect()
+    onTestFinished(() => workers.end())
+    const discard = (more: CommandRun = {}) =>
+      runCommand(deadLetters, database.url, {
+        ...{
+          args: ['discard'],
+          flags: { all: true },
+          answer: true,
+          config: { redis: { url: redis.url, connectTimeout: 5000 } },
+        },
+        ...more,
+      })
+    await buryMany(2)
+    // This group has an inbox in another database, if any.
+    await buryMany(1, { group: 'mail' })
+    await workers.query("insert into outrider.subscription (consumer_group, stream_key) values ('billing', 'orders')")
+    await deadLetter({ reason: 'malformed', fields: { what: 'is this' } })
+    const { text } = await discard()
+    expect(text).toContain('4 of 4 discarded.\nNot recorded as finished: no inbox of mail is in this database.')
+    const found = await workers.query('select consumer_group, source, id from outrider.inbox order by id')
+    expect(found.rows).toEqual(['e0', 'e1'].map((id) => ({ consumer_group: 'billing', source: '/shop', id })))
+    expect(await idsIn(dead())).toEqual([])
+
+    // Nothing is removed that could not be recorded.
+    await buryMany(1)
+    await workers.query('alter table outrider.inbox add check (id is null) not valid')
+    await expect(discard()).rejects.toThrow("The workers' database refused to record dead letters of billing")
+    expect(await idsIn(dead())).toEqual(['e0'])
+    await workers.query('drop schema outrider cascade')
+    expect((await discard({ json: true })).text).toBe('{"found":1,"discarded":1,"gone":0,"kept":0,"recorded":0}')
+  })
+
+  test('says why nothing is recorded', async () => {
+    await buryMany(1)
+    expect((await run(['discard', 'e0'], { answer: true })).text).toMatch(
+      /^1 of 1 discarded\.\nNot recorded as finished: the workers' database cannot be used \(.*\)\./m,
+    )
   })
 })
 
@@ -588,7 +631,7 @@ describe('progress', () => {
     })
     expect(await outrider(['dead-letters', 'discard', '--group', 'billing', '--yes', '--json'])).toEqual({
       code: 0,
-      out: '{"found":3,"discarded":3,"gone":0,"kept":0}\n',
+      out: '{"found":3,"discarded":3,"gone":0,"kept":0,"recorded":0}\n',
       err: '',
     })
   })

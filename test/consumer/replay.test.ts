@@ -1,8 +1,10 @@
 import { expect } from 'vitest'
+import { deadLetters } from '../../src/cli/dead-letters.js'
 import { DeadLetter } from '../../src/consumer/index.js'
 import { deadKey } from '../../src/event/names.js'
 import { findDeadStreams, replayDeadLetters } from '../../src/redis/streams/dead-letters.js'
 import { until } from '../../testkit/services/index.js'
+import { runCommand } from '../support/command.js'
 import { effect, consumerTest as test } from './consumer-env.js'
 import { GROUP, Happened } from './happened.js'
 import { metricOf } from './watch.js'
@@ -43,4 +45,26 @@ test('dead letters that are replayed twice while workers run have one effect eac
   await env.drained('things', 40)
   expect((await env.effects()).map(({ event }) => event).sort()).toEqual(ids.sort())
   expect(await env.dead('things')).toEqual([])
+})
+
+test('a dead letter that was discarded is not processed when a repair puts its event back', async ({ env }) => {
+  let isMended = false
+  const worker = env.consumer().on(Happened, async (event, context) => {
+    if (!isMended) throw new DeadLetter('a bug of ours')
+    await effect(event, context)
+  })
+  await worker.start()
+  const [id = ''] = await env.append('things', [{ n: 1 }])
+  await until(async () => (await env.dead('things')).length === 1)
+  const [[, fields] = ['', []]] = await env.redis.xrange(deadKey('things', GROUP), '-', '+')
+  isMended = true
+  const discard = {
+    args: ['discard', id],
+    answer: true,
+    config: { redis: { url: env.server.url, connectTimeout: 5_000 } },
+  }
+  expect((await runCommand(deadLetters, env.database.url, discard)).text).toMatch(/1 of 1 discarded\.$/)
+  await env.redis.xadd('things', '*', ...fields)
+  await until(async () => (await metricOf(worker, 'duplicates_total')) === 1)
+  expect(await env.effects()).toEqual([])
 })

@@ -155,7 +155,8 @@ export async function* replayDeadLetters(
   streams: readonly DeadStream[],
   selection: Selection,
 ): AsyncGenerator<ReplayOutcome> {
-  for await (const { from, entries } of batches(readDeadLetters(client, streams, selection))) {
+  for await (const { from, letters } of batches(readDeadLetters(client, streams, selection))) {
+    const entries = letters.map(({ entry }) => entry)
     const reply = await script.call(client, [from.stream, from.key], entries)
     const [done, gone, kept, refused] = reply as [number, number, number, string]
     yield { done, gone, kept }
@@ -163,30 +164,36 @@ export async function* replayDeadLetters(
   }
 }
 
-/** Removes the selected letters for good, and tells of each batch. Can be stopped and run again. */
+/**
+ * Removes the selected letters for good, and tells of each batch. Can be stopped and run again. `record` hears of those of one stream
+ * before they are removed.
+ */
 export async function* discardDeadLetters(
   client: RedisClient,
   streams: readonly DeadStream[],
   selection: Selection,
+  record: (letters: readonly DeadLetterEntry[]) => Promise<void> = async () => {},
 ): AsyncGenerator<ReplayOutcome> {
-  for await (const { from, entries } of batches(readDeadLetters(client, streams, selection))) {
-    const done = await client.xdel(from.key, ...entries)
-    yield { done, gone: entries.length - done, kept: 0 }
+  for await (const { from, letters } of batches(readDeadLetters(client, streams, selection))) {
+    await record(letters)
+    const done = await client.xdel(from.key, ...letters.map(({ entry }) => entry))
+    yield { done, gone: letters.length - done, kept: 0 }
   }
 }
 
 /** Of one stream each. */
 async function* batches(
   letters: AsyncIterable<DeadLetterEntry>,
-): AsyncGenerator<{ from: DeadStream; entries: string[] }> {
-  let batch: { from: DeadStream; entries: string[]; size: number } | undefined
-  for await (const { from, entry, size } of letters) {
-    if (batch && (batch.from !== from || batch.entries.length >= MOST_REPLAYED || batch.size + size > MOST_SIZE)) {
+): AsyncGenerator<{ from: DeadStream; letters: DeadLetterEntry[] }> {
+  let batch: { from: DeadStream; letters: DeadLetterEntry[]; size: number } | undefined
+  for await (const letter of letters) {
+    const { from, size } = letter
+    if (batch && (batch.from !== from || batch.letters.length >= MOST_REPLAYED || batch.size + size > MOST_SIZE)) {
       yield batch
       batch = undefined
     }
-    batch ??= { from, entries: [], size: 0 }
-    batch.entries.push(entry)
+    batch ??= { from, letters: [], size: 0 }
+    batch.letters.push(letter)
     batch.size += size
   }
   if (batch) yield batch
