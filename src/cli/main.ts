@@ -17,6 +17,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   setup: async () => (await import('./setup.js')).setup,
   teardown: async () => (await import('./teardown.js')).teardown,
   adopt: async () => (await import('./adopt.js')).adopt,
+  'move-redis': async () => (await import('./move-redis.js')).moveRedis,
   relay: async () => (await import('./relay.js')).relay,
   check: async () => (await import('./check.js')).check,
   ping: async () => (await import('./ping.js')).ping,

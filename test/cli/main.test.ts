@@ -45,6 +45,7 @@ describe('help', () => {
       'setup',
       'teardown',
       'adopt',
+      'move-redis',
       'relay',
       'check',
       'ping',
