@@ -99,8 +99,8 @@ function describe({ streams, present }: Present, emptied: string | undefined, { 
   if (onGap === 'halt') lines.push('With `onGap: halt` it waits for `outrider incidents repair` first.')
   if (emptied !== undefined && present < streams) {
     lines.push(
-      `Rows inserted before ${emptied} may have been emptied. What a group has not finished of them is in the old Redis alone: let its`,
-      'workers finish it first. `outrider status`, with the URL of the old Redis, shows the oldest unfinished entry of each group.',
+      `Rows inserted before ${emptied} may have been emptied: unfinished events from before then are in the old Redis alone. Let`,
+      'the workers finish them first. `outrider status`, with the URL of the old Redis, shows the oldest unfinished entry of each group.',
     )
   }
   return lines.join('\n')

@@ -36,7 +36,7 @@ async function workers(env: RelayEnv) {
   onTestFinished(() => db.end())
   await db.query('create table effect (id uuid)')
   const effects = async () => (await db.query<{ id: string }>('select id from effect')).rows.map(({ id }) => id)
-  const work = async (server: Redis, count: number) => {
+  const work = async (server: { url: string }, count: number) => {
     const consumer = createConsumer({ redis: server.url, db, group: 'billing' }).on(Happened, async (event, { tx }) => {
       await tx.query('insert into effect values ($1)', [event.id])
     })
