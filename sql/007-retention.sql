@@ -55,21 +55,33 @@ comment on column outrider.emptied.snapshot is
 comment on column outrider.emptied.until is 'When that checkpoint was saved.';
 comment on column outrider.emptied.emptied_at is 'When a bucket was emptied last.';
 
+create index incident_only_copy on outrider.incident (event_id)
+  where kind = 'rejected' and closed_at is null and detail ? 'omitted';
+
+comment on index outrider.incident_only_copy is 'Rejected rows of which the outbox alone has the whole content.';
+
 create function outrider.has_unproven(partition regclass, snapshot pg_snapshot) returns boolean
 language plpgsql volatile
-set search_path = '' set enable_seqscan = off set enable_indexscan = off set enable_indexonlyscan = off set jit = off
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_indexscan = off set enable_indexonlyscan = off set jit = off
 set max_parallel_workers_per_gather = 0
 -- By the index of inserting transactions alone, whatever the planner knows of the table.
 as $$
 declare
+  xids xid8[] := array(select xid from pg_snapshot_xip(snapshot) as xid order by xid);
+  has_row text := format('select exists (select from only %s where (txid::text)::bigint', partition);
   found_one boolean;
 begin
-  execute format(
-    'select exists (select from only %1$s where (txid::text)::bigint >= $1)
-         or exists (select from only %1$s where (txid::text)::bigint = any ($2))', partition
-  ) into found_one using
-    pg_snapshot_xmax(snapshot)::text::bigint,
-    array(select xid::text::bigint from pg_snapshot_xip(snapshot) as xid);
+  execute has_row || ' >= $1)' into found_one using pg_snapshot_xmax(snapshot)::text::bigint;
+  -- Each question reads the whole index, so as few are asked as can be: all rows of an old bucket are older than what ran at the snapshot,
+  -- but for a transaction that was prepared and forgotten.
+  for n in 1 .. cardinality(xids) loop
+    exit when found_one;
+    if n > 1 then
+      execute has_row || ' >= $1)' into found_one using xids[n]::text::bigint;
+      exit when not found_one;
+    end if;
+    execute has_row || ' = $1)' into found_one using xids[n]::text::bigint;
+  end loop;
   return found_one;
 end
 $$;
@@ -79,12 +91,13 @@ comment on function outrider.has_unproven(regclass, pg_snapshot) is
 
 create function outrider.bucket_refusal(bucket smallint, taken_before timestamptz) returns text
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 -- Asked once without a lock, and once under it. Volatile, so that each statement sees what is committed when it begins.
 as $$
 declare
   partition regclass := to_regclass(format('outrider.outbox_%s', bucket_refusal.bucket));
   lineages integer := 0;
+  is_only_copy boolean;
   proof record;
 begin
   if not exists (
@@ -113,8 +126,21 @@ begin
   if exists (
     select from outrider.incident as i join outrider.lineage as l using (lineage)
     where l.retired_at is null and i.kind in ('gap', 'foreign') and i.closed_at is null and i.repaired_at is null
+      and (l.outbox_table = 'outrider.outbox' or 'outrider.outbox'::regclass::oid = any (l.outbox_oids))
   ) then
     return 'gap';
+  end if;
+  execute format(
+    'select exists (
+       select from outrider.incident as i
+       where kind = ''rejected'' and closed_at is null and detail ? ''omitted'' and exists (
+         select from only %s
+         where bucket = $1 and id = (case when i.event_id ~ ''^[0-9a-f-]{36}$'' then i.event_id end)::uuid
+       )
+     )', partition
+  ) into is_only_copy using bucket_refusal.bucket;
+  if is_only_copy then
+    return 'rejected';
   end if;
   for proof in
     select c.lsn, c.snapshot, s.confirmed_flush_lsn as confirmed
@@ -153,7 +179,7 @@ comment on function outrider.bucket_refusal(smallint, timestamptz) is
 
 create function outrider.examine_bucket(bucket smallint, taken_before timestamptz) returns text
 language plpgsql volatile security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
 declare
   index oid := (
@@ -174,7 +200,7 @@ comment on function outrider.examine_bucket(smallint, timestamptz) is
 
 create function outrider.empty_bucket(bucket smallint, taken_before timestamptz) returns text
 language plpgsql volatile security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
 declare
   partition regclass := to_regclass(format('outrider.outbox_%s', empty_bucket.bucket));
@@ -188,15 +214,10 @@ begin
   if partition is null then
     return 'missing';
   end if;
-  -- Never waits: what queues behind a lock that waits are inserts. Whoever has written to the bucket, or reads it, holds a lock; so
+  -- Does not wait: what queues behind a lock that waits are inserts. Whoever has written to the bucket, or reads it, holds a lock; so
   -- does a prepared transaction. And no gap is opened before this transaction ends: a repair begins after it, or keeps it away.
-  begin
-    lock table outrider.incident in share mode nowait;
-    execute format('lock table only %s in access exclusive mode nowait', partition);
-  exception
-    when lock_not_available then
-      return 'in_use';
-  end;
+  lock table outrider.incident in share mode nowait;
+  execute format('lock table only %s in access exclusive mode nowait', partition);
   refusal := outrider.bucket_refusal(empty_bucket.bucket, taken_before);
   if refusal is not null then
     return refusal;
@@ -217,8 +238,12 @@ begin
     snapshot = case when excluded.lsn > e.lsn then excluded.snapshot else e.snapshot end,
     until = greatest(e.until, excluded.until),
     emptied_at = excluded.emptied_at;
+  -- Locks its TOAST table as well, which may be under vacuum by itself.
   execute format('truncate only %s', partition);
   return null;
+exception
+  when lock_not_available then
+    return 'in_use';
 end
 $$;
 

@@ -1,5 +1,6 @@
 import type pg from 'pg'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { emptyBucket, readBuckets } from '../../src/postgres/outbox/buckets.js'
 import { insertLineage } from '../../src/postgres/state/lineage.js'
 import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
 import { LOCK_WAITS } from '../support/lock-waits.js'
@@ -23,6 +24,15 @@ async function connect(): Promise<pg.Client> {
   const other = await env.database.connect()
   others.push(other)
   return other
+}
+
+/** What the database answers without emptying. */
+async function refusal(bucket: number, hours = 72): Promise<string | null> {
+  const { rows } = await env.client.query(
+    'select outrider.bucket_refusal($1::smallint, clock_timestamp() - make_interval(hours => $2)) as refusal',
+    [bucket, hours],
+  )
+  return rows[0].refusal
 }
 
 test('a bucket is emptied once every row is seen by a checkpoint from before the window', async () => {
@@ -156,8 +166,27 @@ describe('nothing is emptied, and nothing waits,', () => {
     await other.query('commit')
     expect(await env.empty(OLD)).toBe('gap')
     await other.query('update outrider.incident set repaired_at = now() where id = $1', [rows[0].id])
+    expect(await refusal(OLD)).toBeNull()
     await open('foreign', 'diverged')
     expect(await env.empty(OLD)).toBe('gap')
+  })
+
+  test('while the incident of a rejected row of it is open, if the row is too large to be kept there', async () => {
+    const reject = (id: string, detail: object) =>
+      env.client.query(
+        `insert into outrider.incident (lineage, kind, reason, position, event_id, detail)
+         select lineage, 'rejected', 'too_large', $1, $1, $2 from outrider.lineage`,
+        [id, JSON.stringify(detail)],
+      )
+    const [id] = (await env.ids(OLD)) as [string]
+    await reject('of another table', { omitted: { data: 9_000_000 } })
+    await reject(await env.insert(CURRENT), { omitted: { data: 9_000_000 } })
+    await reject(id, {})
+    expect(await refusal(OLD)).toBeNull()
+    await env.client.query('update outrider.incident set detail = $2 where event_id = $1', [id, '{"omitted": {}}'])
+    expect(await env.empty(OLD)).toBe('rejected')
+    await env.client.query('update outrider.incident set closed_at = now() where event_id = $1', [id])
+    expect(await refusal(OLD)).toBeNull()
   })
 
   test('without a checkpoint that is old enough, of each lineage of the table', async () => {
@@ -235,6 +264,53 @@ test('nothing is emptied while a transaction that wrote to the bucket is prepare
   await own.close()
 })
 
+test('a lineage of another table holds up nothing', async () => {
+  await env.insert(OLD)
+  await env.checkpoint(80)
+  const other = { slot: 'another', publication: 'outrider', source: '/other', outboxTable: 'public.outbox' }
+  const { lineage } = await insertLineage(env.client, other)
+  await env.client.query("update outrider.lineage set outbox_oids = '{}' where lineage = $1", [lineage])
+  await env.client.query("insert into outrider.incident (lineage, kind, reason) values ($1, 'gap', 'slot_missing')", [
+    lineage,
+  ])
+  expect(await env.empty(OLD)).toBeNull()
+})
+
+test('each lineage of the table must have published a row, by a checkpoint of its own', async () => {
+  const slot = `${env.slot}_2`
+  await env.client.query('select pg_copy_logical_replication_slot($1, $2)', [env.slot, slot])
+  const other = { slot, publication: 'outrider', source: '/other', outboxTable: 'outrider.outbox' }
+  const { lineage } = await insertLineage(env.client, other)
+  const takes = (hours: number) =>
+    env.client.query(
+      `insert into outrider.checkpoint (lineage, lsn, snapshot, taken_at)
+       select $1, confirmed_flush_lsn, pg_current_snapshot(), clock_timestamp() - make_interval(hours => $3)
+       from pg_replication_slots where slot_name = $2`,
+      [lineage, slot, hours],
+    )
+  await takes(90)
+  const id = await env.insert(OLD)
+  await env.checkpoint(80)
+  expect(await env.empty(OLD)).toBe('unproven')
+  expect(await env.ids(OLD)).toEqual([id])
+  await env.client.query('select pg_replication_slot_advance($1, pg_current_wal_flush_lsn())', [slot])
+  await takes(80)
+  expect(await env.empty(OLD)).toBeNull()
+  expect((await env.client.query('select from outrider.emptied')).rowCount).toBe(2)
+  await env.client.query('select pg_drop_replication_slot($1)', [slot])
+})
+
+test('a row with the transaction id of another server keeps its bucket until this server is past it', async () => {
+  await env.client.query(
+    "insert into outrider.outbox (stream, type, bucket, txid) values ('a', 'b', $1, '1000000000')",
+    [OLD],
+  )
+  await env.checkpoint(80)
+  expect(await env.empty(OLD)).toBe('unproven')
+  await env.client.query("update outrider.outbox set txid = '3'")
+  expect(await env.empty(OLD)).toBeNull()
+})
+
 test('inserts to other buckets go on while one is emptied', async () => {
   await env.insert(OLD)
   await env.checkpoint(80)
@@ -244,6 +320,59 @@ test('inserts to other buckets go on while one is emptied', async () => {
   await env.client.query("select outrider.empty_bucket($1::smallint, clock_timestamp() - interval '72h')", [OLD])
   await env.insert(CURRENT, writer)
   await env.client.query('commit')
+})
+
+test('a process that stops between two statements holds no lock of the bucket', async () => {
+  const client = await connect()
+  const { rows } = await client.query('select pg_backend_pid() as pid')
+  const statements: string[] = []
+  const held: unknown[] = []
+  const watched: pg.ClientBase = Object.create(client, {
+    query: {
+      value: async (sql: string, values?: unknown[]) => {
+        const result = await client.query(sql, values)
+        statements.push(sql)
+        const locks = `select mode from pg_locks where pid = $1 and relation in ('outrider.outbox_${OLD}'::regclass, 'outrider.incident'::regclass)`
+        held.push(...(await env.client.query(locks, [rows[0].pid])).rows)
+        return result
+      },
+    },
+  })
+  await env.insert(OLD)
+  await env.checkpoint(80)
+  expect(await emptyBucket(watched, OLD, 72 * 3_600_000)).toBe('emptied')
+  expect(statements.join()).toContain('outrider.empty_bucket')
+  expect(held).toEqual([])
+})
+
+test('the bucket is locked for a second at most, and no lock is waited for, also not of its TOAST table', async () => {
+  await env.insert(OLD)
+  await env.checkpoint(80)
+  const reader = await connect()
+  const { rows } = await reader.query(
+    `select reltoastrelid::regclass::text as toast from pg_class where oid = 'outrider.outbox_${OLD}'::regclass`,
+  )
+  await reader.query(`begin; select from ${rows[0].toast}`)
+  await env.client.query("set statement_timeout = '1s'")
+  expect(await env.empty(OLD)).toBe('in_use')
+  await reader.query('rollback')
+  await env.client.query(`
+    create or replace function outrider.empty_bucket(bucket smallint, taken_before timestamptz) returns text language plpgsql as $$
+    begin
+      perform pg_cancel_backend(pg_backend_pid()) where current_setting('statement_timeout') = '1s';
+      return 'no limit';
+    end $$`)
+  expect(await emptyBucket(await connect(), OLD, 72 * 3_600_000)).toBe('slow')
+})
+
+test('the time of the server is read together with that of the process, however long the sizes are waited for', async () => {
+  const other = await connect()
+  await other.query('begin; lock table outrider.outbox_5')
+  const reading = readBuckets(env.client)
+  await until(async () => (await other.query(`select from ${LOCK_WAITS}`)).rowCount === 1)
+  const then = performance.now()
+  await other.query('commit')
+  expect((await reading).readAt).toBeLessThan(then)
 })
 
 test('the relay may ask and empty, and nothing else; writers may not', async () => {
@@ -285,15 +414,54 @@ test('under the lock no page of the table is read, once the index has a summary 
   await env.checkpoint(80)
   const pages = (await env.client.query(`select pg_relation_size('outrider.outbox_${OLD}') / 8192 as pages`)).rows[0]
     .pages
-  const read = async () => {
-    const { rows } = await env.client.query(
-      `explain (analyze, buffers, format json) select outrider.bucket_refusal(${OLD}::smallint, clock_timestamp() - interval '72h')`,
-    )
+  const hits = async (call: string) => {
+    const { rows } = await env.client.query(`explain (analyze, buffers, format json) select outrider.${call}`)
     const plan = rows[0]['QUERY PLAN'][0].Plan
     return plan['Shared Hit Blocks'] + plan['Shared Read Blocks']
   }
+  const read = () => hits(`bucket_refusal(${OLD}::smallint, clock_timestamp() - interval '72h')`)
   expect(await read()).toBeGreaterThan(Number(pages))
   await env.client.query(`select outrider.examine_bucket(${OLD}::smallint, clock_timestamp())`)
   await read()
   expect(await read()).toBeLessThan(Number(pages) / 4)
+  // As few for a checkpoint that saw many transactions running, if all of them are younger than the rows.
+  const newest = (await env.client.query('select max((txid::text)::bigint)::int as txid from outrider.outbox')).rows[0]
+    .txid
+  const running = Array.from({ length: 1_000 }, (_, n) => newest + 1 + n)
+  expect(
+    await hits(`has_unproven('outrider.outbox_${OLD}', '${running[0]}:${newest + 1_001}:${running}')`),
+  ).toBeLessThan(100)
+})
+
+test('a row is proven to be published exactly if the snapshot sees its transaction', async () => {
+  await env.client.query(
+    `insert into outrider.outbox (stream, type, bucket, txid)
+     select 'orders', 'placed', $1, xid::text::xid8 from unnest('{110, 120, 130}'::int[]) as xid`,
+    [OLD],
+  )
+  const { rows } = await env.client.query(
+    `select count(*)::int as snapshots, count(*) filter (where outrider.has_unproven('outrider.outbox_${OLD}', snapshot))::int as unproven,
+       count(*) filter (where outrider.has_unproven('outrider.outbox_${OLD}', snapshot) <> exists (
+         select from outrider.outbox where not pg_visible_in_snapshot(txid, snapshot)))::int as wrong
+     from (
+       select format('%s:%s:%s', coalesce(min(xid), ceiling), ceiling, string_agg(xid::text, ',' order by xid))::pg_snapshot as snapshot
+       from unnest('{118, 130, 131, 140}'::int[]) as ceiling cross join generate_series(0, 127) as subset
+         left join lateral unnest('{1, 109, 110, 115, 120, 130, 131}'::int[]) with ordinality as running (xid, place)
+           on subset & (1 << (place::int - 1)) <> 0 and xid < ceiling
+       group by ceiling, subset
+     ) as every`,
+  )
+  expect(rows).toEqual([{ snapshots: 512, unproven: expect.any(Number), wrong: 0 }])
+  expect(rows[0].unproven).toBeGreaterThan(256)
+  expect(rows[0].unproven).toBeLessThan(512)
+})
+
+test('functions with the rights of the owner look names up among those of the server first', async () => {
+  const { rows } = await env.client.query(
+    `select proname as name, coalesce('search_path=pg_catalog, pg_temp' = any (proconfig), false) as pinned
+     from pg_proc where pronamespace = 'outrider'::regnamespace
+       and (prosecdef or proname in ('bucket_refusal', 'has_unproven')) order by 1`,
+  )
+  const names = ['bucket_refusal', 'empty_bucket', 'examine_bucket', 'has_unproven']
+  expect(rows).toEqual(names.map((name) => ({ name, pinned: true })))
 })

@@ -83,6 +83,8 @@ export async function checkpoint(env: RelayEnv): Promise<void> {
     'select pg_current_snapshot()::text as snapshot, pg_current_wal_insert_lsn()::text as lsn',
   )
   const { snapshot, lsn } = rows[0]
+  // So much that an idle relay confirms it at once.
+  await env.postgres.query("select pg_logical_emit_message(false, 'test', repeat('-', 1200000))")
   await until(
     async () =>
       (await env.postgres.query('select from outrider.lineage where confirmed_lsn >= $1', [lsn])).rowCount === 1,

@@ -1,5 +1,5 @@
 import type pg from 'pg'
-import { inTransaction, sqlState } from '../client/transaction.js'
+import { sqlState } from '../client/transaction.js'
 
 /** Partitions of Outrider's own table: numbers of `bucket`. Before migration 007 there were eight of them. */
 export const BUCKETS: readonly number[] = Array.from({ length: 24 }, (_, bucket) => bucket)
@@ -31,6 +31,8 @@ export interface Bucket {
 export interface BucketFacts {
   /** By the server's clock, in milliseconds since 1970. */
   now: number
+  /** By the clock of this process when that was read: `performance.now()`. */
+  readAt: number
   /** The bucket that inserts go to. */
   current: number
   /** For so many milliseconds. */
@@ -46,13 +48,14 @@ export interface BucketFacts {
 
 export async function readBuckets(client: pg.ClientBase): Promise<BucketFacts> {
   const { rows } = await client.query<
-    Omit<BucketFacts, 'isSetUp' | 'buckets' | 'emptiedUntil'> & { emptiedUntil: number | null }
+    Omit<BucketFacts, 'isSetUp' | 'buckets' | 'emptiedUntil' | 'readAt'> & { emptiedUntil: number | null }
   >(
     `select floor(extract(epoch from clock_timestamp()) * 1000)::float8 as now, outrider.bucket() as current,
        outrider.bucket_seconds() * 1000::float8 as "bucketMs",
        exists (select from outrider.lineage where predates_retention) as "predatesRetention",
        (select floor(extract(epoch from max(until)) * 1000)::float8 from outrider.emptied) as "emptiedUntil"`,
   )
+  const readAt = performance.now()
   const sizes = await client.query<Bucket>(
     `select substring(relname from '[0-9]+$')::integer as bucket, pg_total_relation_size(oid)::float8 as bytes,
        pg_relation_size(oid) = 0 as "isEmpty"
@@ -62,6 +65,7 @@ export async function readBuckets(client: pg.ClientBase): Promise<BucketFacts> {
   const { emptiedUntil, ...facts } = rows[0]!
   return {
     ...facts,
+    readAt,
     emptiedUntil: emptiedUntil ?? undefined,
     isSetUp: (await hasBucketDefault(client)) === true,
     buckets: sizes.rows,
@@ -77,43 +81,41 @@ export type BucketAnswer =
   | 'setup'
   | 'index'
   | 'gap'
+  | 'rejected'
   | 'checkpoint'
   | 'slot'
   | 'unproven'
   | 'in_use'
+  | 'slow'
 
 const LOCK_NOT_AVAILABLE = '55P03'
 const QUERY_CANCELED = '57014'
-/** The lock keeps inserts to the bucket and readers of the table waiting for as long, in milliseconds, at most. */
+/** The lock keeps readers of the table waiting for as long, in milliseconds, at most. */
 const MAX_LOCKED_MS = 1_000
 
 /**
  * Empties a bucket whose rows the newest checkpoints that are at least so old prove to be published. Asks first without a lock, which may
- * take long where the index lacks a summary. `client`: without a limit to how long a statement runs.
+ * take long where the index lacks a summary. `client`: without a limit to how long a statement runs, and in no transaction. Each statement
+ * commits by itself: a process that stops in between holds no lock.
  */
 export async function emptyBucket(client: pg.ClientBase, bucket: number, windowMs: number): Promise<BucketAnswer> {
-  const values = [bucket, windowMs]
-  const before = "clock_timestamp() - $2 * interval '1 millisecond'"
+  const call = async (name: string) => {
+    const { rows } = await client.query<{ refusal: BucketAnswer | null }>(
+      `select outrider.${name}_bucket($1::smallint, clock_timestamp() - $2 * interval '1 millisecond') as refusal`,
+      [bucket, windowMs],
+    )
+    return rows[0]!.refusal
+  }
   try {
-    const asked = await inTransaction(client, async () => {
-      await client.query("set local lock_timeout = '1s'")
-      return client.query<{ refusal: BucketAnswer | null }>(
-        `select outrider.examine_bucket($1::smallint, ${before}) as refusal`,
-        values,
-      )
-    })
-    const refusal = asked.rows[0]!.refusal
+    const refusal = await call('examine')
     if (refusal !== null) return refusal
-    return await inTransaction(client, async () => {
-      await client.query(`set local statement_timeout = ${MAX_LOCKED_MS}`)
-      const { rows } = await client.query<{ refusal: BucketAnswer | null }>(
-        `select outrider.empty_bucket($1::smallint, ${before}) as refusal`,
-        values,
-      )
-      return rows[0]!.refusal ?? 'emptied'
-    })
+    await client.query(`set statement_timeout = ${MAX_LOCKED_MS}`)
+    return (await call('empty')) ?? 'emptied'
   } catch (error) {
-    if ([LOCK_NOT_AVAILABLE, QUERY_CANCELED].includes(sqlState(error) ?? '')) return 'in_use'
+    if (sqlState(error) === LOCK_NOT_AVAILABLE) return 'in_use'
+    if (sqlState(error) === QUERY_CANCELED) return 'slow'
     throw error
+  } finally {
+    await client.query('set statement_timeout = 0').catch(() => {})
   }
 }

@@ -10,6 +10,7 @@ const SETTINGS: RetentionSettings = { retention: 72 * HOUR, retentionMaxSize: 50
 /** Two of the four hours of the bucket have passed. */
 const facts = (more: Partial<BucketFacts> = {}): BucketFacts => ({
   now: 1_000 * 4 * HOUR + 2 * HOUR,
+  readAt: 0,
   current: 12,
   bucketMs: 4 * HOUR,
   isSetUp: true,

@@ -91,7 +91,7 @@ function candidates(facts: BucketFacts): number[] {
 }
 
 /** Reasons that hold up a bucket whatever its rows are. */
-const BLOCKING: readonly BucketAnswer[] = ['setup', 'index', 'gap', 'checkpoint', 'slot', 'in_use']
+const BLOCKING: readonly BucketAnswer[] = ['setup', 'index', 'gap', 'rejected', 'checkpoint', 'slot', 'in_use', 'slow']
 
 /**
  * Why rows that are older than the window stay; undefined: none are known to. `unproven` is the answer of every bucket that is younger,

@@ -79,7 +79,7 @@ class Retention {
     const { config, metrics, serverClock, stateStore } = this.#options
     const facts = await readBuckets(client)
     metrics.setOutboxBytes(bytesOf(facts))
-    const plan = planRetention(facts, config, serverClock.read(facts.now, performance.now()))
+    const plan = planRetention(facts, config, serverClock.read(facts.now, facts.readAt))
     const isEmptied = plan.action === 'empty'
     await pruneCheckpoints(client, stateStore.lineage.lineage, isEmptied ? plan.windowMs : undefined)
     if (plan.action === 'keep') {
@@ -103,7 +103,7 @@ class Retention {
     for (const { bucket, windowsMs } of planExcess(round.facts, config)) {
       for (const windowMs of windowsMs) {
         const answer = await this.#empty(client, round, bucket, windowMs)
-        if (answer !== 'unproven') break
+        if (answer !== 'unproven' && answer !== 'checkpoint') break
       }
       round.facts = await readBuckets(client)
       if (bytesOf(round.facts) <= config.retentionMaxSize) return
@@ -128,7 +128,7 @@ class Retention {
     metrics.setRetentionBlocked(reason)
     if (reason !== undefined) {
       const message = `rows of the outbox stay: ${BLOCKED[reason] ?? reason}`
-      const holders = reason === 'in_use' ? { holders: await lockHolders(client) } : {}
+      const holders = reason === 'in_use' ? { holders: await lockHolders(client, { incidents: true }) } : {}
       this.#say('warn', { reason, bytes: bytesOf(facts), ...holders }, message, reason)
     } else if (keptFor(facts, config) < windowOf(config, facts.bucketMs)) {
       this.#say('warn', { seconds: Math.round(keptFor(facts, config) / 1000), bytes: bytesOf(facts) }, SHRUNK)
@@ -172,8 +172,10 @@ const BLOCKED: Partial<Record<BucketAnswer, string>> = {
   setup: 'inserts still go to 8 buckets; run `outrider setup`',
   index: 'a bucket has no index by inserting transactions; run `outrider setup --index txid`',
   gap: 'a gap is open, of this lineage or of another one of the table',
+  rejected: 'the table alone has the content of a large row that was rejected; close its incident',
   checkpoint: 'a lineage of the table has no checkpoint that is old enough',
   slot: 'a slot of the table is missing, or has not confirmed what a checkpoint says',
   unproven: 'the table is larger than `retentionMaxSize`, and its rows are not known to be published',
   in_use: 'a transaction uses the bucket',
+  slow: 'it takes too long to prove that they are published',
 }
