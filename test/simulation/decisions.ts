@@ -75,8 +75,12 @@ export const PRODUCT = {
   isConcerned: (key: string, streams: ReadonlySet<string> | undefined): boolean =>
     streams === undefined || streams.has(key),
 
-  /** Settling: is the row of an awaited transaction missing? `hasBegun`: its Begin came in this session. */
-  isAbsent: (isInStream: boolean, _hasBegun: boolean): boolean => !isInStream,
+  /**
+   * AwaitedRows: is the row of an awaited transaction missing? `isSaved`: its stream has a saved head. `hasBegun`: its Begin came in this
+   * session.
+   */
+  isAbsent: ({ isInStream, isSaved }: { isInStream: boolean; isSaved: boolean; hasBegun: boolean }): boolean =>
+    !isInStream || !isSaved,
 
   /** AffectedStreams.readIds: which of the entries that may be read are read? */
   idsRead: <T>(entries: readonly T[]): readonly T[] => entries,

@@ -64,7 +64,13 @@ export const PLANTS: readonly Plant[] = [
   {
     name: 'settled-by-begin',
     shows: LOST,
-    decisions: { isAbsent: (isInStream, hasBegun) => !isInStream && !hasBegun },
+    decisions: { isAbsent: (row) => PRODUCT.isAbsent(row) && !row.hasBegun },
+  },
+  {
+    name: 'settled-without-saved-head',
+    shows: /^no saved head/,
+    from: 15_700,
+    decisions: { isAbsent: ({ isInStream }) => !isInStream },
   },
   { name: 'not-settled', shows: LOST, decisions: { unsettledOf: () => [] } },
   {

@@ -292,7 +292,8 @@ export class Streaming {
         for (const row of state.rowsOf(xids)) {
           if (settling.arrived.has(row.id) || (streams && !streams.has(row.key))) continue
           const isInStream = redis.entriesFrom(row.key, null).some((entry) => entry.row === row)
-          if (!decisions.isAbsent(isInStream, settling.begun.has(String(row.xid)))) continue
+          const [isSaved, hasBegun] = [state.heads.has(row.key), settling.begun.has(String(row.xid))]
+          if (!decisions.isAbsent({ isInStream, isSaved, hasBegun })) continue
           yield
           state.reopenRepaired(this.#session.holdsLock)
           throw new SessionEnd('rows of an awaited transaction are missing')

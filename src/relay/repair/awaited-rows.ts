@@ -41,7 +41,11 @@ export class AwaitedRows {
     this.#options = options
   }
 
-  /** How many rows of these transactions neither came from WAL in this session nor are in their stream. */
+  /**
+   * How many rows of these transactions neither came from WAL in this session nor are in their stream. Those of a stream without a saved
+   * head count as well: a repair that moved the confirmed LSN past their commit has found no row of the stream, and without a saved head no
+   * one would notice that Redis loses it.
+   */
   async countMissing(xids: readonly string[], signal: AbortSignal): Promise<number> {
     const { connectPostgres, stateStore } = this.#options
     const postgres = await connectPostgres()
@@ -51,7 +55,10 @@ export class AwaitedRows {
       // A standby that lags would have none of the rows, and none would be missing.
       if (!(await stateStore.holdsLock(postgres))) throw lockLost()
       let missing = 0
-      for await (const wanted of this.#readRows(postgres, xids)) missing += await this.#countAbsent(wanted)
+      for await (const wanted of this.#readRows(postgres, xids)) {
+        missing += await this.#takeUnsaved(wanted)
+        missing += await this.#countAbsent(wanted)
+      }
       return missing
     } finally {
       signal.removeEventListener('abort', breakOff)
@@ -93,6 +100,18 @@ export class AwaitedRows {
       }
       yield wanted
     }
+  }
+
+  /** Takes the ids out whose stream has no saved head. Resolves with how many there are. */
+  async #takeUnsaved(wanted: Map<string, Set<string>>): Promise<number> {
+    const saved = await this.#options.stateStore.savedHeadsOf([...wanted.keys()])
+    let unsaved = 0
+    for (const [key, ids] of wanted) {
+      if (saved.has(key)) continue
+      unsaved += ids.size
+      wanted.delete(key)
+    }
+    return unsaved
   }
 
   /** How many of these ids are in no stream of theirs. */

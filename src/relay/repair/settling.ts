@@ -128,7 +128,7 @@ export class Settling {
         )
       log.warn(
         { events: missing },
-        'events of transactions that were open during a repair are missing: repairing again',
+        'events of transactions that were open during a repair are missing, or their stream has no saved head: repairing again',
       )
       throw new UnsettledError(reason, 'Events are missing that a transaction had written before a repair.')
     }
