@@ -18,7 +18,7 @@ create table outrider.horizon (
 ) with (fillfactor = 50);
 
 comment on table outrider.horizon is
-  'How far each stream was trimmed: rows that the snapshot sees were finished by every group, or left the stream as outrider.moved_event says. A repair does not put them back.';
+  'How far each stream was trimmed: rows that the snapshot sees were finished by every group, were removed for the maximum length, or left the stream as outrider.moved_event says. A repair does not put them back.';
 comment on column outrider.horizon.lsn is 'Of the checkpoint that the snapshot is of. It only rises.';
 
 create table outrider.consumer_group (
@@ -28,6 +28,7 @@ create table outrider.consumer_group (
   floor text collate "C" not null,
   dead_entry text collate "C" not null default '0-0',
   waiting_entry text collate "C" not null default '0-0',
+  replayed_entry text collate "C" not null default '0-0',
   updated_at timestamptz not null default clock_timestamp(),
   constraint consumer_group_pkey primary key (lineage, stream_key, consumer_group)
 ) with (fillfactor = 50);
@@ -41,6 +42,9 @@ comment on column outrider.consumer_group.dead_entry is
 comment on column outrider.consumer_group.waiting_entry is
   'Events that the group had set aside up to this entry of its waiting stream are in outrider.moved_event.';
 
+comment on column outrider.consumer_group.replayed_entry is
+  'Dead letters of the group that were put back, up to this entry of the list of them, are in outrider.moved_event.';
+
 create table outrider.moved_event (
   lineage uuid not null references outrider.lineage,
   stream_key text collate "C" not null,
@@ -49,7 +53,7 @@ create table outrider.moved_event (
 );
 
 comment on table outrider.moved_event is
-  'Events that left their stream unfinished, as dead letters or to wait for their next attempt. A repair puts them back although the stream was trimmed past them; a consumer that has finished one by now skips it.';
+  'Events that left their stream unfinished, as dead letters or to wait for their next attempt, also those that were put back to its end. A repair puts them back although the stream was trimmed past them; a consumer that has finished one by now skips it.';
 
 revoke all on outrider.horizon, outrider.consumer_group, outrider.moved_event from public;
 grant select, insert, update on outrider.horizon, outrider.consumer_group to outrider_relay;

@@ -1,6 +1,9 @@
 /** What a row's `stream` must look like; the same rule stands as a constraint in `sql/001-outbox.sql`. */
 export const STREAM_NAME = /^(?!outrider)[A-Za-z0-9][A-Za-z0-9._-]{0,199}$/
 
+/** The id of an event in Outrider's own table. */
+export const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
+
 /** A header's name: a CloudEvents extension attribute. The same rule stands in `sql/001-outbox.sql`. */
 export const HEADER_NAME = /^[a-z0-9]{1,40}$/
 
@@ -50,6 +53,9 @@ export const GROUP_NAME = /^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$/
 
 /** The stream of a group's dead letters. */
 export const deadKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:dead:${group}`
+
+/** The stream of the ids of a group's dead letters that were put back into their stream. */
+export const replayedKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:replayed:${group}`
 
 /** The stream of what a group has set aside until its next attempt. The names of its fields that a header cannot have are its own. */
 export const waitingKey = (streamKey: string, group: string): string => `outrider:{${streamKey}}:waiting:${group}`

@@ -1,5 +1,5 @@
 import type { EventIssue } from '../event/error.js'
-import { ATTRIBUTES, HEADER_NAME } from '../event/names.js'
+import { ATTRIBUTES, HEADER_NAME, UUID } from '../event/names.js'
 import { textIssue, UNSTORABLE, unstorable } from '../event/text.js'
 
 /** The attributes of an event, without its payload. */
@@ -22,7 +22,6 @@ export interface EventAttributes {
 }
 
 const KEYS = ['subject', 'data', 'id', 'correlationId', 'causationId', 'headers', 'time']
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 const MAX_HEADERS = 32
 const MAX_HEADER_BYTES = 8192
 const YEAR_1 = Date.parse('0001-01-01T00:00:00Z')

@@ -1,32 +1,14 @@
-import { randomUUID } from 'node:crypto'
 import { expect } from 'vitest'
 import { deadKey } from '../../src/event/names.js'
 import { entryOf } from '../../testkit/entry.js'
 import { until } from '../../testkit/services/index.js'
-import { LOCK_WAITS } from '../support/lock-waits.js'
-import { saved } from './redis-loss-env.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
-import { checkpoint, putBack, REPAIR } from './repair-env.js'
+import { insertSome, read } from './trim-env.js'
 
 /** Streams are looked at each second. */
 const YAML = 'streams: { "*": { retention: 1s } }'
 
 const isGone = (env: RelayEnv, stream: string) => async () => (await env.redis.xlen(stream)) === 0
-
-async function insertSome(env: RelayEnv, stream: string, count: number): Promise<string[]> {
-  const ids: string[] = []
-  for (let n = 0; n < count; n++) ids.push(await env.insert(stream, { n }))
-  await until(async () => (await env.ids(stream)).includes(ids.at(-1) as string), {
-    message: 'the events in the stream',
-  })
-  return ids
-}
-
-const read = async (env: RelayEnv, group: string, count: number, stream = 'orders'): Promise<string[]> => {
-  const reply = await env.redis.xreadgroup('GROUP', group, 'worker', 'COUNT', count, 'STREAMS', stream, '>')
-  const [[, entries]] = reply as [[string, [string, string[]][]]]
-  return entries.map(([id]) => id)
-}
 
 test('entries go when they are older than the retention and every group has finished them, and no earlier', async ({
   env,
@@ -105,45 +87,6 @@ test('more finished entries than are kept go, and at least those of the last ten
   const length = await env.redis.xlen('orders')
   expect(length).toBeGreaterThanOrEqual(701)
   expect(length).toBeLessThanOrEqual(801)
-})
-
-test('the horizon is saved before anything goes', async ({ env, configFile }) => {
-  await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(YAML) })
-  await env.redis.xgroup('CREATE', 'orders', 'billing', '0', 'MKSTREAM')
-  await insertSome(env, 'orders', 3)
-  const entries = await read(env, 'billing', 3)
-  const holder = await env.database.connect()
-  await holder.query('begin; lock table outrider.horizon in exclusive mode')
-  await env.redis.xack('orders', 'billing', ...entries)
-  const waits = `select from ${LOCK_WAITS} where relation = 'outrider.horizon'::regclass`
-  await until(async () => (await env.postgres.query(waits)).rowCount, { message: 'the relay to save the horizon' })
-  expect(await env.redis.xlen('orders')).toBe(3)
-  await holder.query('rollback')
-  await holder.end()
-  await until(isGone(env, 'orders'), { message: 'the entries to go' })
-})
-
-test('a repair after the loss of a stream leaves out what was trimmed, and puts back what had left it unfinished', async ({
-  env,
-  configFile,
-}) => {
-  const relay = await env.streamingRelay({ ...REPAIR, OUTRIDER_CONFIG: await configFile(YAML) })
-  await env.redis.xgroup('CREATE', 'orders', 'billing', '0', 'MKSTREAM')
-  const events = await insertSome(env, 'orders', 4)
-  await saved(env, 1, events.at(-1))
-  await checkpoint(env)
-  const entries = await read(env, 'billing', 4)
-  const [dead] = await env.redis.xrange('orders', entries[1] as string, entries[1] as string)
-  await env.redis.xadd(deadKey('orders', 'billing'), '*', ...(dead?.[1] ?? []), 'deadreason', randomUUID())
-  await env.redis.xack('orders', 'billing', ...entries)
-  // Committed after the checkpoint: it is not finished.
-  const [last = ''] = await insertSome(env, 'orders', 1)
-  await until(async () => (await env.redis.xlen('orders')) === 1, { message: 'what is finished to go' })
-  await saved(env, 1, last)
-  await env.redis.del('orders', deadKey('orders', 'billing'))
-  await putBack(env)
-  await relay.streaming()
-  expect((await env.ids('orders')).toSorted()).toEqual([events[1], last].toSorted())
 })
 
 test('an installation of an earlier version is not trimmed until the configuration says so', async ({

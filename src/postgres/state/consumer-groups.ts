@@ -2,15 +2,19 @@ import type pg from 'pg'
 import type { EntryId } from '../../event/entry-id.js'
 import { isUndisputed } from './checkpoints.js'
 
+/** How far what a group has moved out of its stream is recorded: its dead letters, what it has set aside, what was put back. */
+export interface MovedMarks {
+  deadEntry: EntryId
+  waitingEntry: EntryId
+  replayedEntry: EntryId
+}
+
 /** A consumer group as a relay saw it last: a row of `outrider.consumer_group`. */
-export interface SavedGroup {
+export interface SavedGroup extends MovedMarks {
   key: string
   name: string
   /** Entries before it were finished by the group. */
   floor: EntryId
-  /** How far its dead letters, and what it has set aside, are recorded as moved. */
-  deadEntry: EntryId
-  waitingEntry: EntryId
 }
 
 /** Rows that one statement reads or writes. */
@@ -35,8 +39,8 @@ export async function loadGroupsOf(client: pg.ClientBase, lineage: string, key: 
   return (await client.query<SavedGroup>(`${SELECT} and stream_key = $2`, [lineage, key])).rows
 }
 
-const SELECT = `select stream_key as key, consumer_group as name, floor, dead_entry as "deadEntry", waiting_entry as "waitingEntry"
-  from outrider.consumer_group where lineage = $1`
+const SELECT = `select stream_key as key, consumer_group as name, floor, dead_entry as "deadEntry", waiting_entry as "waitingEntry",
+  replayed_entry as "replayedEntry" from outrider.consumer_group where lineage = $1`
 
 /**
  * Nothing is written where another session leads, which may have set floors back, or a gap is open. `areNew`: else only those are
@@ -51,24 +55,25 @@ export async function saveGroups(
   for (let i = 0; i < groups.length; i += AT_ONCE) {
     const some = groups.slice(i, i + AT_ONCE)
     await client.query(
-      `insert into outrider.consumer_group (lineage, stream_key, consumer_group, floor, dead_entry, waiting_entry)
+      `insert into outrider.consumer_group (lineage, stream_key, consumer_group, floor, dead_entry, waiting_entry, replayed_entry)
        select lineage, seen.* from outrider.lineage as l,
-         unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) as seen (key, name, floor, dead, waiting)
-       where lineage = $1 and ${isUndisputed('l', '$2')} and ($8 or exists (
+         unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[]) as seen (key, name, floor, dead, waiting, replayed)
+       where lineage = $1 and ${isUndisputed('l', '$2')} and ($3 or exists (
          select from outrider.consumer_group as g
          where g.lineage = l.lineage and g.stream_key = seen.key and g.consumer_group = seen.name))
        on conflict (lineage, stream_key, consumer_group) do update
          set floor = excluded.floor, dead_entry = excluded.dead_entry, waiting_entry = excluded.waiting_entry,
-             updated_at = clock_timestamp()`,
+             replayed_entry = excluded.replayed_entry, updated_at = clock_timestamp()`,
       [
         own.lineage,
         own.session,
+        areNew,
         some.map(({ key }) => key),
         some.map(({ name }) => name),
         some.map(({ floor }) => floor),
         some.map(({ deadEntry }) => deadEntry),
         some.map(({ waitingEntry }) => waitingEntry),
-        areNew,
+        some.map(({ replayedEntry }) => replayedEntry),
       ],
     )
   }

@@ -1,25 +1,27 @@
--- Finds the first event of a source in a stream from an entry on.
+-- Finds the first event of a source that a stream still has.
 --
--- KEYS  the stream
--- ARGV  the source, the entry to begin at
--- Reply the position of the event; `none` where no entry is of the source; `unknown` where there are too many others to look at
+-- KEYS  see trimmable.lua
+-- ARGV  … the source
+-- Reply {status, position, id}
+--   OK     of the first event; `none`: no entry is of the source; `unknown`: there are too many others to look at
+--   MOVED  the stream may not be trimmed: events may be lost that were before it
 
 local PAGE, MAX_ENTRIES, MAX_BYTES = 10, 1000, 1048576
 
-local from, seen, bytes = ARGV[2], 0, 0
+if not trimmable() then return {'MOVED', '', ''} end
+local from, seen, bytes = '-', 0, 0
 while seen < MAX_ENTRIES and bytes < MAX_BYTES do
-  local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', PAGE)
+  local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', PAGE)
   for _, entry in ipairs(entries) do
-    local source, sequence
-    local fields = entry[2]
-    for n = 1, #fields, 2 do
-      bytes = bytes + #fields[n + 1]
-      if fields[n] == 'source' then source = fields[n + 1] elseif fields[n] == 'sequence' then sequence = fields[n + 1] end
+    local found = {}
+    for n = 1, #entry[2], 2 do
+      found[entry[2][n]] = entry[2][n + 1]
+      bytes = bytes + #entry[2][n + 1]
     end
-    if source == ARGV[1] then return sequence or 'unknown' end
+    if found.source == ARGV[4] then return {'OK', found.sequence or 'unknown', found.id or ''} end
   end
-  if #entries < PAGE then return 'none' end
+  if #entries < PAGE then return {'OK', 'none', ''} end
   seen = seen + #entries
   from = '(' .. entries[#entries][1]
 end
-return 'unknown'
+return {'OK', 'unknown', ''}

@@ -1,4 +1,5 @@
 import { Cluster, type Redis } from 'ioredis'
+import { replayedKey } from '../../event/names.js'
 import type { RedisClient } from '../client/connect.js'
 import { Script } from '../scripts/script.js'
 
@@ -157,7 +158,7 @@ export async function* replayDeadLetters(
 ): AsyncGenerator<ReplayOutcome> {
   for await (const { from, letters } of batches(readDeadLetters(client, streams, selection))) {
     const entries = letters.map(({ entry }) => entry)
-    const reply = await script.call(client, [from.stream, from.key], entries)
+    const reply = await script.call(client, [from.stream, from.key, replayedKey(from.stream, from.group)], entries)
     const [done, gone, kept, refused] = reply as [number, number, number, string]
     yield { done, gone, kept }
     if (refused !== '') throw Object.assign(new Error(`${refused} (stream ${from.stream})`), { name: 'ReplyError' })

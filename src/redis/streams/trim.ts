@@ -11,7 +11,7 @@ const surveyScript = new Script('survey-trim.lua', ...IDS, ...include('unfinishe
 const trimScript = new Script('trim.lua', ...TRIMMABLE, ...include('unfinished'))
 const cutScript = new Script('cut.lua', ...TRIMMABLE)
 const deadScript = new Script('trim-dead.lua', ...include('entry-id', 'trim-step'))
-const positionScript = new Script('find-position.lua')
+const positionScript = new Script('find-position.lua', ...TRIMMABLE)
 
 /** A group, and where in the stream its work ends. */
 export interface GroupFloor {
@@ -135,16 +135,22 @@ export async function trimDead(client: RedisClient, key: string, upTo: EntryId):
   return (await deadScript.call(client, [key], [upTo])) as number
 }
 
-/**
- * The position of the first event of this source at or after an entry. `none`: there is no such event; `unknown`: not among the
- * entries that are looked at.
- */
-export async function findPosition(
+/** The first event of a source in a stream. */
+export interface FirstEvent {
+  /** `none`: no entry is of the source; `unknown`: not among the entries that are looked at. */
+  position: Position | 'none' | 'unknown'
+  id: string
+}
+
+/** Undefined where `trim` gives it. */
+export async function findFirst(
   client: RedisClient,
-  key: string,
+  head: TrimmingHead,
   source: string,
-  from: EntryId,
-): Promise<Position | 'none' | 'unknown'> {
-  const found = (await positionScript.call(client, [key], [source, from])) as string
-  return found === 'none' || POSITION.test(found) ? found : 'unknown'
+  others: readonly string[],
+): Promise<FirstEvent | undefined> {
+  const reply = await positionScript.call(client, keysOf(head, others), [...whoseOf(head), source])
+  const [status, position, id] = reply as ['OK' | 'MOVED', string, string]
+  if (status !== 'OK') return undefined
+  return { position: position === 'none' || POSITION.test(position) ? position : 'unknown', id }
 }

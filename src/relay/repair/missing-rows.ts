@@ -1,5 +1,6 @@
 import pg from 'pg'
 import { batchesOf } from '../../base/in-batches.js'
+import { UUID } from '../../event/names.js'
 import { fromTxid } from '../../postgres/outbox/txid-index.js'
 import { NOT_REJECTED, withRejected } from './rejected-rows.js'
 
@@ -166,8 +167,6 @@ function* pagesOf(references: readonly Reference[]): Generator<Reference[]> {
 const AS_TEXT = { getTypeParser: () => (value: string) => value }
 
 const IDS_AT_ONCE = 5_000
-
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
 /**
  * Records ids that streams have, in `outrider.present`, for the repair of a session. By stream: only within a bucket of the table

@@ -1,16 +1,18 @@
 import { expect, test } from 'vitest'
 import { placePrefix, positionOf, positionPrefix } from '../../event/position.js'
-import { trimmedLsn } from './horizon.js'
+import { trimmedOf } from './horizon.js'
 
 const at = (lsn: bigint, timeline = 1) => positionOf(positionPrefix(timeline, lsn), 0)
+const id = crypto.randomUUID()
 
 test('rows before the first event that stays are trimmed; where none stays, those before the last that was appended', () => {
-  expect(trimmedLsn(at(80n), at(160n), 1)).toBe(80n)
-  expect(trimmedLsn('none', at(160n), 1)).toBe(160n)
+  expect(trimmedOf({ position: at(80n), id }, at(160n), 1)).toEqual({ lsn: 80n, first: id })
+  expect(trimmedOf({ position: 'none', id: '' }, at(160n), 1)).toEqual({ lsn: 160n, first: undefined })
 })
 
-test('nothing is known behind an event that a repair put back, of another timeline, or that was not found', () => {
-  expect(trimmedLsn(positionOf(placePrefix(1, 80n), 3), at(160n), 1)).toBeUndefined()
-  expect(trimmedLsn(at(80n), at(160n), 2)).toBeUndefined()
-  expect(trimmedLsn('unknown', at(160n), 1)).toBeUndefined()
+test('nothing is known behind an event that a repair put back, of another timeline, of no row, or that was not found', () => {
+  expect(trimmedOf({ position: positionOf(placePrefix(1, 80n), 3), id }, at(160n), 1)).toBeUndefined()
+  expect(trimmedOf({ position: at(80n), id }, at(160n), 2)).toBeUndefined()
+  expect(trimmedOf({ position: at(80n), id: 'order-1' }, at(160n), 1)).toBeUndefined()
+  expect(trimmedOf({ position: 'unknown', id: '' }, at(160n), 1)).toBeUndefined()
 })

@@ -1,15 +1,17 @@
+import { UUID } from '../../event/names.js'
 import { isPlace, type Position, parsePosition } from '../../event/position.js'
-import type { Lsn } from '../../postgres/client/lsn.js'
+import type { Trimmed } from '../../postgres/state/horizons.js'
+import type { FirstEvent } from '../../redis/streams/trim.js'
 
 /**
- * The LSN below which everything of a stream goes, where `first` is the position of the first own event that stays, and `last` that of the
- * last one that was appended. Undefined: not known. What a repair put back was committed before its position, and may follow events of
- * later commits. Pure.
+ * How far a stream was trimmed of which `first` is the first own event that stays, and `last` the position that its head has reached.
+ * Undefined: not known. What a repair put back was committed before its position, and may follow events of later commits. Pure.
  */
-export function trimmedLsn(first: Position | 'none' | 'unknown', last: Position, timeline: number): Lsn | undefined {
-  if (first === 'unknown') return undefined
-  const position = first === 'none' ? last : first
+export function trimmedOf(first: FirstEvent, last: Position, timeline: number): Trimmed | undefined {
+  const isNone = first.position === 'none'
+  if (first.position === 'unknown' || (!isNone && !UUID.test(first.id))) return undefined
+  const position = isNone ? last : first.position
   if (isPlace(position)) return undefined
   const parts = parsePosition(position)
-  return parts.timeline === timeline ? parts.lsn : undefined
+  return parts.timeline === timeline ? { lsn: parts.lsn, first: isNone ? undefined : first.id } : undefined
 }

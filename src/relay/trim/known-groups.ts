@@ -1,5 +1,11 @@
 import { compareIds, ZERO_ENTRY } from '../../event/entry-id.js'
-import { loadGroups, loadGroupsOf, type SavedGroup, saveGroups } from '../../postgres/state/consumer-groups.js'
+import {
+  loadGroups,
+  loadGroupsOf,
+  type MovedMarks,
+  type SavedGroup,
+  saveGroups,
+} from '../../postgres/state/consumer-groups.js'
 import type { GroupFloor } from '../../redis/streams/trim.js'
 import type { StateStore } from '../confirm/state-store.js'
 
@@ -35,7 +41,7 @@ export class KnownGroups {
     const urgent: SavedGroup[] = []
     for (const { name, floor } of groups) {
       const known = this.#of(key).get(name)
-      const group = known ?? { key, name, floor, deadEntry: ZERO_ENTRY, waitingEntry: ZERO_ENTRY }
+      const group = known ?? { key, name, floor, ...NOT_READ }
       if (!known || compareIds(floor, group.floor) < 0) urgent.push(group)
       else if (group.floor !== floor) this.#moved.add(group)
       group.floor = floor
@@ -56,8 +62,10 @@ export class KnownGroups {
   }
 
   /** How far what a group has moved out of the stream is recorded. */
-  async advance(group: SavedGroup, marks: Pick<SavedGroup, 'deadEntry' | 'waitingEntry'>): Promise<void> {
-    if (group.deadEntry === marks.deadEntry && group.waitingEntry === marks.waitingEntry) return
+  async advance(group: SavedGroup, marks: MovedMarks): Promise<void> {
+    const { deadEntry, waitingEntry, replayedEntry } = group
+    if (deadEntry === marks.deadEntry && waitingEntry === marks.waitingEntry && replayedEntry === marks.replayedEntry)
+      return
     Object.assign(group, marks)
     await this.#save([group])
   }
@@ -97,6 +105,8 @@ export class KnownGroups {
     this.#groups.set(group.key, groups.set(group.name, group))
   }
 }
+
+const NOT_READ: MovedMarks = { deadEntry: ZERO_ENTRY, waitingEntry: ZERO_ENTRY, replayedEntry: ZERO_ENTRY }
 
 /** Of most streams where there are many: no group reads them. */
 const NONE: ReadonlyMap<string, SavedGroup> = new Map()

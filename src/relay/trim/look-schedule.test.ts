@@ -4,11 +4,11 @@ import { LookSchedule, type ReachedStream } from './look-schedule.js'
 
 const streams = (count: number): ReachedStream[] => Array.from({ length: count }, (_, n) => [`s${n}`, ZERO_POSITION])
 
-test('a stream is due at once, then after its interval, or when it was postponed to', () => {
+test('a stream is due at once, then after its interval, or when it is told to be', () => {
   const schedule = new LookSchedule()
   const taken = (now: number) => schedule.take(streams(2), now, () => 60).map(([key]) => key)
   expect([taken(1), taken(60), taken(61)]).toEqual([['s0', 's1'], [], ['s0', 's1']])
-  schedule.postpone('s0', 500)
+  schedule.setDue('s0', 500)
   expect([taken(121), taken(181), taken(500)]).toEqual([['s1'], ['s1'], ['s0', 's1']])
 })
 

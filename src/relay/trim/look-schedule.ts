@@ -21,8 +21,8 @@ export class LookSchedule {
     return some
   }
 
-  /** It is not due before then. */
-  postpone(key: string, until: number): void {
-    this.#due.set(key, until)
+  /** It is due then, not before and not after. */
+  setDue(key: string, at: number): void {
+    this.#due.set(key, at)
   }
 }

@@ -1,5 +1,5 @@
 import { compareIds, type EntryId, timeOf, ZERO_ENTRY } from '../../event/entry-id.js'
-import { deadKey, waitingKey } from '../../event/names.js'
+import { deadKey, replayedKey, waitingKey } from '../../event/names.js'
 import type { SavedGroup } from '../../postgres/state/consumer-groups.js'
 import { saveMoved } from '../../postgres/state/moved-events.js'
 import type { RedisClient } from '../../redis/client/connect.js'
@@ -7,31 +7,32 @@ import { readEventIdPage, readStreamEnd } from '../../redis/streams/repair.js'
 import type { StateStore } from '../confirm/state-store.js'
 import type { KnownGroups } from './known-groups.js'
 
-/** Pages of one stream that are read at once: 10,000 entries. */
+/** Pages of one stream behind the mark that are read at once: 10,000 entries. */
 const MAX_PAGES = 50
 /** After a failover of Redis the clock that gives entries their ids may be behind by so much, in milliseconds. */
 const CLOCK_SKEW_MS = 60_000
 
 /**
- * Records the events that the groups of a stream have moved out of it, as dead letters or until their next attempt: Redis alone has
- * them, and a repair must put them back although the stream was trimmed past them. Resolves with whether all are recorded; else it
- * continues the next time.
+ * Records the events that the groups of a stream have moved out of it: until their next attempt, as dead letters, or from there to the
+ * end of the stream. A repair must put them back although the stream was trimmed past their rows. Resolves with whether all are recorded;
+ * else it continues the next time.
  */
 export async function recordMoved(
   client: RedisClient,
   stateStore: StateStore,
   key: string,
-  groups: KnownGroups,
+  groups: Pick<KnownGroups, 'of' | 'advance'>,
 ): Promise<boolean> {
   let isComplete = true
   for (const group of groups.of(key)) {
-    const dead = await read(client, stateStore, deadKey(key, group.name), group.deadEntry)
+    // In the order in which an event moves on: one that does so meanwhile is found where it went.
     const waiting = await read(client, stateStore, waitingKey(key, group.name), group.waitingEntry)
-    await stateStore.inTurn((postgres) =>
-      saveMoved(postgres, stateStore.lineage.lineage, key, [...dead.ids, ...waiting.ids]),
-    )
-    await groups.advance(group, { deadEntry: dead.mark, waitingEntry: waiting.mark })
-    isComplete &&= dead.isComplete && waiting.isComplete
+    const dead = await read(client, stateStore, deadKey(key, group.name), group.deadEntry)
+    const replayed = await read(client, stateStore, replayedKey(key, group.name), group.replayedEntry)
+    const ids = [...waiting.ids, ...dead.ids, ...replayed.ids]
+    await stateStore.inTurn((postgres) => saveMoved(postgres, stateStore.lineage.lineage, key, ids))
+    await groups.advance(group, { waitingEntry: waiting.mark, deadEntry: dead.mark, replayedEntry: replayed.mark })
+    isComplete &&= waiting.isComplete && dead.isComplete && replayed.isComplete
   }
   return isComplete
 }
@@ -49,10 +50,11 @@ async function read(client: RedisClient, { lineage }: StateStore, key: string, m
   const isNew = mark === ZERO_ENTRY || compareIds(last, mark) < 0
   let from = isNew ? '-' : `${Math.max(0, timeOf(mark) - CLOCK_SKEW_MS)}-0`
   const ids: string[] = []
-  for (let page = 0; page < MAX_PAGES; page++) {
+  for (let newPages = 0; newPages < MAX_PAGES; ) {
     const read = await readEventIdPage(client, key, lineage.source, from)
     ids.push(...read.ids)
     if (read.last === undefined) return { ids, mark: last, isComplete: true }
+    if (isNew || compareIds(read.last, mark) > 0) newPages++
     from = `(${read.last}`
   }
   return { ids, mark: from.slice(1), isComplete: false }

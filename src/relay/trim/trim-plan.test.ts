@@ -21,7 +21,7 @@ test('entries that are older than the retention go when every group has finished
   const groups = [group('billing', ago(DAY), 3), group('mail', ago(2 * DAY), 1)]
   expect(planTrim(facts({ groups }))).toEqual({
     step: { upTo: ago(7 * DAY), most: undefined },
-    maxLength: undefined,
+    cut: undefined,
     overdueMs: 2 * DAY,
     heldBy: undefined,
   })
@@ -71,14 +71,18 @@ test('a group whose unfinished entries cannot be counted, or that is missing, ma
   expect(planTrim(facts({ policy, groups: [group('billing', ago(0), 0)], missing })).step).toBeUndefined()
 })
 
-test('a stream with more entries than it may have is cut, whatever its groups have finished', () => {
-  const policy = { ...NONE, maxLength: 99 }
-  expect(planTrim(facts({ policy, groups: [group('billing', '0-1', 100)] })).maxLength).toBe(99)
-  expect(planTrim(facts({ policy: { ...NONE, maxLength: 100 } })).maxLength).toBeUndefined()
+test('a stream with more entries than it may have is cut, whatever its groups have finished, and first what they have', () => {
+  const policy = { ...NONE, maxLength: 90 }
+  expect(planTrim(facts({ policy, groups: [group('billing', '0-1', 100)] })).cut).toEqual({ maxLength: 90 })
+  expect(planTrim(facts({ policy, groups: [group('billing', ago(DAY), 5)] })).cut).toEqual({
+    maxLength: 90,
+    finished: { upTo: ago(DAY), most: 10 },
+  })
+  expect(planTrim(facts({ policy: { ...NONE, maxLength: 100 } })).cut).toBeUndefined()
 })
 
 test('an empty stream, and one without limits, are left alone', () => {
-  const nothing = { step: undefined, maxLength: undefined, overdueMs: 0, heldBy: undefined }
+  const nothing = { step: undefined, cut: undefined, overdueMs: 0, heldBy: undefined }
   expect(planTrim(facts({ length: 0, first: '0-0' }))).toEqual(nothing)
   expect(planTrim(facts({ policy: NONE }))).toEqual(nothing)
 })

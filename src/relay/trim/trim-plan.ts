@@ -15,8 +15,8 @@ export interface TrimFacts extends Omit<TrimSurvey, 'policies'> {
 export interface TrimPlan {
   /** Undefined: nothing may go, or nothing has to. */
   step: TrimStep | undefined
-  /** The stream has more entries than this, which is the most that it may have. */
-  maxLength: number | undefined
+  /** The stream has more entries than it may have: those go first that every group has finished. */
+  cut: { maxLength: number; finished: { upTo: EntryId; most: number } | undefined } | undefined
   /** By how many milliseconds the first entry has outlived the retention. */
   overdueMs: number
   /** The group that has not finished that entry; undefined where none holds it up. */
@@ -37,13 +37,13 @@ export interface TrimPlan {
 export function planTrim(facts: TrimFacts): TrimPlan {
   const { now, length, first, policy } = facts
   const floor = lowest([...facts.groups, ...facts.missing])
-  if (length === 0) return { step: undefined, maxLength: undefined, overdueMs: 0, heldBy: undefined }
+  if (length === 0) return { step: undefined, cut: undefined, overdueMs: 0, heldBy: undefined }
   const oldest = policy.retention === undefined ? undefined : now - policy.retention
   const overdueMs = oldest === undefined ? 0 : Math.max(0, oldest - timeOf(first))
   const isHeld = floor !== undefined && overdueMs > 0 && compareIds(floor.floor, first) <= 0
   return {
     step: byAge(facts, oldest, floor) ?? byNumber(facts, floor),
-    maxLength: policy.maxLength !== undefined && length > policy.maxLength ? policy.maxLength : undefined,
+    cut: cutTo(facts, floor),
     overdueMs,
     heldBy: isHeld ? floor : undefined,
   }
@@ -53,6 +53,12 @@ function byAge({ first }: TrimFacts, oldest: number | undefined, floor: GroupFlo
   if (oldest === undefined) return undefined
   const upTo = atMost(`${Math.max(0, oldest)}-0`, floor)
   return compareIds(first, upTo) < 0 ? { upTo, most: undefined } : undefined
+}
+
+function cutTo({ length, first, policy: { maxLength } }: TrimFacts, floor: GroupFloor | undefined): TrimPlan['cut'] {
+  if (maxLength === undefined || length <= maxLength) return undefined
+  const hasFinished = floor !== undefined && compareIds(first, floor.floor) < 0
+  return { maxLength, finished: hasFinished ? { upTo: floor.floor, most: length - maxLength } : undefined }
 }
 
 /** Whose number of unfinished entries is not known may have any. */

@@ -6,13 +6,13 @@ import { EVERY_STREAM, type TrimPolicy, trimPolicyOf } from '../../config/trimmi
 import { timeOf } from '../../event/entry-id.js'
 import { deadKey, streamOf } from '../../event/names.js'
 import type { Position } from '../../event/position.js'
-import { saveHorizon } from '../../postgres/state/horizons.js'
+import { mayTrim, saveHorizon } from '../../postgres/state/horizons.js'
 import { readTrimming, type Trimming } from '../../postgres/state/trimming.js'
 import type { RedisClient } from '../../redis/client/connect.js'
 import { classifyRedis } from '../../redis/client/errors.js'
 import {
   cut,
-  findPosition,
+  findFirst,
   type GroupFloor,
   surveyForTrim,
   type TrimmingHead,
@@ -25,12 +25,12 @@ import type { Logger } from '../../telemetry/log.js'
 import type { Metrics } from '../../telemetry/metrics.js'
 import type { StateStore } from '../confirm/state-store.js'
 import { SideConnection } from '../side-connection.js'
-import { trimmedLsn } from './horizon.js'
+import { trimmedOf } from './horizon.js'
 import { KnownGroups } from './known-groups.js'
 import { LookSchedule, type ReachedStream } from './look-schedule.js'
 import { recordMoved } from './moved-events.js'
 import { policyText, sharedPolicy } from './shared-policy.js'
-import { planTrim, type TrimFacts } from './trim-plan.js'
+import { planTrim, type TrimFacts, type TrimPlan } from './trim-plan.js'
 
 /** How often each stream is looked at, in milliseconds; more often where less is kept. */
 const LOOK_EVERY_MS = 60_000
@@ -69,9 +69,11 @@ interface Work {
 /**
  * Trims the streams of a lineage, over a connection of its own.
  *
- *     look ── what may go? ── record what left the stream unfinished ── save the horizon ── trim, asking once more
+ *     look ── what may go? ── trim, asking once more ── record what left the stream unfinished ── save the horizon
  *
- * What goes wrong for one stream is tried again when it is looked at next. Nothing of it ends the session.
+ * The horizon says what is gone, so it comes last: a repair before that puts back events that every group has finished, which consumers
+ * skip; it never leaves out one that a group still needs. What goes wrong for one stream is tried again when it is looked at next. Nothing
+ * of it ends the session.
  */
 export class Trimmer {
   readonly #options: TrimmerOptions
@@ -80,6 +82,8 @@ export class Trimmer {
   readonly #schedule = new LookSchedule()
   #trimming: Trimming | undefined
   #isRunning = false
+  /** Streams whose horizon may not cover yet what was trimmed. */
+  readonly #unsaved = new Set<string>()
   /** Streams whose last look failed: that is said once. */
   readonly #failing = new Set<string>()
 
@@ -89,7 +93,7 @@ export class Trimmer {
     this.#connection = new SideConnection({
       connect: () => options.connectRedis(COMMAND_TIMEOUT_MS),
       // A refusal was answered.
-      isHarmless: (error) => (error as Error).name === 'ReplyError',
+      isHarmless: (error) => error instanceof HeldError || (error as Error).name === 'ReplyError',
     })
   }
 
@@ -160,18 +164,29 @@ export class Trimmer {
       heldBy: plan.heldBy?.name,
     })
     const work = { client, head: { key, ...stateStore.own, position }, others: [...others.keys()] }
-    if (plan.step) await this.#trimFinished(work, plan.step, [...facts.groups, ...facts.missing])
-    if (plan.maxLength !== undefined) await this.#cut(work, plan.maxLength)
+    if (plan.step || plan.cut) {
+      await this.#requireLeave()
+      this.#unsaved.add(key)
+      await this.#shorten(work, plan, [...facts.groups, ...facts.missing])
+    }
+    if (this.#unsaved.has(key)) await this.#saveHorizon(work)
     await this.#trimDead(client, key, own, survey.now)
   }
 
-  async #trimFinished(work: Work, step: TrimStep, known: readonly GroupFloor[]): Promise<void> {
-    const { client, head, others } = work
-    if (!(await this.#saveHorizon(client, head, step))) return
+  async #shorten(work: Work, { step, cut }: TrimPlan, known: readonly GroupFloor[]): Promise<void> {
+    const removed = step ? await this.#trimFinished(work, step, known) : 0
+    if (!cut) return
+    const most = cut.finished ? cut.finished.most - removed : 0
+    if (cut.finished && most > 0) await this.#trimFinished(work, { ...cut.finished, most }, known)
+    await this.#cut(work, cut.maxLength)
+  }
+
+  /** Resolves with how many entries were removed. */
+  #trimFinished({ client, head, others }: Work, step: TrimStep, known: readonly GroupFloor[]): Promise<number> {
     let left = step.most
-    await this.#inSteps(async () => {
+    return this.#inSteps(head.key, async () => {
       if (left === 0) return 0
-      const removed = (await trim(client, head, { ...step, most: left }, known, others)) ?? 0
+      const removed = asItMust(await trim(client, head, { ...step, most: left }, known, others))
       if (left !== undefined) left = Math.max(0, left - removed)
       if (removed > 0) this.#options.metrics.trimmed(head.key, removed)
       return removed
@@ -182,13 +197,13 @@ export class Trimmer {
   async #cut({ client, head, others }: Work, maxLength: number): Promise<void> {
     const { log, metrics } = this.#options
     const groups: Record<string, number> = {}
-    const entries = await this.#inSteps(async () => {
-      const found = await cut(client, head, maxLength, others)
-      for (const [group, count] of found?.unfinished ?? []) {
+    const entries = await this.#inSteps(head.key, async () => {
+      const { removed, unfinished } = asItMust(await cut(client, head, maxLength, others))
+      for (const [group, count] of unfinished) {
         groups[group] = (groups[group] ?? 0) + count
         metrics.cut(head.key, group, count)
       }
-      return found?.removed ?? 0
+      return removed
     })
     if (entries === 0) return
     metrics.trimmed(head.key, entries)
@@ -200,31 +215,45 @@ export class Trimmer {
     if (own.deadLetterRetention === undefined) return
     const upTo = `${Math.max(0, now - own.deadLetterRetention)}-0`
     for (const { name } of this.#groups.of(key)) {
-      const removed = await this.#inSteps(() => trimDead(client, deadKey(key, name), upTo))
+      const removed = await this.#inSteps(key, () => trimDead(client, deadKey(key, name), upTo))
       if (removed > 0) this.#options.metrics.deadLettersTrimmed(key, name, removed)
     }
   }
 
-  /** Until a step removes nothing. Resolves with how many entries were removed. */
-  async #inSteps(step: () => Promise<number>): Promise<number> {
+  /** Until a step removes nothing. Resolves with how many entries were removed. Where more may go, the stream is due again at once. */
+  async #inSteps(key: string, step: () => Promise<number>): Promise<number> {
     const { signal } = this.#options
     let all = 0
     for (let steps = 0; steps < MAX_STEPS && !signal.aborted; steps++) {
       const removed = await step()
-      if (removed === 0) break
+      if (removed === 0) return all
       all += removed
       await pause(STEP_PAUSE_MS, signal)
     }
+    this.#schedule.setDue(key, performance.now())
     return all
   }
 
-  /** Before anything goes. Resolves with whether it may. */
-  async #saveHorizon(client: RedisClient, { key, position }: TrimmingHead, { upTo }: TrimStep): Promise<boolean> {
+  async #requireLeave(): Promise<void> {
+    const { stateStore } = this.#options
+    if (await stateStore.inTurn((postgres) => mayTrim(postgres, stateStore.own))) return
+    throw new HeldError('A gap is open, or another session leads: nothing is trimmed until it is closed.')
+  }
+
+  /**
+   * What left the stream unfinished is recorded once it is known which event is the first one: whatever left before is found. Unless
+   * Redis loses something meanwhile, or another relay trims the stream, too: then the first event is not the same afterwards.
+   */
+  async #saveHorizon({ client, head, others }: Work): Promise<void> {
     const { stateStore, timeline } = this.#options
+    const { key, position } = head
+    const findIt = async () => asItMust(await findFirst(client, head, stateStore.lineage.source, others))
+    const first = await findIt()
     const isRecorded = await recordMoved(client, stateStore, key, this.#groups)
-    const first = isRecorded ? await findPosition(client, key, stateStore.lineage.source, upTo) : 'unknown'
-    const lsn = trimmedLsn(first, position, timeline)
-    return stateStore.inTurn((postgres) => saveHorizon(postgres, stateStore.own, key, lsn))
+    if (!isRecorded || (await findIt()).id !== first.id) return
+    const trimmed = trimmedOf(first, position, timeline)
+    if (trimmed) await stateStore.inTurn((postgres) => saveHorizon(postgres, stateStore.own, key, trimmed))
+    this.#unsaved.delete(key)
   }
 
   /** A lost connection concerns all streams, a refusal one. */
@@ -234,11 +263,23 @@ export class Trimmer {
     const isRefusal = error.name === 'ReplyError'
     const code = isRefusal ? classifyRedis(error.message).reason : 'trimming'
     metrics.errors.inc({ target: isRefusal ? 'redis' : 'outrider', code })
-    if (code === 'redis_noperm') this.#schedule.postpone(stream, performance.now() + REFUSED_PAUSE_MS)
-    const isKnown = isRefusal ? this.#failing.has(stream) : this.#failing.size > 0
+    if (code === 'redis_noperm') this.#schedule.setDue(stream, performance.now() + REFUSED_PAUSE_MS)
+    const isOfStream = isRefusal || error instanceof HeldError
+    const isKnown = isOfStream ? this.#failing.has(stream) : this.#failing.size > 0
     if (!isKnown) log.warn({ err: error, stream }, 'trimming failed, retrying')
     this.#failing.add(stream)
   }
+}
+
+/** A stream must not be trimmed now. */
+class HeldError extends Error {}
+
+/** `found`: what a script gives of a stream that may be trimmed. */
+function asItMust<T>(found: T | undefined): T {
+  if (found !== undefined) return found
+  throw new HeldError(
+    'Expected the stream as this session left it, found that it has lost events, or that another relay publishes to it now.',
+  )
 }
 
 const NOT_BY_DEFAULT = 'streams without a retention are not trimmed: an earlier version set up this installation'
