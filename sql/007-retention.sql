@@ -9,7 +9,7 @@ language sql immutable parallel safe
 return 14400;
 
 comment on function outrider.bucket_seconds() is
-  'Seconds for which inserts go to one bucket of outrider.outbox. `outrider setup` replaces it where `retention` is longer than the buckets reach.';
+  'Seconds for which inserts go to one bucket of outrider.outbox. `outrider setup` replaces it as `retention` needs.';
 
 create function outrider.bucket() returns smallint
 language sql volatile parallel safe

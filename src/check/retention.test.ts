@@ -27,6 +27,7 @@ describe('retention', () => {
 
   it('needs buckets that reach as far back', () => {
     expect(ids(buckets(), config(168 * HOUR))).toEqual(['warning retention-reach'])
+    expect(ids(buckets(), config(80 * HOUR))).toEqual([])
     expect(ids(buckets({ seconds: bucketSecondsFor(168 * HOUR) }), config(168 * HOUR))).toEqual([])
     expect([bucketSecondsFor(HOUR), bucketSecondsFor(72 * HOUR), bucketSecondsFor(168 * HOUR)]).toEqual([
       14_400, 14_400, 36_000,

@@ -1,6 +1,5 @@
 import type { Config } from '../config/schema.js'
-import { BUCKETS } from '../postgres/outbox/buckets.js'
-import { bucketSecondsFor } from '../postgres/setup/bucket-width.js'
+import { BUCKETS, MAX_WINDOW_BUCKETS } from '../postgres/outbox/buckets.js'
 import { type Finding, inConfiguration, info, SETUP, warning } from './finding.js'
 import type { SetupFacts } from './setup-facts.js'
 
@@ -29,12 +28,12 @@ export function assessRetention({ buckets }: Pick<SetupFacts, 'buckets'>, config
       }),
     )
   }
-  const needed = bucketSecondsFor(config.retention)
-  if (buckets.seconds < needed) {
+  const reachMs = MAX_WINDOW_BUCKETS * buckets.seconds * 1_000
+  if (config.retention > reachMs) {
     findings.push(
       warning({
         id: 'retention-reach',
-        is: `the buckets of outrider.outbox reach back ${(buckets.seconds * 20) / 3_600} h`,
+        is: `the buckets of outrider.outbox reach back ${reachMs / 3_600_000} h`,
         expected: `${Math.round(config.retention / 3_600_000)} h, as retention`,
         why: 'rows are emptied before they are as old as that',
         fix: [SETUP],

@@ -2,7 +2,7 @@ import type pg from 'pg'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { emptyBucket, readBuckets } from '../../src/postgres/outbox/buckets.js'
 import { insertLineage } from '../../src/postgres/state/lineage.js'
-import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
+import { until } from '../../testkit/services/index.js'
 import { LOCK_WAITS } from '../support/lock-waits.js'
 import { type BucketsEnv, CURRENT, createBucketsEnv } from './buckets-env.js'
 
@@ -242,26 +242,6 @@ test('a gap that opens while a bucket is emptied is opened afterwards, so that a
   await env.client.query('commit')
   await opening
   expect((await other.query('select from outrider.emptied')).rowCount).toBe(1)
-})
-
-test('nothing is emptied while a transaction that wrote to the bucket is prepared', async ({
-  skip,
-  onTestFinished,
-}) => {
-  needsProcess({ skip })
-  const server = await startPostgres({ settings: { max_prepared_transactions: '5' } })
-  onTestFinished(() => server.remove())
-  const own = await createBucketsEnv(server)
-  await own.insert(OLD)
-  await own.client.query('begin')
-  const id = await own.insert(OLD)
-  await own.client.query("prepare transaction 'orphan'")
-  await own.checkpoint(80)
-  expect(await own.empty(OLD)).toBe('in_use')
-  await own.client.query("commit prepared 'orphan'")
-  expect(await own.empty(OLD)).toBe('unproven')
-  expect(await own.ids(OLD)).toContain(id)
-  await own.close()
 })
 
 test('a lineage of another table holds up nothing', async () => {

@@ -4,6 +4,9 @@ import { sqlState } from '../client/transaction.js'
 /** Partitions of Outrider's own table: numbers of `bucket`. Before migration 007 there were eight of them. */
 export const BUCKETS: readonly number[] = Array.from({ length: 24 }, (_, bucket) => bucket)
 
+/** What the buckets reach back, whatever `retention` says: the others are the one that inserts go to, and some room. */
+export const MAX_WINDOW_BUCKETS = 20
+
 /** The default of `bucket` since migration 007. */
 export const BUCKET_DEFAULT = 'outrider.bucket()'
 

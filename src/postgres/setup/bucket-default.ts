@@ -18,7 +18,8 @@ export async function setBucketDefault(client: pg.ClientBase): Promise<string | 
   for (let tries = 1; (await hasBucketDefault(client)) === false; tries++) {
     try {
       await inTransaction(client, async () => {
-        await client.query(`set local lock_timeout = ${LOCK_TIMEOUT_MS}`)
+        // The lock is held until the commit returns: it must not wait for a synchronous standby.
+        await client.query(`set local lock_timeout = ${LOCK_TIMEOUT_MS}; set local synchronous_commit = local`)
         await client.query(`alter table only outrider.outbox alter column bucket set default ${BUCKET_DEFAULT}`)
       })
     } catch (error) {

@@ -10,13 +10,13 @@ export const bucketSecondsFor = (retention: number): number =>
   Math.max(MIN_SECONDS, Math.ceil(retention / KEPT_BUCKETS / 3_600_000) * 3_600)
 
 /**
- * Makes the buckets of Outrider's own table last for `retention`, in milliseconds, where they do not; they are never narrowed. Takes no
- * lock of the table: a bucket may have older rows as well for a while, and is emptied once all of them may go.
+ * Makes the buckets of Outrider's own table as wide as `retention`, in milliseconds, needs. Takes no lock of the table: a bucket may have
+ * older rows as well for a while, and is emptied once all of them may go.
  */
-export async function widenBuckets(client: pg.ClientBase, retention: number): Promise<void> {
+export async function setBucketWidth(client: pg.ClientBase, retention: number): Promise<void> {
   const seconds = bucketSecondsFor(retention)
   const { rows } = await client.query<{ seconds: number }>('select outrider.bucket_seconds() as seconds')
-  if (rows[0]!.seconds >= seconds) return
+  if (rows[0]!.seconds === seconds) return
   await client.query(
     `create or replace function outrider.bucket_seconds() returns integer language sql immutable parallel safe return ${seconds}`,
   )

@@ -21,7 +21,7 @@ import {
 } from '../state/lineage.js'
 import { fixPartitions } from '../state/partitions.js'
 import { setBucketDefault } from './bucket-default.js'
-import { widenBuckets } from './bucket-width.js'
+import { setBucketWidth } from './bucket-width.js'
 import { type Granted, type Grants, grantRoles } from './grants.js'
 import { migrate } from './migrate.js'
 import { describeRenamedSchema, findRenamedSchema } from './renamed-schema.js'
@@ -86,7 +86,7 @@ export async function setUp(client: pg.ClientBase, options: SetupOptions): Promi
   if (options.outboxTable !== OWN_OUTBOX.table) await grantReading(client, table)
   else if (options.maxEventBytes !== undefined) await limitData(client, options.maxEventBytes)
   const streams = await fixPartitions(client, options.partitions)
-  if (options.retention !== undefined) await widenBuckets(client, options.retention)
+  if (options.retention !== undefined) await setBucketWidth(client, options.retention)
   const inUse = await setBucketDefault(client)
   const publication = await ensurePublication(client, options.publication, table)
   // Before the slot: what is there already is not published by a new lineage.

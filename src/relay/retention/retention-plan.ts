@@ -1,4 +1,4 @@
-import { BUCKETS, type BucketAnswer, type BucketFacts } from '../../postgres/outbox/buckets.js'
+import { BUCKETS, type BucketAnswer, type BucketFacts, MAX_WINDOW_BUCKETS } from '../../postgres/outbox/buckets.js'
 
 /**
  * Which buckets of the outbox may be emptied now, and by checkpoints of what age. Everything here is pure. Clocks and numbers of buckets
@@ -28,9 +28,6 @@ export type RetentionPlan =
   | { action: 'keep'; reason: KeepReason }
   /** `buckets`: oldest first. `windowMs`: by checkpoints that are at least so old. */
   | { action: 'empty'; windowMs: number; buckets: number[] }
-
-/** What the buckets reach back, whatever `retention` says: the others are the one that inserts go to, and some room. */
-const MAX_WINDOW_BUCKETS = 20
 
 /** How old rows may get before they are emptied. */
 export const windowOf = ({ retention }: RetentionSettings, bucketMs: number): number =>
