@@ -6,7 +6,7 @@ import { type RelayEnv, relayTest as test } from './relay-env.js'
 export interface CloneEnv extends RelayEnv {
   original: Postgres
   /** A copy of the server as it is now, running, with a relay of its own on the same Redis. */
-  clone(): Promise<{ server: Postgres; relay(): Promise<RelayProcess> }>
+  clone(): Promise<{ server: Postgres; relay(variables?: Record<string, string>): Promise<RelayProcess> }>
   openIncidents(server: Postgres): Promise<{ kind: string; reason: string; stream: string | null }[]>
   publish(server: Postgres, stream: string): Promise<string>
   /** The head of `orders` in Redis, but for the barrier's watermark, which comes when it comes. */
@@ -30,8 +30,8 @@ export const cloneTest = test.extend<{ env: CloneEnv }>({
         const url = copy.url(database.name, { user: `relay_${database.name}` })
         return {
           server: copy,
-          async relay() {
-            const relay = await RelayProcess.start({ ...env.variables, OUTRIDER_POSTGRES_URL: url })
+          async relay(variables) {
+            const relay = await RelayProcess.start({ ...env.variables, ...variables, OUTRIDER_POSTGRES_URL: url })
             onTestFinished(() => relay.kill())
             return relay
           },

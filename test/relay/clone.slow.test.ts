@@ -1,6 +1,8 @@
 import { expect } from 'vitest'
 import { until } from '../../testkit/services/index.js'
 import { cloneTest, looksAgain } from './clone-env.js'
+import { saved } from './redis-loss-env.js'
+import { REPAIR } from './repair-env.js'
 
 for (const saved of [true, false]) {
   cloneTest(
@@ -66,5 +68,35 @@ cloneTest(
     )
     expect(rows.filter(({ data }) => data.includes(own))).toHaveLength(1)
     expect(await openIncidents(copy.server)).toEqual([])
+  },
+)
+
+cloneTest(
+  'a clone without a slot does not repair itself into the streams of a live relay, and publishes once that one has stopped',
+  async ({ env }) => {
+    const { original, clone, openIncidents, publish, head } = env
+    const relay = await env.streamingRelay(REPAIR)
+    const first = await publish(original, 'orders')
+    await saved(env, 1, first)
+    const copy = await clone()
+    await copy.server.query('select pg_drop_replication_slot($1)', [env.slot])
+    const cloned = await publish(copy.server, 'orders')
+    const before = await head()
+
+    const other = await copy.relay(REPAIR)
+    await other.is({ role: 'active', state: 'blocked', reason: 'alive_elsewhere' })
+    expect(await other.status()).toMatchObject({
+      message: expect.stringContaining('another relay publishes'),
+    })
+    expect(await openIncidents(copy.server)).toEqual([{ kind: 'gap', reason: 'slot_missing', stream: null }])
+    expect(await copy.server.query('select from pg_replication_slots')).toEqual([])
+    expect([await env.ids('orders'), await head()]).toEqual([[first], before])
+    expect(await relay.status()).toMatchObject({ code: 200, role: 'active', state: 'streaming' })
+    expect(await openIncidents(original)).toEqual([])
+
+    await relay.stop()
+    await other.streaming()
+    await until(async () => (await env.ids('orders')).length > 1)
+    expect(await env.ids('orders')).toEqual([first, cloned])
   },
 )
