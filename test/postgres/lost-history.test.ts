@@ -85,7 +85,8 @@ test('a stream that was trimmed past what was emptied has lost nothing, but for 
     [lineage],
   )
   await env.client.query(
-    `insert into outrider.moved_event (lineage, stream_key, event_id) values ($1, 'left', $2), ($1, 'waiting', $3)`,
+    `insert into outrider.moved_event (lineage, stream_key, event_id)
+     values ($1, 'left', $2), ($1, 'waiting', $3), ($1, 'finished', 'of-no-outbox')`,
     [lineage, moved.id, stays],
   )
   await recordLostHistory(env.client, lineage, id)

@@ -58,7 +58,10 @@ const covers = (snapshot: string, other: string): string =>
   `(${snapshot} is not null and pg_snapshot_xmax(${snapshot}) >= pg_snapshot_xmax(${other})
     and not exists (select from pg_snapshot_xip(${snapshot}) as xid where pg_visible_in_snapshot(xid, ${other})))`
 
-/** SQL: no bucket has the row of `m`, an event of this table. Not a join: each bucket is asked by its key, however large it is. */
-const IS_GONE = `(
+/**
+ * SQL: no bucket has the row of `m`, an event of this table: an id that is no UUID is of none. Not a join: each bucket is asked by its key,
+ * however large it is.
+ */
+const IS_GONE = `case when m.event_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then (
   select true from generate_series(0, ${BUCKETS.length - 1}) as bucket join outrider.outbox as o using (bucket)
-  where o.id = m.event_id::uuid limit 1) is null`
+  where o.id = m.event_id::uuid limit 1) is null else false end`
