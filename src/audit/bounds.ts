@@ -81,6 +81,15 @@ export async function readNewest(client: pg.Client, lineage: string): Promise<Sn
   return rows[0] && new Snapshot(rows[0].snapshot)
 }
 
+/** By stream: the rows that it sees were trimmed by the relay. */
+export async function readHorizons(client: pg.Client, lineage: string): Promise<Map<string, Snapshot>> {
+  const { rows } = await client.query<{ key: string; snapshot: string }>(
+    'select stream_key as key, snapshot::text from outrider.horizon where lineage = $1',
+    [lineage],
+  )
+  return new Map(rows.map(({ key, snapshot }) => [key, new Snapshot(snapshot)]))
+}
+
 /** The oldest checkpoint at or past the LSN; undefined: there is none yet. */
 export async function checkpointAt(client: pg.Client, lineage: string, lsn: Lsn): Promise<Snapshot | undefined> {
   const { rows } = await client.query<StoredCheckpoint>(`${SELECT} and lsn >= $2 order by lsn limit 1`, [

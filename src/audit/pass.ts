@@ -190,10 +190,10 @@ export class Pass {
     if (isAltered(flags)) this.#explainAltered(row)
     if (!isLacking(flags) || flags & (Flag.rejected | Flag.missing | Flag.trimmed)) return
     if (flags & Flag.recent && !this.#settled && !this.#newest?.sees(row.xid)) return
-    const what = trimmed.includes(row.stream, row.xid) ? 'trimmed' : 'missing'
-    this.#comparison.mark(event, Flag[what])
-    tally.lacks(row.stream, what)
-    if (what === 'missing') tally.list({ kind: what, ...nameOf(row) })
+    const lack = trimmed.lackOf(row.stream, row.xid)
+    this.#comparison.mark(event, lack === 'missing' ? Flag.missing : Flag.trimmed)
+    tally.lacks(row.stream, lack)
+    if (lack === 'missing') tally.list({ kind: lack, ...nameOf(row) })
   }
 
   #explainAltered(row: AuditedRow): void {

@@ -4,7 +4,7 @@ import { streamKey } from '../event/names.js'
 import { loadHeadsAfter } from '../postgres/state/heads.js'
 import type { Snapshot } from '../postgres/state/snapshot.js'
 import type { RedisClient } from '../redis/client/connect.js'
-import { checkpointAt } from './bounds.js'
+import { checkpointAt, readHorizons } from './bounds.js'
 import {
   type AuditedEntry,
   addedAt,
@@ -117,11 +117,21 @@ export async function readEntries(client: RedisClient, streams: KnownStreams, re
   }
 }
 
-/** Whether a row's entry may have been trimmed from its stream, as far as checkpoints tell. */
+/**
+ * Where the entry is of a row that has none:
+ *
+ * trimmed   the relay has trimmed it
+ * removed   it may have been trimmed, as far as checkpoints tell: no more such rows than entries that were removed
+ * missing   it must be there
+ */
+export type Lack = 'trimmed' | 'removed' | 'missing'
+
+/** What became of the entries of rows that have none. */
 export class TrimmedRows {
   readonly #client: pg.Client
   readonly #redis: RedisClient
   readonly #lineage: { lineage: string; source: string }
+  #horizons: ReadonlyMap<string, Snapshot> = new Map()
   /** By stream: what was committed before its first entry, or a little later. */
   readonly #bounds = new Map<string, 'none' | 'all' | Snapshot>()
 
@@ -132,12 +142,15 @@ export class TrimmedRows {
   }
 
   async learn(streams: KnownStreams): Promise<void> {
+    this.#horizons = await readHorizons(this.#client, this.#lineage.lineage)
     for (const [key, facts] of streams) this.#bounds.set(key, await this.#boundOf(key, facts))
   }
 
-  includes(stream: string, xid: bigint): boolean {
+  lackOf(stream: string, xid: bigint): Lack {
+    // A repair does not put back its entry, and counters of a stream begin again where it was lost.
+    if (this.#horizons.get(stream)?.sees(xid)) return 'trimmed'
     const bound = this.#bounds.get(stream) ?? 'none'
-    return bound === 'all' || (bound !== 'none' && bound.sees(xid))
+    return bound === 'all' || (bound !== 'none' && bound.sees(xid)) ? 'removed' : 'missing'
   }
 
   async #boundOf(key: string, facts: StreamFacts | undefined): Promise<'none' | 'all' | Snapshot> {

@@ -1,6 +1,6 @@
 import type { Comparison } from './comparison.js'
 import type { AuditFinding, AuditReport, StreamReport } from './report.js'
-import type { KnownStreams } from './streams.js'
+import type { KnownStreams, Lack } from './streams.js'
 import { Flag } from './unmatched.js'
 
 /** What all passes found: counts, and the first findings of each kind. */
@@ -20,7 +20,7 @@ export class Tally {
   #rejected = 0
   #repeated = 0
   #streams: KnownStreams = new Map()
-  readonly #perStream = new Map<string, { missing: number; trimmed: number }>()
+  readonly #perStream = new Map<string, Record<Lack, number>>()
 
   constructor(
     lineage: { lineage: string; source: string },
@@ -43,9 +43,9 @@ export class Tally {
   }
 
   /** A row of the stream lacks its entry. */
-  lacks(stream: string, what: 'missing' | 'trimmed'): void {
-    const found = this.#perStream.get(stream) ?? { missing: 0, trimmed: 0 }
-    found[what] += 1
+  lacks(stream: string, lack: Lack): void {
+    const found = this.#perStream.get(stream) ?? { missing: 0, removed: 0, trimmed: 0 }
+    found[lack] += 1
     this.#perStream.set(stream, found)
   }
 
@@ -88,13 +88,14 @@ export class Tally {
     }
   }
 
-  #affected(stream: string, found: { missing: number; trimmed: number }): StreamReport {
+  #affected(stream: string, found: Record<Lack, number>): StreamReport {
     const facts = this.#streams.get(stream)
     const removed = facts?.removed
     return {
       stream,
-      ...found,
-      missingAtLeast: removed === undefined ? 0 : Math.max(0, found.trimmed - removed),
+      missing: found.missing,
+      trimmed: found.trimmed + found.removed,
+      missingAtLeast: removed === undefined ? 0 : Math.max(0, found.removed - removed),
       removed: removed ?? null,
       deleted: facts === undefined || facts.deleted === '0-0' ? null : facts.deleted,
     }

@@ -1,6 +1,9 @@
 import { expect } from 'vitest'
+import { audit } from '../../src/audit/audit.js'
+import { OWN_OUTBOX } from '../../src/config/schema.js'
 import { deadKey, waitingKey } from '../../src/event/names.js'
 import { positionOf, positionPrefix } from '../../src/event/position.js'
+import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { findDeadStreams, replayDeadLetters } from '../../src/redis/streams/dead-letters.js'
 import { entryOf } from '../../testkit/entry.js'
 import { until } from '../../testkit/services/index.js'
@@ -38,6 +41,8 @@ test('a repair leaves out what was trimmed, and no event that stayed, or that ha
   const relay = await env.streamingRelay({ ...REPAIR, OUTRIDER_CONFIG: await configFile(YAML) })
   for (const stream of STREAMS) await env.redis.xgroup('CREATE', stream, 'billing', '0', 'MKSTREAM')
   await env.redis.xgroup('CREATE', 'replayed', 'mail', '0')
+  // An audit knows what was published after the first checkpoint.
+  await checkpoint(env)
   const events: Events = { dead: [], shared: [], replayed: [], kept: [], cut: [] }
   const insert = async (counts: Record<keyof Events, number>) => {
     for (const stream of STREAMS) events[stream].push(...(await insertSome(env, stream, counts[stream])))
@@ -65,6 +70,12 @@ test('a repair leaves out what was trimmed, and no event that stayed, or that ha
   await until(async () => ((await env.postgres.query(covering, [first])).rowCount as number) >= STREAMS.length - 1, {
     message: 'the horizons of the other streams',
   })
+  // A group that someone has destroyed: what it had finished are other entries from now on.
+  await env.redis.xgroup('CREATE', 'dead', 'gone', '$')
+  const floor = async () =>
+    (await env.postgres.query("select floor from outrider.consumer_group where consumer_group = 'gone'")).rows[0]?.floor
+  await until(floor, { message: 'the group to be known' })
+  await env.redis.xgroup('DESTROY', 'dead', 'gone')
   const after = async () => Object.fromEntries(await Promise.all(STREAMS.map(async (key) => [key, await env.ids(key)])))
   const stayed = await after()
   expect(stayed).toMatchObject({
@@ -84,6 +95,7 @@ test('a repair leaves out what was trimmed, and no event that stayed, or that ha
   await env.redis.flushall()
   await putBack(env)
   await relay.streaming()
+  expect(await floor()).toMatch(/^0-[01]$/)
   const found = await after()
   for (const stream of STREAMS) found[stream]?.sort()
   expect(found).toEqual({
@@ -94,4 +106,11 @@ test('a repair leaves out what was trimmed, and no event that stayed, or that ha
     kept: events.kept.slice(2).toSorted(),
     cut: events.cut.slice(2).toSorted(),
   })
+
+  // What was left out is not called missing afterwards: the streams begin to count again.
+  const lineage = (await currentLineage(env.postgres, env.slot))!
+  const options = { postgres: env.postgres, redis: env.redis, lineage, mapping: OWN_OUTBOX, wait: 0, limit: 10 }
+  const { counts, missingAmongTrimmed, notKnown } = await audit(options)
+  expect(counts).toEqual({ missing: 0, extra: 0, altered: 0 })
+  expect([missingAmongTrimmed, notKnown.trimmed]).toEqual([0, 5])
 })
