@@ -14,7 +14,8 @@ export interface SideConnectionOptions {
  */
 export class SideConnection {
   readonly #options: SideConnectionOptions
-  #client: RedisClient | undefined
+  /** Shared by all that use it at once, also while it is being made. */
+  #opened: Promise<RedisClient> | undefined
   #closed = false
 
   constructor(options: SideConnectionOptions) {
@@ -23,38 +24,53 @@ export class SideConnection {
 
   async use<T>(work: (client: RedisClient) => Promise<T>): Promise<T> {
     if (this.#closed) throw new Error('The session has ended.')
-    let client = this.#client
-    if (client === undefined) {
-      client = await this.#options.connect()
-      this.#client = client
-      this.#forgetWhenClosed(client)
-      if (this.#closed) closeRedis(client)
-      await this.#options.prepare?.(client).catch((error) => this.#drop(client as RedisClient, error))
+    const opened = this.#opened ?? this.#open()
+    const client = await opened
+    try {
+      return await work(client)
+    } catch (error) {
+      // An old primary may keep its connections when it becomes a replica: it would always refuse.
+      if (!this.#options.isHarmless(error)) {
+        closeRedis(client)
+        this.#forget(opened)
+      }
+      throw error
     }
-    return work(client).catch((error) => this.#drop(client as RedisClient, error))
   }
 
   close(): void {
     this.#closed = true
-    if (this.#client) closeRedis(this.#client)
+    this.#opened?.then(closeRedis, () => {})
   }
 
-  /** `-node`: one of a cluster's connections; without it the others are of no use either. */
-  #forgetWhenClosed(client: RedisClient): void {
-    for (const event of ['close', '-node']) {
-      client.once(event, () => {
-        closeRedis(client)
-        if (this.#client === client) this.#client = undefined
-      })
-    }
+  #open(): Promise<RedisClient> {
+    const opened = this.#connect()
+    this.#opened = opened
+    opened.then(
+      (client) => {
+        // `-node`: one of a cluster's connections; without it the others are of no use either.
+        for (const event of ['close', '-node']) {
+          client.once(event, () => {
+            closeRedis(client)
+            this.#forget(opened)
+          })
+        }
+      },
+      () => this.#forget(opened),
+    )
+    return opened
   }
 
-  /** An old primary may keep its connections when it becomes a replica: it would always refuse. */
-  #drop(client: RedisClient, error: unknown): never {
-    if (!this.#options.isHarmless(error)) {
+  async #connect(): Promise<RedisClient> {
+    const client = await this.#options.connect()
+    await this.#options.prepare?.(client).catch((error) => {
       closeRedis(client)
-      if (this.#client === client) this.#client = undefined
-    }
-    throw error
+      throw error
+    })
+    return client
+  }
+
+  #forget(opened: Promise<RedisClient>): void {
+    if (this.#opened === opened) this.#opened = undefined
   }
 }

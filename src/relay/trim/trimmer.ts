@@ -25,6 +25,7 @@ import type { Logger } from '../../telemetry/log.js'
 import type { Metrics } from '../../telemetry/metrics.js'
 import type { StateStore } from '../confirm/state-store.js'
 import { SideConnection } from '../side-connection.js'
+import { HeldError, isOfStream } from './held-error.js'
 import { trimmedOf } from './horizon.js'
 import { KnownGroups } from './known-groups.js'
 import { LookSchedule, type ReachedStream } from './look-schedule.js'
@@ -92,8 +93,7 @@ export class Trimmer {
     this.#groups = new KnownGroups(options.stateStore)
     this.#connection = new SideConnection({
       connect: () => options.connectRedis(COMMAND_TIMEOUT_MS),
-      // A refusal was answered.
-      isHarmless: (error) => error instanceof HeldError || (error as Error).name === 'ReplyError',
+      isHarmless: isOfStream,
     })
   }
 
@@ -256,7 +256,7 @@ export class Trimmer {
     this.#unsaved.delete(key)
   }
 
-  /** A lost connection concerns all streams, a refusal one. */
+  /** What does not concern one stream concerns all. */
   #failed(error: Error, stream = ''): void {
     const { log, metrics, signal } = this.#options
     if (signal.aborted) return
@@ -264,15 +264,11 @@ export class Trimmer {
     const code = isRefusal ? classifyRedis(error.message).reason : 'trimming'
     metrics.errors.inc({ target: isRefusal ? 'redis' : 'outrider', code })
     if (code === 'redis_noperm') this.#schedule.setDue(stream, performance.now() + REFUSED_PAUSE_MS)
-    const isOfStream = isRefusal || error instanceof HeldError
-    const isKnown = isOfStream ? this.#failing.has(stream) : this.#failing.size > 0
+    const isKnown = isOfStream(error) ? this.#failing.has(stream) : this.#failing.size > 0
     if (!isKnown) log.warn({ err: error, stream }, 'trimming failed, retrying')
     this.#failing.add(stream)
   }
 }
-
-/** A stream must not be trimmed now. */
-class HeldError extends Error {}
 
 /** `found`: what a script gives of a stream that may be trimmed. */
 function asItMust<T>(found: T | undefined): T {
