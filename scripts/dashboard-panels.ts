@@ -99,6 +99,37 @@ export const panels: readonly Panel[] = [
     legend: 'wal_status',
     colors: { reserved: 'green', extended: 'yellow', unreserved: 'orange', lost: 'red' },
   }),
+  row('Outbox'),
+  graph(
+    'Outbox',
+    'Bytes of outrider.outbox with its indexes. Beyond the limit the oldest published rows are emptied early.',
+    'bytes',
+    { size: 'max(outrider_outbox_bytes)', limit: 'max(outrider_outbox_max_bytes)' },
+  ),
+  graph('Rows of the outbox', 'As the statistics of Postgres have it.', 'short', { rows: 'max(outrider_outbox_rows)' }),
+  graph(
+    'Oldest row',
+    'oldest: since it was known to be published. kept: age up to which all rows are kept. overdue: by which the oldest has outlived retention.',
+    's',
+    {
+      oldest: 'max(outrider_outbox_oldest_row_seconds)',
+      kept: 'max(outrider_outbox_retention_seconds)',
+      overdue: 'max(outrider_outbox_retention_lag_seconds)',
+    },
+  ),
+  graph('Buckets emptied', 'One in four hours, or as long as a bucket lasts.', 'short', {
+    buckets: 'sum(increase(outrider_outbox_buckets_emptied_total[rate]))',
+  }),
+  graph(
+    'Rows stay that are due, by reason',
+    'docs/operations.md explains the reasons. The slot is that of the lineage that keeps the rows, where it is one.',
+    'short',
+    {
+      '{{reason}}': 'max by (reason) (outrider_outbox_retention_blocked)',
+      '{{reason}} {{slot}}': 'max by (reason, slot) (outrider_outbox_retention_held)',
+    },
+    { width: 16 },
+  ),
   row('Throughput and events in flight'),
   graph(
     'Events',

@@ -5,7 +5,9 @@ import { assessRetention } from './retention.js'
 
 const HOUR = 3_600_000
 const config = (retention: number, isRetentionSet = true) => ({ retention, isRetentionSet }) as Config
-const buckets = (more = {}) => ({ buckets: { isSetUp: true, seconds: 14_400, predatesRetention: false, ...more } })
+const buckets = (more = {}) => ({
+  buckets: { isSetUp: true, seconds: 14_400, predatesRetention: false, holders: [], ...more },
+})
 const ids = (...args: Parameters<typeof assessRetention>) =>
   assessRetention(...args).map(({ id, level }) => `${level} ${id}`)
 
@@ -23,6 +25,15 @@ describe('retention', () => {
     expect(ids(buckets({ predatesRetention: true }), config(72 * HOUR, false))).toEqual(['info retention-not-set'])
     expect(ids(buckets({ predatesRetention: true }), config(72 * HOUR))).toEqual([])
     expect(ids(buckets({ predatesRetention: true }), config(0))).toEqual([])
+  })
+
+  it('is held up by a lineage, which is named', () => {
+    const holders = [{ lineage: 'a-lineage', slot: 'outrider_old', reason: 'checkpoint', ageMs: 1 }]
+    const [finding, ...others] = assessRetention(buckets({ holders }), config(72 * HOUR))
+    expect(finding).toMatchObject({ level: 'warning', id: 'retention-held' })
+    expect(finding?.is).toMatch(/^lineage a-lineage of slot outrider_old has published nothing/)
+    expect(finding?.fix.map(({ text }) => text)).toContain('OUTRIDER_SLOT=outrider_old outrider teardown')
+    expect(others).toEqual([])
   })
 
   it('needs buckets that reach as far back', () => {

@@ -1,6 +1,7 @@
 import type { Config } from '../config/schema.js'
 import { BUCKETS, MAX_WINDOW_BUCKETS } from '../postgres/outbox/buckets.js'
-import { type Finding, inConfiguration, info, SETUP, warning } from './finding.js'
+import type { RetentionHolder } from '../postgres/outbox/retention-holders.js'
+import { type Finding, inConfiguration, info, onShell, SETUP, warning } from './finding.js'
 import type { SetupFacts } from './setup-facts.js'
 
 /** Whether Outrider's own table is emptied as the settings say. Pure. */
@@ -28,6 +29,7 @@ export function assessRetention({ buckets }: Pick<SetupFacts, 'buckets'>, config
       }),
     )
   }
+  findings.push(...buckets.holders.map(held))
   const reachMs = MAX_WINDOW_BUCKETS * buckets.seconds * 1_000
   if (config.retention > reachMs) {
     findings.push(
@@ -41,4 +43,26 @@ export function assessRetention({ buckets }: Pick<SetupFacts, 'buckets'>, config
     )
   }
   return findings
+}
+
+/** Rows stay, for a day longer than they should. */
+function held({ lineage, slot, reason }: RetentionHolder): Finding {
+  const is = {
+    checkpoint: 'has published nothing that is known to be as old as retention',
+    slot: 'has no slot, or one that has not confirmed what it published',
+    gap: 'has a gap that is open',
+  }
+  return warning({
+    id: 'retention-held',
+    is: `lineage ${lineage} of slot ${slot} ${is[reason]}`,
+    expected: 'a relay that publishes, or no such lineage',
+    why: 'no bucket of outrider.outbox is emptied, and the table grows',
+    fix: [
+      onShell(`OUTRIDER_SLOT=${slot} outrider relay`),
+      onShell(
+        `OUTRIDER_SLOT=${slot} outrider teardown`,
+        ', as the role that owns the schema, if nothing is published with it any more',
+      ),
+    ],
+  })
 }

@@ -1,9 +1,10 @@
 import type pg from 'pg'
-import type { Config } from '../config/schema.js'
-import { hasBucketDefault } from '../postgres/outbox/buckets.js'
+import { type Config, OWN_OUTBOX } from '../config/schema.js'
+import { hasBucketDefault, MAX_WINDOW_BUCKETS } from '../postgres/outbox/buckets.js'
 import { type OutboxColumn, readOutboxColumns } from '../postgres/outbox/columns.js'
 import { readDataLimit } from '../postgres/outbox/data-limit.js'
 import { type PublishedTable, readPublishedTable } from '../postgres/outbox/published-table.js'
+import { type RetentionHolder, retentionHolders } from '../postgres/outbox/retention-holders.js'
 import { hasRowsFromElsewhere } from '../postgres/outbox/row-xid.js'
 import { childrenOf, parseTable } from '../postgres/outbox/table-name.js'
 import { hasTxidIndex } from '../postgres/outbox/txid-index.js'
@@ -53,7 +54,9 @@ export interface SetupFacts {
   /** Outrider's own table has rows of transactions that this server has not begun; false where the index that tells is missing. */
   restoredRows: boolean
   /** What Outrider's own table is emptied by; undefined: not known. */
-  buckets: { isSetUp: boolean | undefined; seconds: number; predatesRetention: boolean } | undefined
+  buckets:
+    | { isSetUp: boolean | undefined; seconds: number; predatesRetention: boolean; holders: RetentionHolder[] }
+    | undefined
   /** Bytes that `data` of Outrider's own table may have; undefined without a limit. */
   dataLimit: number | undefined
 }
@@ -147,16 +150,26 @@ async function readLineage(client: pg.ClientBase, config: Config) {
     streams: heads.rows.map(({ key }) => key),
     trims: (await readTrimming(client, lineage.lineage)).byDefault,
     published: await readPublishedTable(client, lineage.publication, lineage.outboxTable),
-    buckets: await readBucketFacts(client),
+    buckets: await readBucketFacts(client, lineage.lineage, config),
   }
 }
 
-async function readBucketFacts(client: pg.ClientBase): Promise<SetupFacts['buckets']> {
+async function readBucketFacts(client: pg.ClientBase, own: string, config: Config): Promise<SetupFacts['buckets']> {
   const { rows } = await client.query<{ seconds: number; predatesRetention: boolean }>(
     `select outrider.bucket_seconds() as seconds,
        exists (select from outrider.lineage where predates_retention) as "predatesRetention"`,
   )
-  return { isSetUp: await hasBucketDefault(client), ...rows[0]! }
+  const { seconds, predatesRetention } = rows[0]!
+  // For a day: a lineage that was away for a moment is no finding.
+  const heldMs = Math.min(config.retention, MAX_WINDOW_BUCKETS * seconds * 1000) + 86_400_000
+  const isKept = config.outbox.table !== OWN_OUTBOX.table || config.retention === 0
+  const holders = isKept ? [] : await retentionHolders(client, heldMs)
+  return {
+    ...{ isSetUp: await hasBucketDefault(client), seconds, predatesRetention },
+    holders: holders.filter(({ lineage, reason, ageMs }) =>
+      reason === 'gap' ? lineage !== own : reason === 'slot' || ageMs > heldMs,
+    ),
+  }
 }
 
 /** By what may be done rather than by membership: the owner of the tables needs no role. */

@@ -1,6 +1,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import { VERSION } from '../base/version.js'
 import { streamOf } from '../event/names.js'
+import { createOutboxMetrics } from './outbox-metrics.js'
 import { createStreamMetrics } from './stream-metrics.js'
 
 export type Role = 'starting' | 'standby' | 'active' | 'halted' | 'stopping'
@@ -76,16 +77,7 @@ export function createRelayMetrics() {
   const openIncidents = gauge('open_incidents', 'Incidents that wait for an operator', ['kind'])
   const repairFound = gauge('repair_events_found', 'Events that the last repair of a gap has found missing')
   const repairPutBack = gauge('repair_events_put_back', 'Events that it has put back')
-  const outboxBytes = gauge('outbox_bytes', 'Bytes of outrider.outbox, with its indexes')
-  const outboxWindow = gauge(
-    'outbox_retention_seconds',
-    'Age up to which all rows of the outbox are kept: `retention`, or less where the table was too large',
-  )
-  const bucketsEmptied = counter('outbox_buckets_emptied_total', 'Buckets of the outbox that were emptied')
-  const setRetentionBlocked = oneHot(
-    gauge('outbox_retention_blocked', 'Why rows of the outbox stay that are due to be emptied, as 1', ['reason']),
-    'reason',
-  )
+  const outbox = createOutboxMetrics(registry)
   const streamLabel = bounded(MOST_STREAMS)
   const streams = createStreamMetrics(registry, (key) => streamLabel(streamOf(key)))
   const setDurability = oneHot(
@@ -105,14 +97,11 @@ export function createRelayMetrics() {
   const forget = () => {
     forgetSlot()
     setDurability(undefined)
-    setRetentionBlocked(undefined)
-    for (const size of [outboxBytes, outboxWindow]) size.remove()
+    outbox.forget()
     openIncidents.reset()
     streams.forget()
   }
   lastConfirmed.remove()
-  outboxBytes.remove()
-  outboxWindow.remove()
   forgetSlot()
 
   return {
@@ -163,11 +152,7 @@ export function createRelayMetrics() {
     /** How a stream is, as it was seen last. */
     setStream: streams.set,
     repairFound: (events: number): void => repairFound.set(events),
-    setOutboxBytes: (bytes: number): void => outboxBytes.set(bytes),
-    setOutboxWindow: (seconds: number): void => outboxWindow.set(seconds),
-    bucketEmptied: (): void => bucketsEmptied.inc(),
-    /** Undefined: nothing holds it up. */
-    setRetentionBlocked,
+    outbox,
     repairPutBack: (events: number): void => repairPutBack.set(events),
     errors: counter('errors_total', 'Errors by where they came from and what they were', ['target', 'code']),
     sessions: counter('sessions_total', 'Sessions begun as the active relay'),

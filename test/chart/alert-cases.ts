@@ -134,6 +134,16 @@ export const CASES: AlertCase[] = [
     },
   },
   {
+    alert: 'OutriderRetentionHeld',
+    what: 'rows stay for a day longer than they should',
+    wrong: { [active('outrider_outbox_retention_lag_seconds')]: turning(0, 86_400) },
+  },
+  {
+    alert: 'OutriderOutboxLarge',
+    what: 'the outbox has grown to nine tenths of what it may have',
+    wrong: { [active('outrider_outbox_bytes')]: turning(5 * GIB, 9 * GIB) },
+  },
+  {
     alert: 'OutriderPossiblePhantoms',
     what: 'Postgres failed over and lost transactions',
     wrong: { [active('outrider_open_incidents', 'kind="operator"')]: turning(0, 1) },

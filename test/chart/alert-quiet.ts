@@ -4,6 +4,7 @@ import {
   active,
   always,
   BEFORE,
+  GIB,
   gone,
   newcomer,
   ORDERS,
@@ -66,6 +67,14 @@ export const QUIET: { what: string; wrong: AlertCase['wrong'] }[] = [
   {
     what: 'nothing bounds the WAL, and little is held back',
     wrong: { [active('outrider_slot_safe_wal_bytes')]: UNBOUNDED },
+  },
+  {
+    what: 'rows of the outbox are kept without end: it has no limit',
+    wrong: {
+      [active('outrider_outbox_bytes')]: always(100 * GIB),
+      [active('outrider_outbox_max_bytes')]: undefined,
+      [active('outrider_outbox_retention_lag_seconds')]: undefined,
+    },
   },
   {
     what: 'auto found a stronger level',

@@ -82,6 +82,13 @@ describe('what alerts and dashboard ask for', () => {
   relayTest('of a relay, a relay tells', async ({ env, configFile }) => {
     await env.redis.set('taken', 'a string')
     await env.redis.xgroup('CREATE', 'orders', 'billing', '0', 'MKSTREAM')
+    // A row that is due, and another lineage that keeps it.
+    await env.postgres.query(
+      `create or replace function outrider.bucket() returns smallint language sql volatile parallel safe return 1::smallint;
+       insert into outrider.outbox (stream, type, bucket) values ('users', 'test.happened', 3);
+       insert into outrider.lineage (slot, publication, source, outbox_table, system_id, timeline, publication_state)
+       select 'abandoned', publication, source, outbox_table, system_id, timeline, publication_state from outrider.lineage`,
+    )
     const yaml = 'streams: { orders: { retention: 10s, maxLength: 1 } }'
     const relay = await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(yaml) })
     await env.postgres.query('select pg_terminate_backend($1)', [await env.walsender()])
@@ -92,7 +99,8 @@ describe('what alerts and dashboard ask for', () => {
       async () =>
         (await relay.metric('outrider_entries_cut_total')) === 1 &&
         (await relay.metric('outrider_open_incidents{kind="rejected"}')) === 1 &&
-        (await relay.metric('outrider_last_confirmed_timestamp_seconds')) !== undefined,
+        (await relay.metric('outrider_last_confirmed_timestamp_seconds')) !== undefined &&
+        (await relay.metric('outrider_outbox_bytes')) !== undefined,
       { message: () => `the rejected row, and what was cut, to be counted\n${relay.tail()}` },
     )
     const response = await fetch(`http://127.0.0.1:${relay.httpPort}/metrics`)

@@ -48,14 +48,21 @@ async function round(settings: Partial<Config> = {}, serverClock = new ServerClo
   const blocked = (await read('retention_blocked'))
     .filter(({ value }) => value === 1)
     .map(({ labels }) => labels.reason)
-  return { lines, line: lines.at(-1)!, blocked, seconds: (await read('retention_seconds'))[0]?.value }
+  const held = (await read('retention_held')).map(({ labels }) => labels.slot)
+  return { lines, line: lines.at(-1)!, blocked, held, seconds: (await read('retention_seconds'))[0]?.value }
 }
 
 /** Runs `change`, and expects `undo` to lead on. */
 async function expectBlocked(reason: string, change: string, undo?: string, settings: Partial<Config> = {}) {
   await env.client.query(change)
-  const { line, blocked } = await round(settings)
+  const { line, blocked, held } = await round(settings)
   expect([line.reason, line.level, blocked]).toEqual([reason, 40, [reason]])
+  // A lineage may be the reason, and is named.
+  const { slot } = env
+  const isLineage = ['gap', 'checkpoint', 'slot'].includes(reason)
+  expect([line.lineages, held]).toEqual(
+    isLineage ? [[{ lineage: stateStore.lineage.lineage, slot }], [slot]] : [undefined, []],
+  )
   if (undo !== undefined) await env.client.query(undo)
 }
 

@@ -62,7 +62,10 @@ test('a new installation empties what is published and older than 72 h by itself
   expect(await env.ids('orders')).toEqual([...old, ...recent])
   // Set at the end of the round.
   await until(async () => (await relay.metric('outrider_outbox_retention_seconds')) === 72 * 3_600)
-  expect(await relay.metric('outrider_outbox_bytes')).toBeGreaterThan(0)
+  await until(async () => (await relay.metric('outrider_outbox_bytes')) !== undefined)
+  expect(await relay.metric('outrider_outbox_max_bytes')).toBe(50 * 2 ** 30)
+  expect(await relay.metric('outrider_outbox_retention_lag_seconds')).toBe(0)
+  expect(await relay.metric('outrider_outbox_rows')).toBeDefined()
 })
 
 test('what a repair cannot put back, because it was emptied, is an incident, and all that is kept is put back', async ({

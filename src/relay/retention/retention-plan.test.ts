@@ -1,6 +1,13 @@
 import { describe, expect, it } from 'vitest'
 import { BUCKETS, type BucketAnswer, type BucketFacts } from '../../postgres/outbox/buckets.js'
-import { blockedBy, keptFor, planExcess, planRetention, type RetentionSettings } from './retention-plan.js'
+import {
+  blockedBy,
+  keptFor,
+  planExcess,
+  planRetention,
+  type RetentionSettings,
+  retentionLag,
+} from './retention-plan.js'
 
 const HOUR = 3_600_000
 const GIB = 1_073_741_824
@@ -90,6 +97,22 @@ describe('the age up to which all rows are kept', () => {
     const { now } = facts()
     const of = (emptiedUntil: number | undefined) => keptFor(facts({ emptiedUntil }), SETTINGS) / HOUR
     expect([of(undefined), of(now - 90 * HOUR), of(now - 30 * HOUR), of(now + HOUR)]).toEqual([72, 72, 30, 0])
+  })
+})
+
+describe('the lag', () => {
+  const lag = (hours: number | undefined, more = {}, settings = {}) =>
+    retentionLag(hours && hours * HOUR, { ...facts(), ...more }, { ...SETTINGS, ...settings })
+
+  it('is the time by which the oldest row has outlived the window and the time in which its bucket was filled', () => {
+    expect([lag(undefined), lag(75), lag(76), lag(80)]).toEqual([0, 0, 0, 4 * HOUR])
+    expect(lag(90, {}, { retention: 168 * HOUR })).toBe(6 * HOUR)
+  })
+
+  it('is none where rows are kept on purpose', () => {
+    expect(lag(100, {}, { retention: 0 })).toBeUndefined()
+    expect(lag(100, { predatesRetention: true })).toBeUndefined()
+    expect(lag(100, { predatesRetention: true }, { isRetentionSet: true })).toBe(24 * HOUR)
   })
 })
 

@@ -87,6 +87,19 @@ function candidates(facts: BucketFacts): number[] {
     .sort((one, other) => ageOf(other, facts) - ageOf(one, facts))
 }
 
+/**
+ * By how long the oldest row has outlived `retention`; `oldestMs`: how old it is, at least. Undefined where rows are kept on purpose. A
+ * bucket is emptied as a whole, when its last row is old enough.
+ */
+export function retentionLag(
+  oldestMs: number | undefined,
+  facts: Pick<BucketFacts, 'bucketMs' | 'predatesRetention'>,
+  settings: RetentionSettings,
+): number | undefined {
+  if (settings.retention === 0 || (facts.predatesRetention && !settings.isRetentionSet)) return undefined
+  return Math.max(0, (oldestMs ?? 0) - windowOf(settings, facts.bucketMs) - facts.bucketMs)
+}
+
 /** Reasons that hold up a bucket whatever its rows are. */
 const BLOCKING: readonly BucketAnswer[] = ['setup', 'index', 'gap', 'rejected', 'checkpoint', 'slot', 'in_use', 'slow']
 

@@ -3,13 +3,24 @@ import { every } from '../../base/interval.js'
 import { type Config, OWN_OUTBOX } from '../../config/schema.js'
 import { endPostgres } from '../../postgres/client/connect.js'
 import { type BucketAnswer, type BucketFacts, emptyBucket, readBuckets } from '../../postgres/outbox/buckets.js'
+import { readGrowth } from '../../postgres/outbox/growth.js'
 import { lockHolders } from '../../postgres/outbox/lock-holders.js'
+import { type RetentionHolder, retentionHolders } from '../../postgres/outbox/retention-holders.js'
 import { pruneCheckpoints } from '../../postgres/state/checkpoints.js'
 import { lockLost } from '../../postgres/state/sessions.js'
 import type { Logger } from '../../telemetry/log.js'
 import type { Metrics } from '../../telemetry/metrics.js'
 import { connectRepair, type StateStore } from '../confirm/state-store.js'
-import { blockedBy, bytesOf, type KeepReason, keptFor, planExcess, planRetention, windowOf } from './retention-plan.js'
+import {
+  blockedBy,
+  bytesOf,
+  type KeepReason,
+  keptFor,
+  planExcess,
+  planRetention,
+  retentionLag,
+  windowOf,
+} from './retention-plan.js'
 import type { ServerClock } from './server-clock.js'
 
 const ROUND_EVERY_MS = 60_000
@@ -78,22 +89,33 @@ class Retention {
   async #ask(client: pg.Client): Promise<void> {
     const { config, metrics, serverClock, stateStore } = this.#options
     const facts = await readBuckets(client)
-    metrics.setOutboxBytes(bytesOf(facts))
     const plan = planRetention(facts, config, serverClock.read(facts.now, facts.readAt))
     const isEmptied = plan.action === 'empty'
     await pruneCheckpoints(client, stateStore.lineage.lineage, isEmptied ? plan.windowMs : undefined)
     if (plan.action === 'keep') {
-      metrics.setRetentionBlocked(plan.reason === 'setup' || plan.reason === 'clock_changed' ? plan.reason : undefined)
+      metrics.outbox.setBlocked(plan.reason === 'setup' || plan.reason === 'clock_changed' ? plan.reason : undefined)
       this.#say(LEVEL[plan.reason], { reason: plan.reason }, KEPT[plan.reason])
+      await this.#measure(client, facts)
       return
     }
     const round: Round = { facts, answers: [] }
     for (const bucket of plan.buckets) await this.#empty(client, round, bucket, plan.windowMs)
     await this.#shrink(client, round)
     round.facts = await readBuckets(client)
-    metrics.setOutboxBytes(bytesOf(round.facts))
-    metrics.setOutboxWindow(keptFor(round.facts, config) / 1000)
+    metrics.outbox.setWindow(keptFor(round.facts, config) / 1000)
     await this.#report(client, round)
+    await this.#measure(client, round.facts)
+  }
+
+  async #measure(client: pg.Client, facts: BucketFacts): Promise<void> {
+    const { config, metrics, stateStore } = this.#options
+    const { rows, oldestMs } = await readGrowth(client, stateStore.lineage.lineage, facts.buckets)
+    const lagMs = retentionLag(oldestMs, facts, config)
+    metrics.outbox.set({
+      ...{ bytes: bytesOf(facts), maxBytes: lagMs === undefined ? undefined : config.retentionMaxSize, rows },
+      oldestSeconds: oldestMs === undefined ? undefined : oldestMs / 1000,
+      lagSeconds: lagMs === undefined ? undefined : lagMs / 1000,
+    })
   }
 
   /** The table is larger than it may be: what is oldest goes, although it is younger than the window. */
@@ -116,7 +138,7 @@ class Retention {
     const answer = await emptyBucket(client, bucket, windowMs)
     round.answers.push({ bucket, answer })
     if (answer === 'emptied') {
-      metrics.bucketEmptied()
+      metrics.outbox.bucketEmptied()
       log.info({ bucket, bytes, windowSeconds: Math.round(windowMs / 1000) }, 'outbox bucket emptied')
     }
     return answer
@@ -125,14 +147,26 @@ class Retention {
   async #report(client: pg.Client, { facts, answers }: Round): Promise<void> {
     const { config, metrics } = this.#options
     const reason = blockedBy(answers, facts, config)
-    metrics.setRetentionBlocked(reason)
+    const held = reason === undefined ? [] : await this.#holders(client, facts, reason)
+    metrics.outbox.setBlocked(
+      reason,
+      held.map(({ slot }) => slot),
+    )
     if (reason !== undefined) {
       const message = `rows of the outbox stay: ${BLOCKED[reason] ?? reason}`
       const holders = reason === 'in_use' ? { holders: await lockHolders(client, { incidents: true }) } : {}
-      this.#say('warn', { reason, bytes: bytesOf(facts), ...holders }, message, reason)
+      const lineages = held.length > 0 ? { lineages: held.map(({ lineage, slot }) => ({ lineage, slot })) } : {}
+      this.#say('warn', { reason, bytes: bytesOf(facts), ...holders, ...lineages }, message, reason)
     } else if (keptFor(facts, config) < windowOf(config, facts.bucketMs)) {
       this.#say('warn', { seconds: Math.round(keptFor(facts, config) / 1000), bytes: bytesOf(facts) }, SHRUNK)
     } else this.#said = ''
+  }
+
+  /** The lineages that are the reason. */
+  async #holders(client: pg.Client, facts: BucketFacts, reason: BucketAnswer): Promise<RetentionHolder[]> {
+    if (reason !== 'gap' && reason !== 'checkpoint' && reason !== 'slot') return []
+    const holders = await retentionHolders(client, windowOf(this.#options.config, facts.bucketMs))
+    return holders.filter((holder) => holder.reason === reason)
   }
 
   /** Once, as long as it stays the same. */
