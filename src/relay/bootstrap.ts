@@ -218,6 +218,7 @@ function createOwnership(stateStore: StateStore, server: ServerWal, session: str
     owns: (other) => stateStore.owns(other),
     numberOf: (other) => stateStore.numberOf(other),
     chain: (head, saved) => chainStart(head, saved, server),
+    savedPosition: async (key) => (await stateStore.savedHeadsOf([key])).get(key)?.position,
     mayBeUnrecorded: (other, position) => renewsAliveKey(other) && isOfOlderTimeline(position, server),
     othersAreSilent: (client) => alive.othersAreSilent(client),
     tookOver: (key, head, other) => recordPhantom(stateStore, lineage, server, key, head, other),

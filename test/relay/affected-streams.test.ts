@@ -39,6 +39,7 @@ test.for([
         numberOf: async () => undefined,
         chain: () => undefined,
         mayBeUnrecorded: () => false,
+        savedPosition: async () => undefined,
         othersAreSilent: async () => true,
         tookOver: async () => {},
       },

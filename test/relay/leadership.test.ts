@@ -50,6 +50,7 @@ async function session(env: RelayEnv, position = BEYOND, saved = WITHIN, postgre
     numberOf: (each) => stateStore.numberOf(each),
     chain: (found, saved) => chainStart(found, saved, server),
     mayBeUnrecorded: () => false,
+    savedPosition: async () => undefined,
     othersAreSilent: async () => false,
     tookOver: async () => {},
   }

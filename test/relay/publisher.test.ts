@@ -1,7 +1,7 @@
 import type { Redis as Client, Command } from 'ioredis'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { headKey } from '../../src/event/names.js'
-import { positionOf, positionPrefix, ZERO_POSITION } from '../../src/event/position.js'
+import { type Position, positionOf, positionPrefix, ZERO_POSITION } from '../../src/event/position.js'
 import { connectRedis, type RedisClient } from '../../src/redis/client/connect.js'
 import { removeHead } from '../../src/redis/streams/append.js'
 import type { LossError } from '../../src/relay/sink/loss.js'
@@ -44,6 +44,7 @@ class PublisherEnv {
   owns: PublisherOptions['owns'] = async (session) => session === 'old'
   othersAreSilent: PublisherOptions['othersAreSilent'] = async () => false
   mayBeUnrecorded = false
+  saved: Position | undefined
   prepare: PublisherOptions['prepare'] = async () => {}
 
   /** With no heads to take over. */
@@ -65,6 +66,7 @@ class PublisherEnv {
       numberOf: async () => undefined,
       chain: (_, saved) => saved,
       mayBeUnrecorded: () => this.mayBeUnrecorded,
+      savedPosition: async () => this.saved,
       othersAreSilent: (client) => this.othersAreSilent(client),
       tookOver: async (key, head, session) => {
         this.tookOver.push(`${key} ${head.event} ${session}`)
@@ -385,6 +387,19 @@ it('a head whose stream is gone is removed only if it has not changed meanwhile'
   expect(await admin.hget(headKey(KEY, LINEAGE), 'session')).toBe('old')
   env.add(1, 6)
   await env.expectOnce(6)
+})
+
+it('a head whose stream is gone is lost, and nothing newer is published, where a session that was frozen has saved it meanwhile', async () => {
+  await env.start()
+  const found = await call(env.publisher.client as RedisClient, {
+    ...{ key: KEY, session: 'old', previous: ZERO_POSITION, events: events(1, 4) },
+  })
+  await admin.del(KEY)
+  env.saved = found.head.position
+  env.add(5, 6)
+  await until(() => env.lost.length > 0)
+  expect(env.lost).toMatchObject([{ status: 'BEHIND', key: KEY, expected: at(4) }])
+  expect(await admin.exists(KEY)).toBe(0)
 })
 
 describe('an idle stream', () => {

@@ -1,4 +1,4 @@
-import { isPlace, type Position, placePrefix, positionOf } from '../../src/event/position.js'
+import { isPlace, type Position, placePrefix, positionOf, ZERO_POSITION } from '../../src/event/position.js'
 import type { Lsn } from '../../src/postgres/client/lsn.js'
 import type { Bound } from '../../src/postgres/state/checkpoints.js'
 import { REPAIRED } from '../../src/postgres/state/gaps.js'
@@ -70,6 +70,9 @@ export const PRODUCT = {
 
   /** ConfirmLoop: up to where may be confirmed. `read`: the end of the last commit that was read. */
   confirmable: (tracker: TransactionTracker, _read: Lsn): Lsn => tracker.confirmable,
+
+  /** StreamOpener: may the head of a stream that lacks its events be removed? `saved`: its position as it is saved by then. */
+  isUnsaved: (saved: Position | undefined): boolean => (saved ?? ZERO_POSITION) === ZERO_POSITION,
 
   /** SettledRows.drops: of which streams are rows dropped that the table gave? undefined: of all. */
   isConcerned: (key: string, streams: ReadonlySet<string> | undefined): boolean =>

@@ -72,6 +72,7 @@ export const PLANTS: readonly Plant[] = [
     from: 15_700,
     decisions: { isAbsent: ({ isInStream }) => !isInStream },
   },
+  { name: 'late-save-ignored', shows: LOST, from: 21_235_058, decisions: { isUnsaved: () => true } },
   { name: 'not-settled', shows: LOST, decisions: { unsettledOf: () => [] } },
   {
     name: 'checkpoint-in-hole',

@@ -204,8 +204,11 @@ export class Publisher {
     const chain = (head: Head, saved: Position) => this.#chain(head, saved)
     const opening = decisions.classifyOpening(key, reply, { chain })
     if (opening.outcome === 'open') this.open(queue, opening.head, opening.chain)
-    else if (opening.outcome === 'unconfirmed') yield* this.request(() => redis.removeHead(key, opening.found))
-    else throw this.#session.loss(key, reply)
+    else if (opening.outcome === 'unconfirmed') {
+      yield
+      if (!decisions.isUnsaved(this.#world.state.heads.get(key)?.position)) throw this.#session.loss(key, reply)
+      yield* this.request(() => redis.removeHead(key, opening.found))
+    } else throw this.#session.loss(key, reply)
   }
 
   /** src/relay/sink/head-ownership.ts, lookAtHead */

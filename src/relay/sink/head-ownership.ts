@@ -18,6 +18,8 @@ export interface HeadOwnership {
   mayBeUnrecorded(session: string, position: Position): boolean
   /** Waits, and resolves with whether no other relay has said meanwhile that it leads this lineage. */
   othersAreSilent(client: RedisClient): Promise<boolean>
+  /** Of the stream's head as it is saved now, by whichever session; undefined where none is. */
+  savedPosition(key: string): Promise<Position | undefined>
   /** A head that an earlier session left belongs to this one now. */
   tookOver(key: string, head: Head, session: string): Promise<void>
 }

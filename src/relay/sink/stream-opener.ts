@@ -10,7 +10,8 @@ import type { StreamQueue } from './stream-queue.js'
 
 /**
  * open         the head is this session's, and the chain begins at `chain`
- * unconfirmed  the stream lacks what its head says, and no head is saved: none of its events is confirmed, all are read again
+ * unconfirmed  the stream lacks what its head says, and no head is saved: none of its events is confirmed, all are read again. A session
+ *              that was frozen may have saved it since
  * refused      Redis refuses this stream
  * fault        Redis refuses to answer for now
  * lost         the session cannot continue
@@ -77,11 +78,13 @@ export class StreamOpener {
     const { redis, ownership } = this.#options
     queue.ask()
     try {
-      const opening = await openStream(client, queue, ownership)
+      let opening = await openStream(client, queue, ownership)
       // If another epoch has begun it asks for itself, and may be at it.
       if (!redis.isCurrent(client)) return
       if (opening.outcome === 'unconfirmed') {
-        await removeHead(client, queue.key, queue.lineage, opening.found)
+        const saved = (await ownership.savedPosition(queue.key)) ?? ZERO_POSITION
+        if (saved === ZERO_POSITION) await removeHead(client, queue.key, queue.lineage, opening.found)
+        else opening = { outcome: 'lost', loss: new LossError('BEHIND', queue.key, opening.found, saved) }
         if (!redis.isCurrent(client)) return
       }
       this.#opened(client, queue, opening)
