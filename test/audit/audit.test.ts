@@ -100,6 +100,13 @@ test('an entry of our source without a row is extra; one of another source is no
   const { code, report } = await env.audit({ stream: 'forged' })
   expect([code, report.counts, report.otherSources]).toEqual([4, counts(0, 1, 0), 2])
   expect(report.findings).toEqual([{ kind: 'extra', stream: 'forged', id, entry }])
+  // But where retention has emptied younger rows than that, it had one.
+  await env.postgres.query(
+    "insert into outrider.emptied select lineage, '0/1', pg_current_snapshot(), clock_timestamp() from outrider.lineage",
+  )
+  const { notKnown, counts: found } = (await env.audit({ stream: 'forged' })).report
+  expect([notKnown.rowGone, found]).toEqual([1, counts(0, 0, 0)])
+  await env.postgres.query('delete from outrider.emptied')
 })
 
 test('an event in the stream of another one is extra there', async () => {

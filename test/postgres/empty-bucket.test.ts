@@ -345,6 +345,15 @@ test('the bucket is locked for a second at most, and no lock is waited for, also
   expect(await emptyBucket(await connect(), OLD, 72 * 3_600_000)).toBe('slow')
 })
 
+test('what decides is asked while the bucket and the incidents are locked', async () => {
+  await env.client.query(`
+    create or replace function outrider.bucket_refusal(bucket smallint, taken_before timestamptz) returns text language sql as $$
+      select string_agg(relation::regclass || ' ' || mode, ', ' order by mode) from pg_locks
+      where pid = pg_backend_pid() and (relation, mode) in (
+        ('outrider.outbox_${OLD}'::regclass, 'AccessExclusiveLock'), ('outrider.incident'::regclass, 'ShareLock')) $$`)
+  expect(await env.empty(OLD)).toBe(`outrider.outbox_${OLD} AccessExclusiveLock, outrider.incident ShareLock`)
+})
+
 test('the time of the server is read together with that of the process, however long the sizes are waited for', async () => {
   const other = await connect()
   await other.query('begin; lock table outrider.outbox_5')
