@@ -1,6 +1,7 @@
 import pg from 'pg'
 import { batchesOf } from '../../base/in-batches.js'
 import { UUID } from '../../event/names.js'
+import { expressionsOf, ROW_SIZE, type RowCount, RowReferences } from '../../postgres/outbox/row-references.js'
 import { fromTxid } from '../../postgres/outbox/txid-index.js'
 import { NOT_REJECTED, withRejected } from './rejected-rows.js'
 
@@ -14,25 +15,6 @@ export interface MissingRowsOptions {
   snapshot: string
 }
 
-/** What a repair has to put back: how many rows, and how many bytes their data has. */
-export interface Missing {
-  rows: number
-  bytes: number
-}
-
-/** References that one statement fetches. */
-const FETCHED_AT_ONCE = 1_000
-/** Bytes of rows that are loaded at once, unless one row has more. */
-const LOADED_BYTES = 4 * 1024 * 1024
-/** What a row has beside its data, in bytes; counted roughly. */
-const OTHER_BYTES = 300
-
-interface Reference {
-  bucket: number
-  id: string
-  size: number
-}
-
 /**
  * Rows of Outrider's own table that the streams of the open gaps lack: the snapshot of the repair sees them, the bound of their
  * stream does not, no stream has their id, and no incident says that they cannot be published. Nor were they trimmed after every group
@@ -43,64 +25,30 @@ interface Reference {
  */
 export class MissingRows {
   readonly #options: MissingRowsOptions
+  readonly #references: RowReferences
 
   constructor(options: MissingRowsOptions) {
     this.#options = options
+    this.#references = new RowReferences(options.client, 'missing')
   }
 
   /** Works out what is missing. More than `limit` rows are counted, and can not be read. */
-  async find(limit: number): Promise<Missing> {
-    const { client } = this.#options
-    // Closed with the connection at the latest: a session may try again on it.
-    // No statistics know yet what this repair has recorded as present: a nested loop would compare each row with each of its ids.
-    await client.query(
-      "close all; set work_mem = '64MB'; set jit = off; set max_parallel_workers_per_gather = 0; set enable_nestloop = off",
-    )
+  async find(limit: number): Promise<RowCount> {
+    await this.#references.prepare()
     const missing = await this.#select()
-    await client.query(
-      `declare missing scroll cursor with hold for
-       select bucket, id::text, size, row_number() over w as place, sum(size) over w as total
-         from (${missing} limit ${limit + 1}) as missing
-       window w as (order by committed nulls first, seq rows between unbounded preceding and current row)
-        order by committed nulls first, seq`,
-    )
-    const { rows } = await client.query<{ place: string; total: string }>('fetch last from missing')
-    await client.query('move absolute 0 from missing')
-    const found = { rows: Number(rows[0]?.place ?? 0), bytes: Number(rows[0]?.total ?? 0) }
+    const found = await this.#references.declare(`${missing} limit ${limit + 1}`, 'committed nulls first, seq')
     if (found.rows <= limit) return found
-    await client.query('close missing')
+    await this.#references.close()
     // A person has to know how many there are. These are neither sorted nor kept.
-    const counted = await client.query<{ rows: string; bytes: string }>(
+    const counted = await this.#options.client.query<{ rows: string; bytes: string }>(
       `select count(*) as rows, coalesce(sum(size), 0) as bytes from (${missing}) as missing`,
     )
     return { rows: Number(counted.rows[0]?.rows), bytes: Number(counted.rows[0]?.bytes) }
   }
 
   /** The rows: the text of each of `columns`, in order; an empty name is a column that is null. */
-  async *read(columns: readonly string[]): AsyncGenerator<(string | null)[][]> {
-    const { client } = this.#options
-    const list = columns.map((column) => (column === '' ? 'null' : `${pg.escapeIdentifier(column)}::text`)).join(', ')
-    for (;;) {
-      const { rows } = await client.query<Reference>(`fetch ${FETCHED_AT_ONCE} from missing`)
-      if (rows.length === 0) return
-      for (const page of pagesOf(rows)) yield await this.#load(page, list)
-    }
-  }
-
-  /** Rows that were deleted since they were found are left out. */
-  async #load(page: readonly Reference[], list: string): Promise<(string | null)[][]> {
-    const loaded = new Map<string, (string | null)[]>()
-    for (const bucket of new Set(page.map((reference) => reference.bucket))) {
-      const ids = page.filter((reference) => reference.bucket === bucket).map(({ id }) => id)
-      const { rows } = await this.#options.client.query<(string | null)[]>({
-        text: `select id::text, ${list} from outrider.outbox where bucket = $1 and id = any ($2::uuid[])`,
-        values: [bucket, ids],
-        rowMode: 'array',
-        types: AS_TEXT,
-      })
-      for (const [id, ...row] of rows) loaded.set(`${bucket} ${id}`, row)
-    }
-    return page.map(({ bucket, id }) => loaded.get(`${bucket} ${id}`)).filter((row) => row !== undefined)
+  read(columns: readonly string[]): AsyncGenerator<(string | null)[][]> {
+    return this.#references.read(expressionsOf(columns))
   }
 
   /** The bounds decide from which transaction on the table is read. */
@@ -123,7 +71,7 @@ export class MissingRows {
       ), affected as materialized (
         select stream, ${earliest('snapshot')} as bound, ${earliest('horizon')} as horizon from gap group by stream
       ), ${withRejected(this.#options.lineage)}
-      select o.bucket, o.id, coalesce(octet_length(o.data::text), 0) + ${OTHER_BYTES} as size,
+      select o.bucket, o.id, ${ROW_SIZE} as size,
              ${committed} as committed, o.seq
         from outrider.outbox as o join affected as a on a.stream = o.stream
        where ${await fromTxid(client, known?.first ?? undefined)} and pg_visible_in_snapshot(o.txid, ${snapshot})
@@ -148,23 +96,6 @@ const gapsOf = (lineage: string): string =>
 const earliest = (snapshot: string): string =>
   `case when bool_and(${snapshot} is not null) then (array_agg(${snapshot} order by pg_snapshot_xmax(${snapshot}),
      pg_snapshot_xmin(${snapshot}), (select count(*) from pg_snapshot_xip(${snapshot})) desc))[1] end`
-
-function* pagesOf(references: readonly Reference[]): Generator<Reference[]> {
-  let page: Reference[] = []
-  let bytes = 0
-  for (const reference of references) {
-    if (page.length > 0 && bytes + reference.size > LOADED_BYTES) {
-      yield page
-      page = []
-      bytes = 0
-    }
-    page.push(reference)
-    bytes += reference.size
-  }
-  if (page.length > 0) yield page
-}
-
-const AS_TEXT = { getTypeParser: () => (value: string) => value }
 
 const IDS_AT_ONCE = 5_000
 

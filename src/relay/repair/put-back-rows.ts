@@ -1,9 +1,10 @@
 import type pg from 'pg'
 import { every } from '../../base/interval.js'
+import type { RowCount } from '../../postgres/outbox/row-references.js'
 import { type OwnRepair, savePutBack } from '../../postgres/state/repairs.js'
 import type { Logger } from '../../telemetry/log.js'
 import type { AffectedStreams } from './affected-streams.js'
-import type { Missing, MissingRows } from './missing-rows.js'
+import type { MissingRows } from './missing-rows.js'
 import type { PutBack } from './put-back.js'
 
 const SAVE_PROGRESS_EVERY_MS = 2_000
@@ -11,7 +12,7 @@ const LOG_PROGRESS_EVERY_MS = 10_000
 
 export interface PutBackRowsOptions {
   rows: MissingRows
-  found: Missing
+  found: RowCount
   client: pg.Client
   log: Logger
   own: OwnRepair

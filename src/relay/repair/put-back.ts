@@ -1,7 +1,6 @@
 import { once } from 'node:events'
 import { every } from '../../base/interval.js'
 import type { Config } from '../../config/schema.js'
-import { Column, Envelope } from '../../event/envelope.js'
 import type { Head } from '../../event/head.js'
 import { type Position, placePrefix, positionOf } from '../../event/position.js'
 import type { Lsn } from '../../postgres/client/lsn.js'
@@ -18,11 +17,8 @@ import type { LossError } from '../sink/loss.js'
 import { Publisher } from '../sink/publisher.js'
 import type { Rejection } from '../sink/rejection.js'
 import type { StreamQueue } from '../sink/stream-queue.js'
-import { findExcess } from '../source/row-excess.js'
-import { RowRouter } from '../source/row-router.js'
+import { RowAppender } from '../source/row-appender.js'
 
-/** Bytes that an event takes in memory beside its text. */
-const OVERHEAD = 768
 const TICK_MS = 1_000
 
 export interface PutBackOptions {
@@ -58,8 +54,7 @@ interface Prepared {
 export class PutBack {
   readonly publisher: Publisher
   readonly #options: PutBackOptions
-  readonly #router: RowRouter
-  readonly #envelope: Envelope
+  readonly #rows: RowAppender
   readonly #redisLimit = { bytes: Number.POSITIVE_INFINITY }
   readonly #ended = new AbortController()
   readonly #prepared = new Map<string, Prepared>()
@@ -71,8 +66,9 @@ export class PutBack {
   constructor(options: PutBackOptions) {
     const { config, lineage, partitions, ownership, connectRedis, signal, blocked, metrics } = options
     this.#options = options
-    this.#router = new RowRouter(config.outbox, partitions)
-    this.#envelope = new Envelope(lineage.source)
+    this.#rows = new RowAppender({
+      ...{ config, source: lineage.source, partitions, redisLimit: this.#redisLimit, transaction: 0 },
+    })
     this.publisher = new Publisher({
       ...ownership,
       limits: config.limits,
@@ -111,7 +107,7 @@ export class PutBack {
 
   /** The columns of a row, for `add`. */
   get columns(): readonly string[] {
-    return this.#router.columns
+    return this.#rows.columns
   }
 
   /** A connection to Redis, once there is one. Rejects when the session ends. */
@@ -153,38 +149,17 @@ export class PutBack {
 
   /** The key of a row's stream. */
   keyOf(row: readonly (string | null)[]): string | undefined {
-    this.#router.take(row)
-    return this.#router.key()
+    return this.#rows.take(row)
   }
 
   /** The row that `keyOf` was called with last is appended to its stream, which must be prepared. */
   add(key: string): void {
-    const { config } = this.#options
-    const router = this.#router
-    const size = router.data.length
-    const bytes = size + OVERHEAD
-    const queue = this.#queue(key)
-    const position = this.next()
-    const excess = findExcess(size, router, { maxEventBytes: config.maxEventBytes, redisLimit: this.#redisLimit })
-    if (excess) {
-      this.#rejectRow(queue, position, excess.reason, excess.message, bytes)
-      return
-    }
-    const batch = this.publisher.batch(queue, bytes)
-    const now = Date.now()
-    const wrong = this.#envelope.push(batch.args, router, Buffer.from(position), now, true)
-    if (wrong !== undefined) {
-      this.publisher.unused(queue, batch)
-      this.#rejectRow(queue, position, 'malformed', wrong, bytes)
-      return
-    }
-    this.publisher.added(queue, batch, 0, bytes, now)
+    this.#rows.append(this.publisher, this.#queue(key), this.next())
   }
 
   /** The row that `keyOf` was called with last cannot be appended: Redis refuses its stream. */
   refuse(key: string, reason: string): void {
-    const rejection = this.#rejection(key, this.next(), reason, undefined)
-    this.publisher.reject(undefined, { rejection, transaction: 0, bytes: this.#router.data.length })
+    this.#rows.refuse(this.publisher, key, this.next(), reason)
   }
 
   /** Until no more than the configured bytes are in flight. Rejects when the publisher fails or the session ends. */
@@ -221,16 +196,6 @@ export class PutBack {
     const queue = this.publisher.queue(key)
     this.publisher.open(queue, { ...prepared, event: '' }, prepared.position)
     return queue
-  }
-
-  #rejectRow(queue: StreamQueue, position: Position, reason: string, message: string, bytes: number): void {
-    const rejection = this.#rejection(queue.key, position, reason, message)
-    this.publisher.reject(queue, { rejection, transaction: 0, bytes })
-  }
-
-  #rejection(stream: string, position: Position, reason: string, message: string | undefined): Rejection {
-    const eventId = this.#router.text(Column.id) ?? undefined
-    return { reason, message, stream, eventId, position, ...this.#router.content() }
   }
 
   async #reject(rejections: Rejection[]): Promise<void> {

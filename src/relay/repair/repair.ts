@@ -2,6 +2,7 @@ import type pg from 'pg'
 import { pause } from '../../base/backoff.js'
 import type { Config } from '../../config/schema.js'
 import { formatLsn } from '../../postgres/client/lsn.js'
+import type { RowCount } from '../../postgres/outbox/row-references.js'
 import { lostStreamKeys, type OpenGap, openGaps } from '../../postgres/state/gaps.js'
 import type { RepairHalt } from '../../postgres/state/incident.js'
 import type { Lineage } from '../../postgres/state/lineage.js'
@@ -29,7 +30,7 @@ import type { ServerWal } from '../sink/server-wal.js'
 import { AffectedStreams } from './affected-streams.js'
 import { readFreeMemory, requireRoom } from './guards.js'
 import { HeadVerification } from './head-verification.js'
-import { type Missing, MissingRows } from './missing-rows.js'
+import { MissingRows } from './missing-rows.js'
 import { PutBack } from './put-back.js'
 import { PutBackRows, type PutBackRowsOptions } from './put-back-rows.js'
 import { explainEnd, FIRST_GUARDS, haltOf } from './repair-halt.js'
@@ -192,7 +193,7 @@ export class GapRepair {
     await this.#rows.putBack(streams)
   }
 
-  async #verifyRoom(missing: Missing): Promise<void> {
+  async #verifyRoom(missing: RowCount): Promise<void> {
     const { client, lineage } = this.#options
     const free = await readFreeMemory(await this.#putBack.connected(), lostStreamKeys(client, lineage.lineage))
     requireRoom(missing, this.#limit(), free, this.#ids()[0] ?? '')
