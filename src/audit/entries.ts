@@ -1,4 +1,4 @@
-import { POSITION, parsePosition } from '../event/position.js'
+import { isRepairPlace, POSITION, parsePosition } from '../event/position.js'
 import type { Lsn } from '../postgres/client/lsn.js'
 import type { RedisClient } from '../redis/client/connect.js'
 import { comparable } from './digest.js'
@@ -83,14 +83,13 @@ const FIRST_ENTRIES = 100
 
 /**
  * The LSN of the first event of this source that says where it stands in the WAL, among the first entries. One that was put
- * back by a repair does not: its LSN is 7 above a multiple of 8, where no commit record begins.
+ * back by a repair does not.
  */
 export async function firstLsn(client: RedisClient, key: string, source: string): Promise<Lsn | undefined> {
   for (const entry of await client.xrange(key, '-', '+', 'COUNT', FIRST_ENTRIES)) {
     const sequence = auditedEntryOf(entry, source)?.fields.sequence
     if (sequence === undefined || !POSITION.test(sequence)) continue
-    const { lsn } = parsePosition(sequence)
-    if (lsn % 8n !== 7n) return lsn
+    if (!isRepairPlace(sequence)) return parsePosition(sequence).lsn
   }
   return undefined
 }

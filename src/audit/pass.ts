@@ -1,3 +1,4 @@
+import { isRequested, POSITION } from '../event/position.js'
 import { Snapshot } from '../postgres/state/snapshot.js'
 import { awaitConfirmed, type Bounds, readNewest, readRejected } from './bounds.js'
 import { Comparison, type Share } from './comparison.js'
@@ -163,6 +164,11 @@ export class Pass {
     const flags = this.#comparison.entryAgain(event, () => digestOf(entry.fields, true))
     if (isAltered(flags)) this.#keepCopy(key, entry)
     if (flags & (Flag.row | Flag.old | Flag.extra) || !(flags & Flag.entry)) return
+    const { sequence } = entry.fields
+    if (sequence !== undefined && POSITION.test(sequence) && isRequested(sequence)) {
+      this.#comparison.mark(event, Flag.republished)
+      return
+    }
     const added = addedAt(entry.entry)
     if (added < this.#oldest || added < this.#context.bounds.emptiedUntil) return
     this.#comparison.mark(event, Flag.extra)

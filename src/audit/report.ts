@@ -27,6 +27,8 @@ export interface NotKnown {
   undated: number
   /** Entries that are older than every row of the table. */
   rowGone: number
+  /** Entries that a request has appended to another stream than their row names, or whose row is gone since. */
+  republished: number
 }
 
 export interface StreamReport {

@@ -16,7 +16,7 @@ export class Tally {
   readonly #findings: AuditFinding[] = []
   readonly #listed = { missing: 0, extra: 0, altered: 0 }
   readonly #counts = { missing: 0, extra: 0, altered: 0 }
-  readonly #notKnown = { trimmed: 0, before: 0, unconfirmed: 0, alien: 0, undated: 0, rowGone: 0 }
+  readonly #notKnown = { trimmed: 0, before: 0, unconfirmed: 0, alien: 0, undated: 0, rowGone: 0, republished: 0 }
   #rejected = 0
   #repeated = 0
   #streams: KnownStreams = new Map()
@@ -114,13 +114,17 @@ type Kind =
   | 'alien'
   | 'undated'
   | 'rowGone'
+  | 'republished'
 
 /** What an event is in the end; undefined: nothing to report. */
 function kindOf(flags: number): Kind | undefined {
   const is = (flag: number) => (flags & flag) !== 0
   if (is(Flag.row) && is(Flag.entry))
     return is(Flag.altered | Flag.conflict) ? 'altered' : is(Flag.copy) ? 'repeated' : undefined
-  if (is(Flag.entry)) return is(Flag.old) ? undefined : is(Flag.extra) ? 'extra' : 'rowGone'
+  if (is(Flag.entry)) {
+    if (is(Flag.old)) return undefined
+    return is(Flag.extra) ? 'extra' : is(Flag.republished) ? 'republished' : 'rowGone'
+  }
   if (is(Flag.missing)) return 'missing'
   if (is(Flag.rejected)) return 'rejected'
   if (is(Flag.old)) return undefined

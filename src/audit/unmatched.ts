@@ -29,6 +29,8 @@ export const Flag = {
   missing: 8192,
   /** A row was found for an entry that had none left: another entry has the same event. */
   copy: 16384,
+  /** The entry has no row, and a request appended it: to another stream than its own, or before its row was gone. */
+  republished: 32768,
 } as const
 
 const INITIAL = 1 << 12

@@ -78,6 +78,10 @@ function describeNotKnown(report: AuditReport): string[] {
       notKnown.rowGone,
       'entries that are older than each row of the table, or than what retention has emptied: their rows are gone',
     ],
+    [
+      notKnown.republished,
+      'entries that were republished: to another stream than their own, or before their row was gone',
+    ],
     [rejected, 'rows that were rejected, each with an incident: outrider incidents list --all'],
     [repeated, 'further entries of the same events; consumers skip them by their id'],
     [otherSources, 'entries of other sources'],

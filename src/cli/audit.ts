@@ -5,16 +5,17 @@ import { type AuditReport, hasFindings } from '../audit/report.js'
 import { ExitCode, OutriderError } from '../base/failure.js'
 import { parseDuration } from '../base/units.js'
 import { STREAM_NAME } from '../event/names.js'
-import { NO_TRANSACTION_TIMEOUT } from '../postgres/client/connect.js'
-import { currentLineage, type Lineage } from '../postgres/state/lineage.js'
+import type { Lineage } from '../postgres/state/lineage.js'
 import type { RedisClient } from '../redis/client/connect.js'
 import { requirePrimary } from '../redis/client/primary.js'
-import { requireConfiguredTable } from '../relay/table-check.js'
 import { describeProgress, describeReport } from './audit-text.js'
 import type { Command, Context } from './command.js'
 import { withDatabase } from './database.js'
-import { printable, progress } from './output.js'
+import { lineageOf } from './lineage.js'
+import { atMostEvery, printable, progress } from './output.js'
 import { withRedis } from './redis.js'
+import { sinceOf } from './since.js'
+import { usage } from './usage.js'
 
 export const auditStreams: Command = {
   summary: 'compare the table with the streams: missing, extra and altered events',
@@ -57,8 +58,6 @@ interface Selection {
   wait: number
 }
 
-const usage = (message: string): OutriderError => new OutriderError(message, { exitCode: ExitCode.usage })
-
 const MAX_WAIT_MS = 3_600_000
 
 function selectionOf({ flags }: Context): Selection {
@@ -76,44 +75,6 @@ function selectionOf({ flags }: Context): Selection {
   return { since: sinceOf(flags.since), stream, limit: Number(limit), wait: patience }
 }
 
-function sinceOf(value: Context['flags'][string]): number | undefined {
-  if (value === undefined) return undefined
-  const ago = parseDuration(value)
-  const time = ago === undefined ? timeOf(String(value)) : Date.now() - ago
-  if (time !== undefined && time >= 0 && time <= Date.now()) return time
-  throw usage(
-    `--since: expected a duration such as 24h, or a time in the past such as 2026-11-29T08:00:00Z, found "${printable(String(value))}".`,
-  )
-}
-
-/** A time without a zone would be another one on another machine. */
-function timeOf(value: string): number | undefined {
-  const isTime = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)$/.test(value)
-  const time = isTime ? Date.parse(value) : Number.NaN
-  return Number.isNaN(time) ? undefined : time
-}
-
-async function lineageOf(postgres: pg.Client, { config }: Context): Promise<Lineage> {
-  const { rows } = await postgres.query('select pg_is_in_recovery() as standby')
-  if (rows[0].standby) {
-    throw new OutriderError(
-      'Expected a primary of Postgres, found a standby: it may lack rows. Connect to the primary.',
-    )
-  }
-  const lineage = await currentLineage(postgres, config.slot)
-  if (!lineage) {
-    throw new OutriderError(
-      `Expected a lineage of slot ${config.slot}, found none: nothing was set up to be published. Is OUTRIDER_SLOT the same as that of the relay?`,
-    )
-  }
-  requireConfiguredTable(config.outbox, lineage)
-  // Each statement is short; between two, the streams may take their time.
-  await postgres.query(
-    `set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0; set statement_timeout = '10min'; ${NO_TRANSACTION_TIMEOUT}`,
-  )
-  return lineage
-}
-
 async function compare(
   context: Context,
   postgres: pg.Client,
@@ -122,7 +83,7 @@ async function compare(
 ): Promise<AuditReport> {
   const { config, log } = context
   const line = progress()
-  const sayNow = atMostEvery(LOG_EVERY_MS)
+  const sayNow = atMostEvery()
   const show = (progress: AuditProgress) => {
     line.show(() => describeProgress(progress))
     if (sayNow()) log.info({ ...progress }, 'audit progress')
@@ -161,19 +122,5 @@ async function requireUsablePrimary(redis: RedisClient): Promise<void> {
     const { name, message } = error as Error
     if (name === 'ReplyError' && message.startsWith('NOPERM')) return
     throw name === 'Error' && message.startsWith('Expected') ? new OutriderError(message, { cause: error }) : error
-  }
-}
-
-/** Without a terminal, progress is logged so often, in milliseconds. */
-const LOG_EVERY_MS = 10_000
-
-/** True once in each stretch of so many milliseconds, not in the first. */
-function atMostEvery(milliseconds: number): () => boolean {
-  let last = performance.now()
-  return () => {
-    const now = performance.now()
-    if (process.stderr.isTTY || now - last < milliseconds) return false
-    last = now
-    return true
   }
 }

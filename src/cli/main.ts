@@ -24,6 +24,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   status: async () => (await import('./status.js')).status,
   find: async () => (await import('./find.js')).find,
   audit: async () => (await import('./audit.js')).auditStreams,
+  republish: async () => (await import('./republish.js')).republish,
   incidents: async () => (await import('./incidents.js')).incidents,
   'dead-letters': async () => (await import('./dead-letters.js')).deadLetters,
 }

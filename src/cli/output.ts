@@ -53,3 +53,17 @@ export async function askOnTerminal(question: string): Promise<boolean> {
     lines.close()
   }
 }
+
+/** Without a terminal, progress is logged so often, in milliseconds. */
+const LOG_EVERY_MS = 10_000
+
+/** Without a terminal: true once in each stretch of time, not in the first. */
+export function atMostEvery(milliseconds = LOG_EVERY_MS): () => boolean {
+  let last = performance.now()
+  return () => {
+    const now = performance.now()
+    if (process.stderr.isTTY || now - last < milliseconds) return false
+    last = now
+    return true
+  }
+}

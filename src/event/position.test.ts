@@ -1,6 +1,17 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { POSITION, parsePosition, positionOf, positionPrefix, ZERO_POSITION } from './position.js'
+import {
+  isPlace,
+  isRepairPlace,
+  isRequested,
+  POSITION,
+  parsePosition,
+  placePrefix,
+  positionOf,
+  positionPrefix,
+  requestedPosition,
+  ZERO_POSITION,
+} from './position.js'
 
 const uint32 = fc.oneof(fc.nat({ max: 0xffffffff }), fc.nat({ max: 3 }), fc.constantFrom(0x7fffffff, 0x80000000))
 const uint64 = fc.oneof(fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), fc.bigInt({ min: 0n, max: 3n }))
@@ -45,5 +56,25 @@ describe('a position', () => {
     `${ZERO_POSITION}\n`,
   ])('is not %j', (text) => {
     expect(() => parsePosition(text)).toThrow(`Expected a position such as ${ZERO_POSITION}, found`)
+  })
+})
+
+describe('the place of a repair and that of a request', () => {
+  const prefix = placePrefix(1, 80n)
+  const first = requestedPosition(prefix, 0)
+
+  it('lie between the same two commits, that of the request above each of the repair', () => {
+    expect([isPlace(first), isPlace(positionOf(prefix, 0)), isPlace(positionOf(positionPrefix(1, 80n), 0))]).toEqual([
+      true,
+      true,
+      false,
+    ])
+    expect(first > positionOf(prefix, 0x7fffffff)).toBe(true)
+    expect(first < positionOf(positionPrefix(1, 80n), 0)).toBe(true)
+  })
+
+  it('are told apart', () => {
+    expect([first, positionOf(prefix, 0x7fffffff), ZERO_POSITION].map(isRequested)).toEqual([true, false, false])
+    expect([first, positionOf(prefix, 0x7fffffff), ZERO_POSITION].map(isRepairPlace)).toEqual([false, true, false])
   })
 })

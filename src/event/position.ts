@@ -25,13 +25,30 @@ export const positionOf = (prefix: string, index: number): Position => prefix + 
 
 /**
  * A position that no row of WAL has: commit records begin at multiples of 8. Above every row that was committed before
- * `lsn`, and below every later one. Events that are put back from the table have positions of it.
+ * `lsn`, and below every later one. Events that are appended from the table have positions of it.
  */
 export const placePrefix = (timeline: number, lsn: bigint): string => positionPrefix(timeline, ((lsn + 7n) & ~7n) - 1n)
 
 /** Is it one of `placePrefix`? */
 export const isPlace = (position: Position): boolean =>
   position !== ZERO_POSITION && (parsePosition(position).lsn & 7n) === 7n
+
+/** At a place, indexes from here on are those of events that a request appends; the others are a repair's. */
+const FIRST_REQUESTED = 0x8000_0000
+
+/** The position of an event that a request appends. `prefix` from `placePrefix`, `index` counted from 0. */
+export const requestedPosition = (prefix: string, index: number): Position =>
+  positionOf(prefix, FIRST_REQUESTED + index)
+
+/**
+ * Did a repair append at it, or move a head to it? What a repair puts into a stream was committed before its position and may have
+ * followed events of later commits. Where a request appends, everything that was committed before is in the stream.
+ */
+export const isRepairPlace = (position: Position): boolean =>
+  isPlace(position) && parsePosition(position).index < FIRST_REQUESTED
+
+/** Did a request append at it? */
+export const isRequested = (position: Position): boolean => isPlace(position) && !isRepairPlace(position)
 
 interface PositionParts {
   timeline: number

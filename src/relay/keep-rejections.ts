@@ -1,12 +1,12 @@
 import type { Logger } from '../telemetry/log.js'
 import type { Metrics } from '../telemetry/metrics.js'
 import type { StateStore } from './confirm/state-store.js'
-import type { TransactionTracker } from './confirm/transaction-tracker.js'
 import type { Rejection } from './sink/rejection.js'
 
 export interface RejectionsOptions {
   stateStore: StateStore
-  tracker: TransactionTracker
+  /** Counts rows of a transaction as done. */
+  done(transaction: number, count: number): void
   metrics: Metrics
   log: Logger
 }
@@ -15,12 +15,12 @@ export interface RejectionsOptions {
 export async function keepRejections(
   rejections: Rejection[],
   transactions: number[],
-  { stateStore, tracker, metrics, log }: RejectionsOptions,
+  { stateStore, done, metrics, log }: RejectionsOptions,
 ): Promise<void> {
   await stateStore.reject(rejections)
   for (const { reason, stream, eventId } of rejections) {
     metrics.rejected(reason)
     log.warn({ reason, stream, eventId }, 'event rejected: see outrider incidents')
   }
-  for (const transaction of transactions) tracker.done(transaction, 1)
+  for (const transaction of transactions) done(transaction, 1)
 }

@@ -1,6 +1,6 @@
 import { deadlineSignal } from '../base/deadline-signal.js'
 import { every } from '../base/interval.js'
-import type { Config } from '../config/schema.js'
+import { type Config, OWN_OUTBOX } from '../config/schema.js'
 import { Envelope } from '../event/envelope.js'
 import type { Lsn } from '../postgres/client/lsn.js'
 import type { Replication } from '../postgres/replication/stream.js'
@@ -18,9 +18,12 @@ import { startPruning } from './prune/pruning.js'
 import { Publishing } from './publishing.js'
 import { SettledRows, TXID } from './repair/settled-rows.js'
 import { Settling } from './repair/settling.js'
+import { RequestedEvents } from './request/requested-events.js'
+import { Requests } from './request/requests.js'
 import { startRetention } from './retention/retention.js'
 import type { ServerClock } from './retention/server-clock.js'
 import { Backpressure } from './source/backpressure.js'
+import { ReadPosition } from './source/read-position.js'
 import { Receiver } from './source/receiver.js'
 import { RowRouter } from './source/row-router.js'
 import { awaitSlotInUse } from './source/slot-in-use.js'
@@ -66,8 +69,11 @@ export class Pipeline {
   readonly #publishing: Publishing
   readonly #confirmLoop: ConfirmLoop
   readonly #standbyStatus: StandbyStatus
+  readonly #readPosition = new ReadPosition()
+  readonly #requested = new RequestedEvents()
   #settled: SettledRows | undefined
   #settling: Settling | undefined
+  #requests: Requests | undefined
 
   constructor(options: PipelineOptions) {
     const { beganAt, config, leadership, signal, report, stream } = options
@@ -78,7 +84,7 @@ export class Pipeline {
     this.#backpressure = new Backpressure({ stream, inflightBytes: config.limits.inflightBytes })
     this.#barrier = new DurabilityBarrier(() => leadership.connectRedis(), lineage.lineage, session)
     this.#publishing = new Publishing({
-      ...{ ...options, tracker, blocked: this.#blocked },
+      ...{ ...options, tracker, blocked: this.#blocked, requested: this.#requested },
       largestRow: () => this.receiver.largest,
       drained: () => this.#backpressure.appended(this.#publishing.publisher.bytes),
     })
@@ -86,7 +92,7 @@ export class Pipeline {
     this.#standbyStatus = new StandbyStatus({
       ...{ stream, tracker, beganAt, confirmed: server.confirmed, walSenderTimeoutMs: walsender.timeoutMs },
       taken: () => this.#confirmLoop.taken,
-      awaited: () => this.#settling?.awaited ?? 0n,
+      awaited: () => later(this.#settling?.awaited, this.#requests?.awaited),
     })
     this.receiver = this.#createReceiver()
   }
@@ -136,6 +142,7 @@ export class Pipeline {
     await this.#publishing.begin()
     if (!this.#publishing.ownsHeads) return
     this.#startTrimming()
+    this.#startRequests()
     startRetention({ ...this.#options, stateStore }, signal)
     startPruning({ ...this.#options, stateStore }, signal)
   }
@@ -149,6 +156,23 @@ export class Pipeline {
       timeline: server.history.current,
       streams: () => publisher.reached(),
     }).start()
+  }
+
+  /** Only rows of Outrider's own table can be appended again. */
+  #startRequests(): void {
+    const { config, leadership, log, redisLimit, signal } = this.#options
+    if (config.outbox.table !== OWN_OUTBOX.table) return
+    const { stateStore, server, partitions, connectRedis } = leadership
+    this.#requests = new Requests({
+      ...{ config, log, stateStore, partitions, redisLimit, signal, readPosition: this.#readPosition },
+      ...{ requested: this.#requested, publisher: this.#publishing.publisher, timeline: server.history.current },
+      connectRedis: () => connectRedis(),
+      connectPostgres: () => connectRepair(config.postgres, `outrider ${config.slot} request`),
+      appended: () => later(this.#tracker.confirmable, server.confirmed),
+      requestReply: () => this.#standbyStatus.requestReply(),
+      awaitHeads: () => this.#confirmLoop.awaitHeads(),
+    })
+    this.#requests.start()
   }
 
   #startSettling(): void {
@@ -167,11 +191,13 @@ export class Pipeline {
 
   keepalive(walEnd: Lsn, replyRequested: boolean): void {
     this.#standbyStatus.keepalive(walEnd, replyRequested)
+    this.#readPosition.keepalive(walEnd)
   }
 
   /** Stops reading; resolves with whether everything that was read is appended. It is confirmed then, if that is soon. */
   async drain(signal: AbortSignal): Promise<boolean> {
     this.#backpressure.stop()
+    this.#requests?.stop()
     const drained = await this.#publishing.publisher.drain(signal)
     // A standby waits: what is not confirmed by then is read again there, and is recognised.
     if (drained) await this.#confirmLoop.finish(deadlineSignal(LAST_CONFIRM_MS, signal))
@@ -190,6 +216,7 @@ export class Pipeline {
       ...this.#createRouter(),
       tracker: this.#tracker,
       publisher,
+      readPosition: this.#readPosition,
       history: leadership.server.history,
       envelope: new Envelope(leadership.lineage.source),
       maxEventBytes: config.maxEventBytes,
@@ -223,6 +250,7 @@ export class Pipeline {
         metrics.confirmed(Date.now() / 1000)
         this.#standbyStatus.confirm(lsn)
       },
+      saved: (heads) => this.#requests?.saved(heads),
       // If the barrier does not find a head where it was published, the publisher is not where it expects to be, either.
       barrierFailed: (error) => {
         const { client } = publisher
@@ -261,3 +289,5 @@ export class Pipeline {
     })
   }
 }
+
+const later = (one: Lsn = 0n, other: Lsn = 0n): Lsn => (one > other ? one : other)

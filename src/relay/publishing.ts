@@ -11,6 +11,7 @@ import type { BlockedState } from './blocked-state.js'
 import type { Leadership } from './bootstrap.js'
 import type { TransactionTracker } from './confirm/transaction-tracker.js'
 import { keepRejections } from './keep-rejections.js'
+import { REQUESTED, type RequestedEvents } from './request/requested-events.js'
 import { HeadTakeover } from './sink/head-takeover.js'
 import { classifyLoss, type LossError } from './sink/loss.js'
 import { Publisher } from './sink/publisher.js'
@@ -31,6 +32,8 @@ export interface PublishingOptions {
   largestRow(): number
   /** Aborted when the session has ended. */
   signal: AbortSignal
+  /** Counts events of a request. */
+  requested: RequestedEvents
   /** Fewer bytes are in flight. */
   drained(): void
   failed(error: unknown): void
@@ -97,17 +100,23 @@ export class Publishing {
   }
 
   #createPublisher(): Publisher {
-    const { config, log, metrics, leadership, tracker, blocked, drained, failed } = this.#options
+    const { config, log, metrics, leadership, tracker, blocked, requested, drained, failed } = this.#options
     const { ownership, connectRedis, stateStore } = leadership
+    const done = (transaction: number, count: number) => {
+      if (transaction === REQUESTED) requested.done(count)
+      else tracker.done(transaction, count)
+    }
     return new Publisher({
       ...ownership,
       limits: config.limits,
       connect: connectRedis,
       prepare: (client) => this.#prepare(client),
       ...{ drained, failed },
-      done: (transaction, count) => tracker.done(transaction, count),
-      reject: (rejections, transactions) =>
-        keepRejections(rejections, transactions, { stateStore, tracker, metrics, log }),
+      done,
+      reject: (rejections, transactions) => {
+        requested.reject(transactions.filter((transaction) => transaction === REQUESTED).length)
+        return keepRejections(rejections, transactions, { stateStore, done, metrics, log })
+      },
       lost: (loss) => void this.#lost(loss),
       observe: {
         appended: (queue, batch, reply, milliseconds) => {

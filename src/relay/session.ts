@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import type pg from 'pg'
 import { deadlineSignal } from '../base/deadline-signal.js'
 import type { Config } from '../config/schema.js'
@@ -57,6 +58,8 @@ export class Session {
   constructor(options: SessionOptions) {
     this.#options = options
     this.#log = options.log.child({ session: this.#id })
+    // One listener for each part of a session: many, and no leak.
+    setMaxListeners(0, this.#ended.signal, this.#leaving.signal)
   }
 
   /** Rows in memory: received, not yet appended. */

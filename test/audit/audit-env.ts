@@ -59,4 +59,12 @@ export async function createAuditEnv(options: RelayEnvOptions = {}): Promise<Aud
 }
 
 /** What a report says of nothing. */
-export const NOTHING_UNKNOWN = { trimmed: 0, before: 0, unconfirmed: 0, alien: 0, undated: 0, rowGone: 0 }
+export const NOTHING_UNKNOWN = {
+  trimmed: 0,
+  before: 0,
+  unconfirmed: 0,
+  alien: 0,
+  undated: 0,
+  rowGone: 0,
+  republished: 0,
+}

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { audit } from '../../src/audit/audit.js'
 import { OWN_OUTBOX } from '../../src/config/schema.js'
+import { placePrefix, positionOf, requestedPosition } from '../../src/event/position.js'
 import { connectPostgres } from '../../src/postgres/client/connect.js'
 import { currentLineage } from '../../src/postgres/state/lineage.js'
 import { entryOf } from '../../testkit/entry.js'
@@ -107,6 +108,18 @@ test('an entry of our source without a row is extra; one of another source is no
   const { notKnown, counts: found } = (await env.audit({ stream: 'forged' })).report
   expect([notKnown.rowGone, found]).toEqual([1, counts(0, 0, 0)])
   await env.postgres.query('delete from outrider.emptied')
+})
+
+test('an event that a request has appended to the stream of another one is counted there, and no finding', async () => {
+  await env.publish('replay', 1)
+  await env.checkpoint()
+  const sequence = requestedPosition(placePrefix(1, 0x1000n), 0)
+  await env.redis.xadd('replay', '*', ...entryOf({}, { source, more: { sequence } }))
+  const { code, report } = await env.audit({ stream: 'replay' })
+  expect([code, report.notKnown]).toEqual([0, { ...NOTHING_UNKNOWN, republished: 1 }])
+  const forged = positionOf(placePrefix(1, 0x1000n), 0)
+  await env.redis.xadd('replay', '*', ...entryOf({}, { source, more: { sequence: forged } }))
+  expect((await env.audit({ stream: 'replay' })).report.counts).toEqual(counts(0, 1, 0))
 })
 
 test('an event in the stream of another one is extra there', async () => {

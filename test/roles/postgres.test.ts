@@ -71,6 +71,8 @@ const MAY: Record<Role, string[]> = {
     ...['checkpoint', 'gap_stream', 'head', 'incident', 'moved_event', 'present', 'repair'].map(
       (name) => `delete ${name}`,
     ),
+    ...['delete', 'insert', 'select'].flatMap((act) => [`${act} request_event`, `${act} request_stream`]),
+    ...['insert request', 'select request', 'update request', 'update request_stream'],
     ...['checkpoint', 'consumer_group', 'gap_stream', 'head', 'horizon', 'incident', 'moved_event', 'present'].map(
       (name) => `insert ${name}`,
     ),

@@ -27,6 +27,8 @@ export interface ConfirmLoopOptions {
   ownsHeads(): boolean
   /** Tells the slot. */
   confirm(lsn: Lsn): void
+  /** These heads are durable and saved. */
+  saved(heads: ReadonlyMap<string, Head>): void
   /** The barrier failed, or did not find a head where it was published. */
   barrierFailed(error: Error): void
   observe: ConfirmOptions['observe']
@@ -38,6 +40,7 @@ export class ConfirmLoop {
   readonly #options: ConfirmLoopOptions
   readonly #confirmer: Confirmer
   #taken: Lsn
+  #isHeadAwaited = false
   #round: Promise<void> | undefined
 
   constructor(options: ConfirmLoopOptions) {
@@ -54,7 +57,10 @@ export class ConfirmLoop {
             options.barrierFailed(error)
             throw error
           }),
-        save: (lsn, heads) => stateStore.save(lsn, heads),
+        save: async (lsn, heads) => {
+          await stateStore.save(lsn, heads)
+          options.saved(heads)
+        },
       },
       confirmed,
     )
@@ -67,6 +73,11 @@ export class ConfirmLoop {
   /** Up to where transactions were taken to be confirmed. */
   get taken(): Lsn {
     return this.#taken
+  }
+
+  /** The next round saves the heads that have moved, also if there is nothing else to be confirmed. */
+  awaitHeads(): void {
+    this.#isHeadAwaited = true
   }
 
   /** Starts a round each second until the signal aborts. */
@@ -106,13 +117,14 @@ export class ConfirmLoop {
 
   #take(): Pending | undefined {
     const lsn = this.#options.tracker.confirmable
-    if (lsn <= this.#taken) return undefined
-    this.#taken = lsn
+    if (lsn <= this.#taken && !this.#isHeadAwaited) return undefined
+    this.#isHeadAwaited = false
+    if (lsn > this.#taken) this.#taken = lsn
     const heads = new Map<string, Head>()
     for (const queue of this.#options.queues()) {
       const head = queue.takeMoved()
       if (head) heads.set(queue.key, head)
     }
-    return { lsn, heads }
+    return { lsn: this.#taken, heads }
   }
 }

@@ -224,7 +224,7 @@ export class AffectedStreams {
     const taken = Array.from(this.#found.values(), ({ head }) => head.position)
     const { rows } = await this.#options.client.query<{ position: string | null }>(
       `select max(position) as position from outrider.incident
-       where lineage = $1 and kind = 'rejected' and position between $2 || '00000000' and $2 || 'ffffffff'`,
+       where lineage = $1 and kind = 'rejected' and position between $2 || '00000000' and $2 || '7fffffff'`,
       [this.#options.lineage.lineage, prefix],
     )
     if (rows[0]?.position) taken.push(rows[0].position)

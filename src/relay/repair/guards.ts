@@ -1,16 +1,16 @@
 import type { Redis } from 'ioredis'
+import type { RowCount } from '../../postgres/outbox/row-references.js'
 import { primaryOf } from '../../redis/client/cluster-nodes.js'
 import type { RedisClient } from '../../redis/client/connect.js'
 import { HaltError } from '../errors.js'
-import type { Missing } from './missing-rows.js'
 
-/** How much of the memory that Redis has left below `maxmemory` a repair may take. */
+/** How much of the memory that Redis has left below `maxmemory` a repair, or a request, may take. */
 const MAX_MEMORY_SHARE = 0.8
 /** An entry takes about so much more than its row's data: measured with small payloads, rounded up. */
 const ENTRY_BYTES = 400
 
 /** Is there room for what is missing? `limit`: events; `incident`: what to name in the advice. */
-export function requireRoom(missing: Missing, limit: number, free: number | undefined, incident: string): void {
+export function requireRoom(missing: RowCount, limit: number, free: number | undefined, incident: string): void {
   const { rows, bytes } = missing
   if (rows > limit) {
     const permit = `outrider incidents repair ${incident} --max ${rows}`
@@ -21,13 +21,22 @@ export function requireRoom(missing: Missing, limit: number, free: number | unde
       [permit],
     )
   }
-  const needed = bytes + rows * ENTRY_BYTES
-  if (free === undefined || needed <= free * MAX_MEMORY_SHARE) return
+  const lacking = lacksRoom(missing, free)
+  if (lacking === undefined) return
   throw new HaltError(
     'repair_lacks_memory',
+    `${lacking} Nothing is published. Raise maxmemory, or free memory, and the relay continues by itself. To leave the events out: ` +
+      `\`outrider incidents close ${incident}\`.`,
+  )
+}
+
+/** Why the events must not be appended; undefined: there is room. `free`: bytes below `maxmemory`; undefined: it has no limit. */
+export function lacksRoom({ rows, bytes }: RowCount, free: number | undefined): string | undefined {
+  const needed = bytes + rows * ENTRY_BYTES
+  if (free === undefined || needed <= free * MAX_MEMORY_SHARE) return undefined
+  return (
     `Expected room in Redis for ${rows} events, about ${megabytes(needed)} MB, found ${megabytes(free)} MB below maxmemory, ` +
-      `of which a repair takes at most ${MAX_MEMORY_SHARE * 100} %. Nothing is published. Raise maxmemory, or free memory, and the ` +
-      `relay continues by itself. To leave the events out: \`outrider incidents close ${incident}\`.`,
+    `of which at most ${MAX_MEMORY_SHARE * 100} % are used for events from the outbox.`
   )
 }
 

@@ -1,5 +1,5 @@
 import type { Head } from '../../event/head.js'
-import { type Position, parsePosition, ZERO_POSITION } from '../../event/position.js'
+import { isRequested, type Position, parsePosition, ZERO_POSITION } from '../../event/position.js'
 import { type Lsn, parseLsn } from '../../postgres/client/lsn.js'
 import type { Bound } from '../../postgres/state/checkpoints.js'
 import { type GapStream, headText, type OpenGap, REPAIRED } from '../../postgres/state/gaps.js'
@@ -75,11 +75,12 @@ export function confirmedBefore(gaps: readonly Pick<OpenGap, 'detail'>[], confir
   return lowest
 }
 
-/** The first index at a place that none of these positions has. */
+/** The first index at a place that none of these positions has. Those of requests lie above all of a repair. */
 export function firstFreeIndex(prefix: string, positions: Iterable<Position>): number {
   let first = 0
   for (const position of positions) {
-    if (position.startsWith(prefix)) first = Math.max(first, parsePosition(position).index + 1)
+    if (position.startsWith(prefix) && !isRequested(position))
+      first = Math.max(first, parsePosition(position).index + 1)
   }
   return first
 }

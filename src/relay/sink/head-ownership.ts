@@ -1,5 +1,5 @@
 import type { Head } from '../../event/head.js'
-import { isPlace, type Position, ZERO_POSITION } from '../../event/position.js'
+import { isRepairPlace, type Position, ZERO_POSITION } from '../../event/position.js'
 import type { RedisClient } from '../../redis/client/connect.js'
 import { type AppendReply, append, batchArguments, type HeadReport } from '../../redis/streams/append.js'
 import { isSoundAlone, mayHaveSoundEnd } from './sound-end.js'
@@ -66,9 +66,12 @@ export async function lookAtHead(
   return { ...look, reply: { ...reply, status: 'BEHIND', error: BEFORE_REPAIR } }
 }
 
-/** The head is saved as a repair leaves it, so any other place is one of a repair that did not come to its end. Pure. */
+/**
+ * The head is saved as a repair leaves it, so any other place of a repair is one of a repair that did not come to its end. Where a request
+ * has appended, the head stands as behind an event of WAL. Pure.
+ */
 export const isCutOff = (found: Position, saved: Position): boolean =>
-  saved !== ZERO_POSITION && isPlace(found) && found !== saved
+  saved !== ZERO_POSITION && isRepairPlace(found) && found !== saved
 
 /** Is a head of the session with this number from before the last repair of its stream? `repairedBy`: null: none did. Pure. */
 export const isBeforeRepair = (session: number | undefined, repairedBy: number | null): boolean =>

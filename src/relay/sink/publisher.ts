@@ -43,6 +43,8 @@ export class Publisher {
   #released = false
   readonly #dirty = new Set<StreamQueue>()
   #scheduled = false
+  /** Queues that are to be open without an event, and who waits for it. */
+  readonly #awaited = new Map<StreamQueue, (() => void)[]>()
 
   constructor(options: PublisherOptions) {
     this.#options = options
@@ -119,6 +121,28 @@ export class Publisher {
     return this.#streams.get(key)
   }
 
+  /**
+   * Makes the head of the stream this session's, before there is an event for it. Resolves with its queue, which is open, or refused by
+   * Redis; it may be another one a moment later. Rejects when the signal aborts.
+   */
+  async opened(key: string, signal: AbortSignal): Promise<StreamQueue> {
+    for (;;) {
+      signal.throwIfAborted()
+      const queue = this.queue(key)
+      if (queue.state === 'open' || queue.state === 'refused') return queue
+      await new Promise<void>((resolve, reject) => {
+        const aborted = () => reject(signal.reason)
+        signal.addEventListener('abort', aborted, { once: true })
+        const known = () => {
+          signal.removeEventListener('abort', aborted)
+          resolve()
+        }
+        this.#awaited.set(queue, [...(this.#awaited.get(queue) ?? []), known])
+        this.#pump(queue)
+      })
+    }
+  }
+
   /** The batch to push the next event's arguments to; `added` must follow before anything else happens. */
   batch(queue: StreamQueue, bytes: number): Batch {
     const { batchEvents, batchBytes } = this.#options.limits
@@ -165,6 +189,12 @@ export class Publisher {
     this.#pump(queue)
   }
 
+  #tell(queue: StreamQueue): void {
+    const awaiting = this.#awaited.get(queue) ?? []
+    this.#awaited.delete(queue)
+    for (const known of awaiting) known()
+  }
+
   /** Looks after deadlines, and after the streams where nothing flows: a loss is found there too. */
   tick(now: number): void {
     const { client } = this
@@ -207,7 +237,9 @@ export class Publisher {
 
   #pump(queue: StreamQueue): void {
     const { client } = this
-    if (client === undefined || !this.#released || !queue.hasWork) return
+    const isAwaited = this.#awaited.has(queue)
+    if (client === undefined || !this.#released || !(queue.hasWork || isAwaited)) return
+    if (isAwaited && (queue.state === 'open' || queue.state === 'refused')) this.#tell(queue)
     if (queue.state === 'open') {
       while (queue.isSendable && queue.inFlight < WINDOW) this.#send(client, queue)
     } else if (queue.state === 'refused') {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { placePrefix, positionOf, positionPrefix, ZERO_POSITION } from '../../event/position.js'
+import { placePrefix, positionOf, positionPrefix, requestedPosition, ZERO_POSITION } from '../../event/position.js'
 import { parseLsn } from '../../postgres/client/lsn.js'
 import { chainStart, isPhantom, type ServerWal } from './server-wal.js'
 
@@ -56,6 +56,11 @@ describe('the chain at a head that an earlier session left', () => {
   it('begins at a head that a repair has left, though what follows it is sent again', () => {
     const place = positionOf(placePrefix(3, parseLsn('0/7000')), 5)
     expect(place).toBe(at(3, '0/6FFF').replace(/0{8}$/, '00000005'))
+    expect(chain(place)).toBe(place)
+  })
+
+  it('begins at a head that a request has left: what comes again below it is in the stream', () => {
+    const place = requestedPosition(placePrefix(3, parseLsn('0/8000')), 5)
     expect(chain(place)).toBe(place)
   })
 

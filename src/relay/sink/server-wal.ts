@@ -27,7 +27,7 @@ export function chainStart(head: Head, saved: Position, server: ServerWal): Posi
   if (head.position === ZERO_POSITION) return saved
   const { timeline, lsn } = parsePosition(head.position)
   if (timeline > server.history.current || (timeline === server.history.current && lsn >= server.lsn)) return undefined
-  // A repair put the head there: no row of WAL lies at it, and those that come again lie above it.
+  // No row of WAL lies at it. What comes again lies above the place of a repair; what lies below that of a request is in the stream.
   if (isPlace(head.position)) return head.position
   return lsn < server.confirmed || isPhantom(head.position, server) ? head.position : saved
 }

@@ -1,4 +1,4 @@
-import { isPlace, parsePosition, ZERO_POSITION } from '../../event/position.js'
+import { isRepairPlace, parsePosition, ZERO_POSITION } from '../../event/position.js'
 import type { Lsn } from '../../postgres/client/lsn.js'
 import type { AppendReply } from '../../redis/streams/append.js'
 
@@ -15,7 +15,7 @@ export const isSoundAlone = ({ owner, reply }: { owner: string; reply: AppendRep
  * says so: what a repair put into the stream was committed before its position, and may have been lost behind the head. Pure.
  */
 export function endOfLost(reply: AppendReply, timeline: number): Lsn | null {
-  if (!mayHaveSoundEnd(reply) || isPlace(reply.head.position)) return null
+  if (!mayHaveSoundEnd(reply) || isRepairPlace(reply.head.position)) return null
   const position = parsePosition(reply.head.position)
   return position.timeline === timeline ? position.lsn : null
 }

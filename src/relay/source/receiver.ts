@@ -16,6 +16,7 @@ import type { ReadRow } from '../sink/met-heads.js'
 import type { Publisher } from '../sink/publisher.js'
 import type { StreamQueue } from '../sink/stream-queue.js'
 import { MAX_SMALL_COLUMN_BYTES, MAX_WHOLE_ROW_BYTES } from './kept-row.js'
+import type { ReadPosition } from './read-position.js'
 import { findExcess, type RowLimits } from './row-excess.js'
 import type { RowRouter } from './row-router.js'
 
@@ -27,6 +28,8 @@ export interface ReceiverOptions extends RowLimits {
   envelope: Envelope
   /** Rows that a repair has put back already. */
   settled: SettledRows | undefined
+  /** Is told how far was read. */
+  readPosition: ReadPosition
   /** So many rows came with one read of the socket. */
   received(rows: number): void
 }
@@ -69,7 +72,7 @@ export class Receiver {
 
   /** Takes one pgoutput message: the bytes of `data` from `start` to `end`. */
   message(data: Buffer, start: number, end: number): void {
-    const { tracker, router, history, settled } = this.#options
+    const { tracker, router, history, readPosition, settled } = this.#options
     switch (data[start]) {
       case MessageType.insert:
         this.#insert(data, start, end)
@@ -81,9 +84,11 @@ export class Receiver {
         this.#index = 0
         this.#committedAt = beginTime(data, start)
         settled?.begin(data, start)
+        readPosition.begin()
         break
       case MessageType.commit:
         tracker.commit(commitEndLsn(data, start))
+        readPosition.commit(commitEndLsn(data, start))
         break
       case MessageType.relation:
         router.relation(readRelation(data.subarray(start, end)))

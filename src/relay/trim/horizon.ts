@@ -1,5 +1,5 @@
 import { UUID } from '../../event/names.js'
-import { isPlace, type Position, parsePosition } from '../../event/position.js'
+import { isRepairPlace, type Position, parsePosition } from '../../event/position.js'
 import type { Trimmed } from '../../postgres/state/horizons.js'
 import type { FirstEvent } from '../../redis/streams/trim.js'
 
@@ -11,7 +11,7 @@ export function trimmedOf(first: FirstEvent, last: Position, timeline: number): 
   const isNone = first.position === 'none'
   if (first.position === 'unknown' || (!isNone && !UUID.test(first.id))) return undefined
   const position = isNone ? last : first.position
-  if (isPlace(position)) return undefined
+  if (isRepairPlace(position)) return undefined
   const parts = parsePosition(position)
   return parts.timeline === timeline ? { lsn: parts.lsn, first: isNone ? undefined : first.id } : undefined
 }
