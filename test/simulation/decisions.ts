@@ -99,6 +99,9 @@ export const PRODUCT = {
   boundAfterLoss: (known: GapStream, lost: GapStream): string | null =>
     known.head === lost.head && lost.snapshot !== null ? known.snapshot : null,
 
+  /** postgres/state/gaps.ts, recordLostStreams. */
+  mayRecordLoss: (holdsLock: boolean): boolean => holdsLock,
+
   /** postgres/state/repairs.ts, reopenRepaired. */
   mayReopen: (holdsLock: boolean): boolean => holdsLock,
 

@@ -1,3 +1,4 @@
+import type { Lsn } from '../../src/postgres/client/lsn.js'
 import { KEYS } from './postgres.js'
 import type { World } from './world.js'
 
@@ -35,6 +36,16 @@ function failOver(world: World): void {
   if (random.chance(0.6)) world.failback = { at: time + 2 + random.int(60), data }
 }
 
+/**
+ * From where the rows of a stream come again whose head is gone. One that was frozen may have confirmed them, and saved their head, since
+ * the leader began: a leader that streams reads them again, and misses the head only where it expects one.
+ */
+function readAgainFrom({ leader, state }: World, key: string): Lsn {
+  if (!leader?.streaming || leader.streaming.expects(key)) return state.confirmed
+  const { confirmed } = leader.server
+  return confirmed < state.confirmed ? confirmed : state.confirmed
+}
+
 export const FAULTS: readonly Fault[] = [
   {
     name: 'FLUSHALL',
@@ -48,9 +59,10 @@ export const FAULTS: readonly Fault[] = [
     inflict: (world) => {
       const key = keyOf(world)
       world.redis.data.heads.delete(key)
-      // No one knows any longer what is in the stream and not confirmed.
+      // No one knows any longer what is in the stream and comes again.
+      const again = readAgainFrom(world, key)
       for (const { row } of world.redis.entriesFrom(key, null)) {
-        if (row.transaction.commitLsn >= world.state.confirmed) row.isForgotten = true
+        if (row.transaction.commitLsn >= again) row.isForgotten = true
       }
     },
   },

@@ -5,7 +5,7 @@ import type { World } from './world.js'
 /**
  * What the streams must hold in the end. Allowed, as docs/healing.md says:
  * an event twice whose commit waited for a standby when a repair began or a checkpoint was taken, or whose stream lost its head before
- * it was confirmed;
+ * it was confirmed, or before a relay opened the stream that had begun when it was not confirmed;
  * late, whose commit waited for a standby when a repair began, or which the publication left out;
  * in the order of `seq`, where both were put back and `track_commit_timestamp` is off.
  */

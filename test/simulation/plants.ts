@@ -92,6 +92,7 @@ export const PLANTS: readonly Plant[] = [
     decisions: { placePrefix: (timeline, lsn) => positionPrefix(timeline, lsn - 1n) },
   },
   { name: 'order-by-id', shows: /^out of order/, decisions: { comesBefore: (one, other) => other.seq - one.seq } },
+  { name: 'loss-recorded-without-lock', shows: /^doubled/, from: 20_872_877, decisions: { mayRecordLoss: () => true } },
   { name: 'newest-ids-only', shows: /^doubled/, decisions: { idsRead: (entries) => entries.slice(-3) } },
   { name: 'repaired-by-ignored', shows: LOST, from: 1683, decisions: { isBeforeRepair: () => false } },
   { name: 'every-stream-filtered', shows: LOST, decisions: { isConcerned: () => true } },

@@ -21,7 +21,7 @@ export interface Row {
   seq: number
   /** The publication left it out. */
   hidden: Hole | undefined
-  /** The head of its stream was deleted before it was confirmed. */
+  /** The head of its stream was deleted before it was confirmed, or while the leader did not know that it was. */
   isForgotten: boolean
   /** A session that no longer leads appended it. */
   isStray: boolean

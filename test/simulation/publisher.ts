@@ -80,6 +80,11 @@ export class Publisher {
     return [...this.queues.keys(), ...this.#idle.keys()]
   }
 
+  /** Up to where the stream must be there; `ZERO_POSITION`: it may lack everything. */
+  expected(key: string): Position {
+    return this.queues.get(key)?.acknowledged ?? this.#idle.get(key) ?? ZERO_POSITION
+  }
+
   #chain(head: Head, saved: Position): Position | undefined {
     return this.#world.decisions.chainStart(head, saved, this.#session.server as ServerWal)
   }
@@ -157,7 +162,7 @@ export class Publisher {
   *probe(key: string): Steps {
     const queue = this.queues.get(key)
     if (queue?.state === 'new') return
-    yield* this.#verify(key, queue?.acknowledged ?? this.#idle.get(key) ?? ZERO_POSITION)
+    yield* this.#verify(key, this.expected(key))
   }
 
   *#verify(key: string, expected: Position): Steps<AppendReply> {

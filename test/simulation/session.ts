@@ -121,7 +121,7 @@ export class Session {
     }
     yield
     this.#world.say(`${this.id} records ${JSON.stringify([...lost])}`)
-    state.recordLostStreams(lost)
+    if (!state.recordLostStreams(this.holdsLock, lost)) throw new SessionEnd('the lock is not held any longer')
   }
 
   /** src/relay/sink/found-again.ts */

@@ -141,14 +141,16 @@ export class State {
     return gap
   }
 
-  /** gaps.ts */
-  recordLostStreams(streams: ReadonlyMap<string, GapStream>): void {
+  /** gaps.ts: false where another session leads. */
+  recordLostStreams(holdsLock: boolean, streams: ReadonlyMap<string, GapStream>): boolean {
+    if (!this.#decisions.mayRecordLoss(holdsLock)) return false
     const gap = this.openGap('stream_behind', {})
     for (const [key, lost] of streams) {
       const known = gap.streams.get(key)
       if (known) known.snapshot = this.#decisions.boundAfterLoss(known, lost)
       else gap.streams.set(key, { ...lost })
     }
+    return true
   }
 
   /** missing-rows.ts, PresentIds */

@@ -1,5 +1,5 @@
 import type { Head } from '../../src/event/head.js'
-import { positionPrefix } from '../../src/event/position.js'
+import { positionPrefix, ZERO_POSITION } from '../../src/event/position.js'
 import { formatLsn, type Lsn } from '../../src/postgres/client/lsn.js'
 import type { Checkpoint } from '../../src/postgres/state/checkpoints.js'
 import { TransactionTracker } from '../../src/relay/confirm/transaction-tracker.js'
@@ -54,6 +54,11 @@ export class Streaming {
 
   get isIdle(): boolean {
     return this.isReleased && this.#publisher.isIdle
+  }
+
+  /** Is the loss of the head of this stream noticed? */
+  expects(key: string): boolean {
+    return this.#publisher.expected(key) !== ZERO_POSITION
   }
 
   *run(): Steps {
