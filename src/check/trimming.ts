@@ -1,11 +1,11 @@
 import type { Config } from '../config/schema.js'
-import { EVERY_STREAM } from '../config/trimming.js'
+import { isLeftToDefault } from '../config/trimming.js'
 import { type Finding, inConfiguration, warning } from './finding.js'
 import type { SetupFacts } from './setup-facts.js'
 
 /** An upgrade does not begin to trim by itself. Pure. */
 export function assessTrimming({ trims }: Pick<SetupFacts, 'trims'>, { streams }: Pick<Config, 'streams'>): Finding[] {
-  if (trims !== false || streams[EVERY_STREAM]?.retention !== undefined) return []
+  if (trims !== false || !isLeftToDefault(streams)) return []
   return [
     warning({
       id: 'streams-not-trimmed',

@@ -32,3 +32,8 @@ export function trimPolicyOf(streams: Config['streams'], stream: string, byDefau
   if (!byDefault) return { retention: undefined, maxFinished, ...others }
   return { ...DEFAULT_TRIM, ...(maxFinished !== undefined && { maxFinished }), ...others }
 }
+
+/** Does the configuration leave it to the installation whether streams without settings of their own are trimmed? Pure. */
+export function isLeftToDefault({ [EVERY_STREAM]: every }: Config['streams']): boolean {
+  return every?.retention === undefined && every?.maxFinished === undefined && every?.maxLength === undefined
+}

@@ -44,9 +44,22 @@ const retired = async () =>
 
 test('starts a new lineage with a slot of its own, and retires the old one', async () => {
   await client.query('select pg_drop_replication_slot($1)', [slot])
+  await client.query('update outrider.lineage set trims = false')
+  await client.query("insert into outrider.consumer_group values ($1, 'orders', 'billing', '5-0', '4-0', '4-0')", [
+    old.lineage,
+  ])
   const { code, text } = await run({ answer: true })
   expect(code).toBe(0)
   const lineage = (await currentLineage(client, slot))!
+  // Streams are trimmed as before, and not past what a group of before may not have finished.
+  const { rows } = await client.query(
+    `select trims, stream_key, consumer_group, floor, dead_entry
+     from outrider.consumer_group join outrider.lineage using (lineage) where lineage = $1`,
+    [lineage.lineage],
+  )
+  expect(rows).toEqual([
+    { trims: false, stream_key: 'orders', consumer_group: 'billing', floor: '0-0', dead_entry: '0-0' },
+  ])
   expect(lineage).toMatchObject({
     slot,
     source: old.source,

@@ -2,7 +2,7 @@ import { pause } from '../../base/backoff.js'
 import { inBatches } from '../../base/in-batches.js'
 import { every } from '../../base/interval.js'
 import type { Config } from '../../config/schema.js'
-import { EVERY_STREAM, type TrimPolicy, trimPolicyOf } from '../../config/trimming.js'
+import { isLeftToDefault, type TrimPolicy, trimPolicyOf } from '../../config/trimming.js'
 import { timeOf } from '../../event/entry-id.js'
 import { deadKey, streamOf } from '../../event/names.js'
 import type { Position } from '../../event/position.js'
@@ -83,6 +83,8 @@ export class Trimmer {
   readonly #schedule = new LookSchedule()
   #trimming: Trimming | undefined
   #isRunning = false
+  /** Streams that this session has looked at. */
+  readonly #looked = new Set<string>()
   /** Streams whose horizon may not cover yet what was trimmed. */
   readonly #unsaved = new Set<string>()
   /** Streams whose last look failed: that is said once. */
@@ -124,7 +126,7 @@ export class Trimmer {
     const { config, log, stateStore } = this.#options
     await this.#groups.load()
     const trimming = await stateStore.inTurn((postgres) => readTrimming(postgres, stateStore.lineage.lineage))
-    if (!trimming.byDefault && config.streams[EVERY_STREAM]?.retention === undefined) log.info(NOT_BY_DEFAULT)
+    if (!trimming.byDefault && isLeftToDefault(config.streams)) log.info(NOT_BY_DEFAULT)
     return trimming
   }
 
@@ -151,10 +153,11 @@ export class Trimmer {
     const { metrics, stateStore } = this.#options
     const { lineage } = stateStore.own
     const own = this.#policyOf(key)
-    const survey = await surveyForTrim(client, key, {
-      ...{ lineage, policy: policyText(own), retired: this.#trimming?.retired ?? [] },
-    })
+    // Once: a lineage that has ended here may publish from another copy of this database, and says again what it keeps.
+    const retired = this.#looked.has(key) ? [] : (this.#trimming?.retired ?? [])
+    const survey = await surveyForTrim(client, key, { lineage, policy: policyText(own), retired })
     if (survey === undefined) return
+    this.#looked.add(key)
     const others = new Map([...survey.policies].filter(([other]) => other !== lineage))
     const policy = sharedPolicy(own, others.values())
     const facts: TrimFacts = { ...survey, policy, missing: await this.#groups.seen(key, survey.groups, policy.groups) }
