@@ -42,8 +42,7 @@ function failOver(world: World): void {
  */
 function readAgainFrom({ leader, state }: World, key: string): Lsn {
   if (!leader?.streaming || leader.streaming.expects(key)) return state.confirmed
-  const { confirmed } = leader.server
-  return confirmed < state.confirmed ? confirmed : state.confirmed
+  return leader.server.confirmed
 }
 
 export const FAULTS: readonly Fault[] = [
