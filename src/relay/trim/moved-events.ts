@@ -15,13 +15,14 @@ const CLOCK_SKEW_MS = 60_000
 /**
  * Records the events that the groups of a stream have moved out of it: until their next attempt, as dead letters, or from there to the
  * end of the stream. A repair must put them back although the stream was trimmed past their rows. Resolves with whether all are recorded;
- * else it continues the next time.
+ * else it continues the next time. `onRecorded` hears of their ids; of those of the last minute again.
  */
 export async function recordMoved(
   client: RedisClient,
   stateStore: StateStore,
   key: string,
   groups: Pick<KnownGroups, 'of' | 'advance'>,
+  onRecorded: (ids: readonly string[]) => void = () => {},
 ): Promise<boolean> {
   let isComplete = true
   for (const group of groups.of(key)) {
@@ -31,6 +32,7 @@ export async function recordMoved(
     const replayed = await read(client, stateStore, replayedKey(key, group.name), group.replayedEntry)
     const ids = [...waiting.ids, ...dead.ids, ...replayed.ids]
     await stateStore.inTurn((postgres) => saveMoved(postgres, stateStore.lineage.lineage, key, ids))
+    onRecorded(ids)
     await groups.advance(group, { waitingEntry: waiting.mark, deadEntry: dead.mark, replayedEntry: replayed.mark })
     isComplete &&= waiting.isComplete && dead.isComplete && replayed.isComplete
   }

@@ -29,7 +29,7 @@ import { HeldError, isOfStream } from './held-error.js'
 import { trimmedOf } from './horizon.js'
 import { KnownGroups } from './known-groups.js'
 import { LookSchedule, type ReachedStream } from './look-schedule.js'
-import { recordMoved } from './moved-events.js'
+import { MovedMarks } from './moved-marks.js'
 import { policyText, sharedPolicy } from './shared-policy.js'
 import { planTrim, type TrimFacts, type TrimPlan } from './trim-plan.js'
 
@@ -80,6 +80,7 @@ export class Trimmer {
   readonly #options: TrimmerOptions
   readonly #connection: SideConnection
   readonly #groups: KnownGroups
+  readonly #moved: MovedMarks
   readonly #schedule = new LookSchedule()
   #trimming: Trimming | undefined
   #isRunning = false
@@ -93,6 +94,7 @@ export class Trimmer {
   constructor(options: TrimmerOptions) {
     this.#options = options
     this.#groups = new KnownGroups(options.stateStore)
+    this.#moved = new MovedMarks({ ...options, groups: this.#groups })
     this.#connection = new SideConnection({
       connect: () => options.connectRedis(COMMAND_TIMEOUT_MS),
       isHarmless: isOfStream,
@@ -125,6 +127,7 @@ export class Trimmer {
   async #load(): Promise<Trimming> {
     const { config, log, stateStore } = this.#options
     await this.#groups.load()
+    await this.#moved.load()
     const trimming = await stateStore.inTurn((postgres) => readTrimming(postgres, stateStore.lineage.lineage))
     if (!trimming.byDefault && isLeftToDefault(config.streams)) log.info(NOT_BY_DEFAULT)
     return trimming
@@ -174,6 +177,9 @@ export class Trimmer {
     }
     if (this.#unsaved.has(key)) await this.#saveHorizon(work)
     await this.#trimDead(client, key, own, survey.now)
+    if (this.#moved.isDue(key, performance.now(), policy.retention)) {
+      await this.#moved.forget(client, key, [...facts.groups, ...facts.missing], () => isSound(work))
+    }
   }
 
   async #shorten(work: Work, { step, cut }: TrimPlan, known: readonly GroupFloor[]): Promise<void> {
@@ -252,7 +258,7 @@ export class Trimmer {
     const { key, position } = head
     const findIt = async () => asItMust(await findFirst(client, head, stateStore.lineage.source, others))
     const first = await findIt()
-    const isRecorded = await recordMoved(client, stateStore, key, this.#groups)
+    const isRecorded = await this.#moved.record(client, key)
     if (!isRecorded || (await findIt()).id !== first.id) return
     const trimmed = trimmedOf(first, position, timeline)
     if (trimmed) await stateStore.inTurn((postgres) => saveHorizon(postgres, stateStore.own, key, trimmed))
@@ -280,6 +286,10 @@ function asItMust<T>(found: T | undefined): T {
     'Expected the stream as this session left it, found that it has lost events, or that another relay publishes to it now.',
   )
 }
+
+/** May the stream be trimmed? Then it has everything that it should have. Nothing is before that entry. */
+const isSound = async ({ client, head, others }: Work): Promise<boolean> =>
+  (await trim(client, head, { upTo: '0-1', most: undefined }, [], others)) !== undefined
 
 const NOT_BY_DEFAULT = 'streams without a retention are not trimmed: an earlier version set up this installation'
 
