@@ -20,7 +20,11 @@ export interface AuditOptions {
   /** Events without counterpart that are held in memory, 17 to 51 bytes each. */
   maxUnmatched?: number
   progress?: (progress: AuditProgress) => void
+  /** Is given all missing events, some at a time, by their id and the key of their stream. */
+  missing?: (events: readonly MissingEvent[]) => Promise<void>
 }
+
+export type MissingEvent = readonly [id: string, key: string]
 
 export interface AuditProgress {
   /** `compare`, then what lacks its counterpart is looked up. */

@@ -4,7 +4,7 @@ import { awaitConfirmed, type Bounds, readNewest, readRejected } from './bounds.
 import { Comparison, type Share } from './comparison.js'
 import { differingFields, digestOf, hashEvent } from './digest.js'
 import { type AuditedEntry, addedAt } from './entries.js'
-import type { AuditOptions, AuditProgress } from './options.js'
+import type { AuditOptions, AuditProgress, MissingEvent } from './options.js'
 import type { AuditedRow, OutboxRows } from './rows.js'
 import { type KnownStreams, readEntries, readStreams, type StreamSelection, slicesOf, TrimmedRows } from './streams.js'
 import { onOneSnapshot, TableScan } from './table-scan.js'
@@ -42,6 +42,8 @@ export class Pass {
   #settled = false
   readonly #copies = new Map<string, AuditedEntry[]>()
   readonly #progress: AuditProgress
+  /** Found on the page that is read. */
+  #missing: MissingEvent[] = []
 
   constructor(context: AuditContext, share: Share, split: (share: Share) => void) {
     this.#context = context
@@ -199,7 +201,9 @@ export class Pass {
     const lack = trimmed.lackOf(row.stream, row.xid)
     this.#comparison.mark(event, lack === 'missing' ? Flag.missing : Flag.trimmed)
     tally.lacks(row.stream, lack)
-    if (lack === 'missing') tally.list({ kind: lack, ...nameOf(row) })
+    if (lack !== 'missing') return
+    tally.list({ kind: lack, ...nameOf(row) })
+    if (this.#context.options.missing) this.#missing.push([row.id, row.stream])
   }
 
   #explainAltered(row: AuditedRow): void {
@@ -220,8 +224,18 @@ export class Pass {
     const { options, rows, selection } = this.#context
     await onOneSnapshot(options.postgres, !rows.own, async () => {
       const scan = new TableScan(rows, await rows.parts(), { stream: selection.name }, take)
-      await scan.readUntil(Infinity, () => this.#tell('look up'))
+      await scan.readUntil(Infinity, () => {
+        this.#tell('look up')
+        return this.#tellMissing()
+      })
     })
+  }
+
+  async #tellMissing(): Promise<void> {
+    if (this.#missing.length === 0) return
+    const missing = this.#missing
+    this.#missing = []
+    await this.#context.options.missing?.(missing)
   }
 
   async #readEntries(

@@ -71,5 +71,23 @@ export interface AuditReport {
   findings: AuditFinding[]
 }
 
+/** What became of the missing events of a report. */
+export interface AuditRepair {
+  /** The number of the request; null: nothing was missing. */
+  request: string | null
+  /** Events that were missing when the audit found them. */
+  requested: number
+  /** Events that the relay has appended; null: it was not waited for. */
+  appended: number | null
+  /** Events that were in their streams, or had left the outbox, when the relay began. */
+  leftOut: number
+  gone: number
+  rejected: number
+}
+
 export const hasFindings = ({ counts, missingAmongTrimmed }: AuditReport): boolean =>
   counts.missing + counts.extra + counts.altered + missingAmongTrimmed > 0
+
+/** What is left of them after the repair. */
+export const hasFindingsLeft = (report: AuditReport, { requested, appended, leftOut }: AuditRepair): boolean =>
+  hasFindings({ ...report, counts: { ...report.counts, missing: 0 } }) || requested > (appended ?? 0) + leftOut

@@ -17,7 +17,7 @@ export class TableScan {
   }
 
   /** Reads on until every part has rows from `time` on, or ends. `page` is called after each page. */
-  async readUntil(time: number, page: () => void): Promise<void> {
+  async readUntil(time: number, page: () => void | Promise<void>): Promise<void> {
     for (const part of this.#reached.keys()) {
       while (part.next < part.blocks && (this.#reached.get(part) as number) < time) {
         let newest = -Infinity
@@ -26,7 +26,7 @@ export class TableScan {
           this.#take(row)
         })
         if (newest > -Infinity) this.#reached.set(part, newest)
-        page()
+        await page()
       }
     }
   }

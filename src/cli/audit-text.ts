@@ -1,5 +1,11 @@
 import type { AuditProgress } from '../audit/options.js'
-import { type AuditFinding, type AuditReport, hasFindings, type StreamReport } from '../audit/report.js'
+import {
+  type AuditFinding,
+  type AuditRepair,
+  type AuditReport,
+  hasFindings,
+  type StreamReport,
+} from '../audit/report.js'
 import { printable } from './output.js'
 import { table } from './table.js'
 
@@ -27,6 +33,21 @@ export function describeReport(report: AuditReport): string {
     compared,
     ...(hasFindings(report) ? describeFindings(report) : ['Nothing is missing, extra or altered.']),
     ...describeNotKnown(report),
+  ].join('\n')
+}
+
+/** What became of the missing events, for a person. */
+export function describeRepair({ request, requested, appended, leftOut, gone, rejected }: AuditRepair): string {
+  if (request === null) return 'Nothing is missing, so that nothing is appended.'
+  if (appended === null) return `The relay appends ${plural(requested, 'missing event')}: request ${request}.`
+  const counts: [number, string][] = [
+    [leftOut, 'had their entry, or had left the outbox, when the relay began'],
+    [gone, 'left the outbox before their turn'],
+    [rejected, 'could not be published, each with an incident: outrider incidents'],
+  ]
+  return [
+    `Appended ${number(appended)} of ${plural(requested, 'missing event')}: request ${request}.`,
+    ...counts.filter(([count]) => count > 0).map(([count, text]) => `  ${number(count)}  ${text}`),
   ].join('\n')
 }
 

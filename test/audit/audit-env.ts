@@ -1,4 +1,4 @@
-import type { AuditReport } from '../../src/audit/report.js'
+import type { AuditRepair, AuditReport } from '../../src/audit/report.js'
 import { auditStreams } from '../../src/cli/audit.js'
 import type { Config } from '../../src/config/schema.js'
 import { formatLsn } from '../../src/postgres/client/lsn.js'
@@ -8,6 +8,8 @@ import { until } from '../../testkit/services/index.js'
 import { createRelayEnv, type RelayEnv, type RelayEnvOptions } from '../relay/relay-env.js'
 import { runCommand } from '../support/command.js'
 
+type Flags = Record<string, string | boolean>
+
 /** A relay's servers, and audits of them. */
 export interface AuditEnv extends RelayEnv {
   /** Takes and saves a checkpoint, as the relay does. Every row must be in its stream. */
@@ -16,15 +18,18 @@ export interface AuditEnv extends RelayEnv {
   publish(stream: string, count: number): Promise<string[]>
   /** The entry of an event. */
   entryOf(stream: string, id: string): Promise<string>
-  audit(flags?: Record<string, string>, config?: Partial<Config>): Promise<{ code: number; report: AuditReport }>
+  audit(
+    flags?: Flags,
+    config?: Partial<Config>,
+  ): Promise<{ code: number; report: AuditReport & { repair?: AuditRepair } }>
   /** The report as a person sees it. */
-  auditText(flags?: Record<string, string>): Promise<string>
+  auditText(flags?: Flags): Promise<string>
 }
 
 export async function createAuditEnv(options: RelayEnvOptions = {}): Promise<AuditEnv> {
   const env = await createRelayEnv(options)
   const { lineage } = (await currentLineage(env.postgres, env.slot))!
-  const run = (flags: Record<string, string>, json: boolean, config: Partial<Config> = {}) =>
+  const run = (flags: Flags, json: boolean, config: Partial<Config> = {}) =>
     runCommand(auditStreams, env.variables.OUTRIDER_POSTGRES_URL!, {
       config: { redis: { url: env.server.url, connectTimeout: 5_000 }, slot: env.slot, ...config },
       flags: { wait: '0s', ...flags },
