@@ -7,6 +7,7 @@ import { tail } from '../../testkit/services/process.js'
 import { TcpProxy } from '../../testkit/services/proxy.js'
 import { relayTest as base, type RelayEnv } from './relay-env.js'
 import { Release } from './release.js'
+import { REPAIR } from './repair-env.js'
 
 interface Lagging {
   env: RelayEnv
@@ -62,11 +63,11 @@ const test = base.extend<{ lagging: Lagging }>({
   },
 })
 
-test('a standby without the last session is promoted: after 20 s of silence the relay takes over what that session left', async ({
+test('a standby without the last session is promoted: after 20 s of silence the relay takes over what that session left, and a repair appends after it', async ({
   lagging: { env, primary, standby, standbyDatabase, address, published },
   onTestFinished,
 }) => {
-  const relay = await env.relay({ OUTRIDER_DURABILITY: 'memory' })
+  const relay = await env.relay({ OUTRIDER_DURABILITY: 'memory', ...REPAIR })
   await relay.streaming()
   const lost = await env.insert('orders')
   await until(async () => (await env.ids('orders')).length === 2)
@@ -103,9 +104,17 @@ test('a standby without the last session is promoted: after 20 s of silence the 
   expect(await incidents()).toHaveLength(1)
   const publish = async (stream: string): Promise<string> =>
     (await connection.query("select outrider.publish($1, 'test.happened', '{}') as id", [stream])).rows[0].id
+  await connection.query("alter publication outrider set (publish = 'update')")
+  const unseen = await publish('orders')
+  await connection.query("alter publication outrider set (publish = 'insert')")
+  const closed = { reason: 'publication_changed', resolution: 'repaired: 1 events put back' }
+  await until(async () => (await incidents()).some(({ resolution }) => resolution === closed.resolution))
+  expect(await incidents()).toMatchObject([closed, phantoms])
+  expect(await env.ids('orders')).toEqual([...(published.orders as string[]), lost, unseen])
+  await relay.streaming()
   const [order, user] = [await publish('orders'), await publish('users')]
-  await until(async () => (await env.ids('users')).length === 2 && (await env.ids('orders')).length === 3)
-  expect(await env.ids('orders')).toEqual([...(published.orders as string[]), lost, order])
+  await until(async () => (await env.ids('users')).length === 2 && (await env.ids('orders')).length === 4)
+  expect(await env.ids('orders')).toEqual([...(published.orders as string[]), lost, unseen, order])
   expect(await env.ids('users')).toEqual([...(published.users as string[]), user])
 })
 

@@ -105,42 +105,52 @@ export async function advanceSlot(env: RelayEnv): Promise<void> {
 }
 
 /**
- * Steps of a repair, by the column of `outrider.repair` that it writes then:
+ * Steps of a repair, by what it writes then:
  *
+ *     slot      the slot is there, and where it begins is not recorded
  *     found     the ids of all streams are read, and the heads are where they were
  *     put_back  the first page of rows is put back
  */
-export type RepairStep = 'found' | 'put_back'
+export type RepairStep = 'slot' | 'found' | 'put_back'
 
 export interface HeldRepair {
   /** Until the repair waits there. */
   reached(): Promise<void>
   /** The repair continues, and no later one is held. */
   release(): Promise<void>
+  /** The same where the relay was killed: what it was writing is rolled back. */
+  rollBack(): Promise<void>
 }
 
 /** Holds the next repair at a step. */
 export async function holdRepair(env: RelayEnv, step: RepairStep): Promise<HeldRepair> {
   const holder = await env.database.connect()
   await holder.query('select pg_advisory_lock(20101)')
+  const written =
+    step === 'slot'
+      ? 'of confirmed_lsn on outrider.lineage for each row'
+      : `of ${step} on outrider.repair for each row when (new.session = old.session and new.${step} is not null)`
   await env.postgres.query(
     `create function outrider.hold_repair() returns trigger language plpgsql as $$
      begin perform pg_advisory_xact_lock_shared(20101); return new; end $$;
-     create trigger hold_repair before update of ${step} on outrider.repair for each row
-     when (new.session = old.session and new.${step} is not null) execute function outrider.hold_repair()`,
+     create trigger hold_repair before update ${written} execute function outrider.hold_repair()`,
   )
+  const waiting = `from ${LOCK_WAITS} where locktype = 'advisory' and objid = 20101`
+  const release = async () => {
+    await holder.end()
+    await env.postgres.query('drop function outrider.hold_repair() cascade')
+  }
   return {
     async reached() {
-      await until(
-        async () =>
-          (await env.postgres.query(`select from ${LOCK_WAITS} where locktype = 'advisory' and objid = 20101`))
-            .rowCount,
-        { message: `the repair to write ${step}` },
-      )
+      await until(async () => (await env.postgres.query(`select ${waiting}`)).rowCount, {
+        message: `the repair to write ${step}`,
+      })
     },
-    async release() {
-      await holder.end()
-      await env.postgres.query('drop function outrider.hold_repair() cascade')
+    release,
+    async rollBack() {
+      await env.postgres.query(`select pg_terminate_backend(pid) ${waiting}`)
+      await until(async () => (await env.postgres.query(`select ${waiting}`)).rowCount === 0)
+      await release()
     },
   }
 }

@@ -10,6 +10,7 @@ import {
   advanceSlot,
   checkpoint,
   holdRepair,
+  openTransaction,
   putBack,
   REPAIR,
   repaired,
@@ -296,4 +297,119 @@ describe.concurrent('a repair', () => {
     await putBack(env)
     expect(await env.ids('orders')).toEqual(ids)
   })
+
+  test('of a stream whose rows are gone puts back nothing, once, and events flow, also after a restart', async ({
+    env,
+  }) => {
+    const relay = await env.streamingRelay(REPAIR)
+    await someEvents(env)
+    await env.postgres.query('delete from outrider.outbox')
+    await env.redis.del('orders')
+    expect(await repaired(env)).toMatchObject([{ resolution: 'repaired: 0 events put back' }])
+    await relay.streaming()
+    const ids = [await env.insert('orders')]
+    await saved(env, 1, ids[0])
+    await relay.stop()
+    const again = await env.streamingRelay(REPAIR)
+    ids.push(await env.insert('orders'))
+    await saved(env, 1, ids[1])
+    expect(await env.ids('orders')).toEqual(ids)
+    expect(await again.metric('outrider_sessions_total')).toBe(1)
+    expect(await repaired(env)).toHaveLength(1)
+  })
+
+  test('waits while Redis has no memory for what it puts back, and continues where it was', async ({ env }) => {
+    const { relay, ids, held } = await heldWhilePuttingBack(env)
+    const sessions = async () => (await env.postgres.query('select from outrider.session')).rowCount ?? 0
+    const before = await sessions()
+    await env.redis.config('SET', 'maxmemory', '1')
+    await held.release()
+    await relay.is({ state: 'blocked', reason: 'redis_oom' })
+    expect(await env.redis.xlen('orders')).toBeLessThan(ids.length)
+    await env.redis.config('SET', 'maxmemory', '0')
+    await repaired(env)
+    expect(await env.ids('orders')).toEqual(ids)
+    // That of the repair, and the one that streams afterwards.
+    expect(await sessions()).toBe(before + 1)
+  })
+
+  test('ends within the grace period of a pod when it is stopped, and the next relay continues it', async ({ env }) => {
+    const { relay, ids, held } = await heldWhilePuttingBack(env)
+    const began = performance.now()
+    expect(await relay.stop()).toBe(0)
+    expect(performance.now() - began).toBeLessThan(10_000)
+    expect(await listIncidents(env.postgres)).toMatchObject([{ reason: 'stream_behind', repairedAt: null }])
+    await held.release()
+    await env.relay(REPAIR)
+    await repaired(env)
+    expect(await env.ids('orders')).toEqual(ids)
+  })
+
+  test('that is killed when it has created the slot, and not recorded where that begins, loses nothing', async ({
+    env,
+  }) => {
+    const first = await env.streamingRelay(REPAIR)
+    const ids = await someEvents(env)
+    await first.stop()
+    await dropSlot(env)
+    ids.push(await env.insert('orders'))
+    const held = await holdRepair(env, 'slot')
+    const relay = await env.relay(REPAIR)
+    await held.reached()
+    await relay.kill()
+    ids.push(await env.insert('orders'))
+    const { rows } = await env.postgres.query(
+      'select confirmed_flush_lsn > confirmed_lsn as ahead from outrider.lineage join pg_replication_slots on slot_name = slot',
+    )
+    expect(rows).toEqual([{ ahead: true }])
+    await held.rollBack()
+    await env.relay(REPAIR)
+    await repaired(env)
+    await until(async () => (await env.ids('orders')).length === ids.length)
+    expect(await env.ids('orders')).toEqual(ids)
+  })
+
+  test('that a person closes while it waits for a transaction disturbs no session, and that transaction is published', async ({
+    env,
+  }) => {
+    const first = await env.streamingRelay(REPAIR)
+    const ids = await someEvents(env)
+    const open = await openTransaction(env, 2)
+    await env.redis.flushall()
+    await putBack(env)
+    await first.streaming()
+    const sessions = 'select from outrider.session'
+    const before = (await env.postgres.query(sessions)).rowCount
+    const [incident] = await listIncidents(env.postgres)
+    await closeIncident(env.postgres, incident!.id)
+    ids.push(await env.insert('orders'))
+    await open.client.query('commit')
+    await open.client.end()
+    ids.push(...open.ids, await env.insert('orders'))
+    await saved(env, 1, ids.at(-1))
+    expect(await env.ids('orders')).toEqual(ids)
+    expect((await env.postgres.query(sessions)).rowCount).toBe(before)
+    await first.stop()
+    const again = await env.streamingRelay(REPAIR)
+    ids.push(await env.insert('orders'))
+    await saved(env, 1, ids.at(-1))
+    expect(await env.ids('orders')).toEqual(ids)
+    expect(await again.metric('outrider_sessions_total')).toBe(1)
+    expect(await listIncidents(env.postgres, { closed: true })).toMatchObject([{ resolution: 'closed by an operator' }])
+  })
 })
+
+/** FLUSHALL, and the repair waits when it has handed on the first 1,000 of 3,000 events. */
+async function heldWhilePuttingBack(env: RelayEnv) {
+  const relay = await env.streamingRelay(REPAIR)
+  await env.postgres.query(
+    "insert into outrider.outbox (stream, type, data) select 'orders', 'test.happened', '{}' from generate_series(1, 3000)",
+  )
+  await until(async () => (await env.redis.xlen('orders')) === 3_000)
+  const ids = await env.ids('orders')
+  await saved(env, 1, ids.at(-1))
+  const held = await holdRepair(env, 'put_back')
+  await env.redis.flushall()
+  await held.reached()
+  return { relay, ids, held }
+}
