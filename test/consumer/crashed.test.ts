@@ -11,10 +11,10 @@ import { Gate, leaveBehind, pendingOf } from './watch.js'
 
 const script = fileURLToPath(new URL('./crash-worker.ts', import.meta.url))
 
-/** Starts a worker; `ended` resolves with the signal that ended it. `calls`: the handlers' calls as they began. */
-function startWorker({ server, database }: ConsumerEnv) {
+/** Starts a worker that dies once so many calls have begun; `ended` resolves with the signal that ended it. `calls`: the handlers' calls as they began. */
+function startWorker({ server, database }: ConsumerEnv, begun = 1) {
   const child = spawn(process.execPath, ['--import', 'tsx', script], {
-    env: { ...process.env, WORKER_REDIS: server.url, WORKER_POSTGRES: database.url },
+    env: { ...process.env, WORKER_REDIS: server.url, WORKER_POSTGRES: database.url, WORKER_BEGUN: String(begun) },
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   const pid = child.pid as number
@@ -39,7 +39,7 @@ test('an event that kills its worker is dead-lettered after five deliveries, and
   const all: { n: number; attempt: number }[][] = []
   let survivor: ReturnType<typeof startWorker> | undefined
   while (!survivor && all.length < 10) {
-    const worker = startWorker(env)
+    const worker = startWorker(env, all.length === 0 ? ids.length : 1)
     const died = await Promise.race([worker.ended, until(isDead).then(() => undefined)])
     if (died === 'SIGKILL') all.push(worker.calls)
     else survivor = worker
