@@ -34,6 +34,14 @@ export async function readStreamEnd(client: RedisClient, key: string): Promise<S
 }
 
 /**
+ * Rejects with the error of Redis where this user may not write to a stream, or to its head. Writes nothing: the permission is that of
+ * a script which names the keys.
+ */
+export async function verifyWritable(client: RedisClient, key: string, lineage: string): Promise<void> {
+  await endScript.call(client, [key, headKey(key, lineage)], [])
+}
+
+/**
  * Moves the head of a stream to a place, for `session`, unless it is another one than was `found` (an empty session: none), or the
  * stream has lost entries since it was at `found.end`. Rejects with the error of Redis.
  */

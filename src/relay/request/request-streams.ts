@@ -11,7 +11,8 @@ import {
   requestedStreams,
 } from '../../postgres/state/requests.js'
 import type { RedisClient } from '../../redis/client/connect.js'
-import { readEventIds, readStreamEnd } from '../../redis/streams/repair.js'
+import { classifyRedisError } from '../../redis/client/errors.js'
+import { readEventIds, readStreamEnd, verifyWritable } from '../../redis/streams/repair.js'
 import { PresentIds } from '../repair/missing-rows.js'
 import type { Publisher } from '../sink/publisher.js'
 import type { StreamQueue } from '../sink/stream-queue.js'
@@ -107,11 +108,25 @@ export class RequestStreams {
 
   async #open(key: string): Promise<StreamQueue> {
     const { publisher, signal } = this.#options
+    if (publisher.queue(key).state === 'new') await this.#verifyWritable(key)
     const queue = await publisher.opened(key, signal)
     if (queue.state === 'open') return queue
     throw new RequestRefusedError(
       `Redis refuses the stream ${key} (${queue.refusal}). Correct its key, or leave the stream out, and run the command again.`,
     )
+  }
+
+  /** Without the permission, the publisher would wait for it with all streams. */
+  async #verifyWritable(key: string): Promise<void> {
+    const { executor, useRedis } = this.#options
+    try {
+      await useRedis((redis) => verifyWritable(redis, key, executor.lineage))
+    } catch (error) {
+      if (classifyRedisError(error).reason !== 'redis_noperm') throw error
+      throw new RequestRefusedError(
+        `The relay's Redis user may not write to the stream ${key} (redis_noperm). Permit the stream, see docs/redis-acl.md, or leave it out, and run the command again.`,
+      )
+    }
   }
 
   async #keysOfEvents(): Promise<string[]> {

@@ -131,7 +131,10 @@ export class Publisher {
       const queue = this.queue(key)
       if (queue.state === 'open' || queue.state === 'refused') return queue
       await new Promise<void>((resolve, reject) => {
-        const aborted = () => reject(signal.reason)
+        const aborted = () => {
+          this.#forgetAwaiting(queue, known)
+          reject(signal.reason)
+        }
         signal.addEventListener('abort', aborted, { once: true })
         const known = () => {
           signal.removeEventListener('abort', aborted)
@@ -187,6 +190,13 @@ export class Publisher {
     this.#metHeads.opened(queue, chain)
     for (const row of queue.takeUndecided()) this.#rejecter.decide(queue, row)
     this.#pump(queue)
+  }
+
+  /** Nobody waits for it any longer: an epoch that begins need not open it. */
+  #forgetAwaiting(queue: StreamQueue, known: () => void): void {
+    const others = this.#awaited.get(queue)?.filter((each) => each !== known) ?? []
+    if (others.length > 0) this.#awaited.set(queue, others)
+    else this.#awaited.delete(queue)
   }
 
   #tell(queue: StreamQueue): void {
