@@ -145,21 +145,27 @@ export async function publishedAndRequested(env: RelayEnv): Promise<{ published:
 export const fieldsOf = (flat: string[]): Record<string, string> =>
   Object.fromEntries(flat.flatMap((name, i) => (i % 2 === 0 ? [[name, flat[i + 1] as string]] : [])))
 
-/** Tests of a relay that is killed at these steps. */
-export function killedAt(steps: readonly RequestStep[]): void {
-  test.for(steps)('whose relay is killed (%s) appends each row once', async (step, { env }) => {
-    const relay = await env.streamingRelay()
-    const ids = await insertMany(env, 2_500)
-    await hasLength(env.redis, 'orders', ids.length)
-    const held = await holdRequest(env, step)
-    const request = await requestOf(env, { stream: 'orders' })
-    await held.reached()
-    await relay.kill()
-    await held.breakOff()
-    await held.release()
-    await env.relay()
-    expect(await endOf(env, request)).toMatchObject({ state: 'done', appended: '2500' })
-    expect(await env.ids('orders')).toEqual([...ids, ...ids])
-    expect(await leftovers(env)).toBe(0)
-  })
+/** Tests of relays that are killed, one after the other, at these steps. */
+export function killedAt(chains: readonly (readonly RequestStep[])[]): void {
+  test.for(chains.map((steps) => ({ steps, at: steps.join(', then ') })))(
+    'whose relay is killed ($at) appends each row once',
+    async ({ steps }, { env }) => {
+      let relay = await env.streamingRelay()
+      const ids = await insertMany(env, 2_500)
+      await hasLength(env.redis, 'orders', ids.length)
+      let held = await holdRequest(env, steps[0]!)
+      const request = await requestOf(env, { stream: 'orders' })
+      for (const next of [...steps.slice(1), undefined]) {
+        await held.reached()
+        await relay.kill()
+        await held.breakOff()
+        await held.release()
+        if (next) held = await holdRequest(env, next)
+        relay = await env.relay()
+      }
+      expect(await endOf(env, request)).toMatchObject({ state: 'done', appended: '2500', gone: '0' })
+      expect(await env.ids('orders')).toEqual([...ids, ...ids])
+      expect(await leftovers(env)).toBe(0)
+    },
+  )
 }

@@ -16,7 +16,7 @@ import {
 import { rejected } from './rows-env.js'
 
 describe.concurrent('outrider republish', () => {
-  killedAt(['open', 'recorded', 'done'])
+  killedAt([['open'], ['recorded'], ['done']])
 
   test('appends to another stream, also to a partitioned one, and to that alone', async ({ createEnv }) => {
     const env = await createEnv({ partitions: { replay: 3 } })

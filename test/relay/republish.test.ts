@@ -37,7 +37,38 @@ describe.concurrent('outrider republish', () => {
     expect((await env.ids('orders')).at(-1)).toBe(next)
   })
 
-  killedAt(['saved'])
+  test('to a stream that the Redis user may not write to is refused, and publishing continues', async ({ env }) => {
+    const acl = `reset on >secret resetchannels +@all ~orders ~outrider:{orders}:* ~outrider:{*}:alive`
+    await env.redis.call('ACL', 'SETUSER', 'relay', ...acl.split(' '))
+    const url = Object.assign(new URL(env.server.url), { username: 'relay', password: 'secret' })
+    await env.streamingRelay({ OUTRIDER_REDIS_URL: String(url) })
+    const ids = [await env.insert('orders'), await env.insert('orders')]
+    await hasLength(env.redis, 'orders', 2)
+    await expect(runRepublish(env, { stream: 'orders', to: 'replay' })).rejects.toThrow(
+      /^Request 1 was refused: The relay's Redis user may not write to the stream replay \(redis_noperm\)/,
+    )
+    ids.push(await env.insert('orders'))
+    await hasLength(env.redis, 'orders', 3)
+    expect(await env.ids('orders')).toEqual(ids)
+  })
+
+  killedAt([['saved', 'done']])
+
+  test('says which rows left the table while no relay executed it', async ({ env }) => {
+    const relay = await env.streamingRelay()
+    const ids = await insertMany(env, 20)
+    await hasLength(env.redis, 'orders', ids.length)
+    const held = await holdRequest(env, 'open')
+    const request = await requestOf(env, { stream: 'orders' })
+    await held.reached()
+    await relay.kill()
+    await held.breakOff()
+    await held.release()
+    await env.postgres.query('delete from outrider.outbox where id = any ($1)', [ids.slice(0, 5)])
+    await env.relay()
+    expect(await endOf(env, request)).toMatchObject({ state: 'done', found: '20', appended: '15', gone: '5' })
+    expect(await env.ids('orders')).toEqual([...ids, ...ids.slice(5)])
+  })
 
   test('into a stream that Redis loses before the end appends all of it again, and none of it twice', async ({
     env,

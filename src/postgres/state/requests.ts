@@ -185,24 +185,36 @@ export interface RequestStream {
  */
 export async function loadRequestStreams(
   client: pg.ClientBase,
-  { lineage, walsender }: Executor,
+  executor: Executor,
   request: RunningRequest,
 ): Promise<RequestStream[]> {
+  await inTransaction(client, () => forgetRepaired(client, executor, request))
+  const { rows } = await client.query<{ key: string; from: string; through: string }>(
+    `select stream_key as key, from_entry as from, through::text from outrider.request_stream where request = $1 order by stream_key`,
+    [request.id],
+  )
+  return rows.map(({ key, from, through }) => ({ key, from, through: BigInt(through) }))
+}
+
+async function forgetRepaired(
+  client: pg.ClientBase,
+  { lineage, walsender }: Executor,
+  request: RunningRequest,
+): Promise<void> {
   const { rowCount } = await client.query(
     `update outrider.request_stream as r set from_entry = first_entry, through = 0, session = $3
      from outrider.head as h
      where request = $1 and h.lineage = $2 and h.stream_key = r.stream_key and h.repaired_by > r.session and ${holdsLock('$4')}`,
     [request.id, lineage, request.session, walsender],
   )
-  if (rowCount) {
-    await client.query('update outrider.request set through = 0 where id = $1', [request.id])
-    request.through = '0'
-  }
-  const { rows } = await client.query<{ key: string; from: string; through: string }>(
-    `select stream_key as key, from_entry as from, through::text from outrider.request_stream where request = $1 order by stream_key`,
+  if (!rowCount) return
+  // Rows that are named are tried again although they were rejected.
+  const { rows } = await client.query<Pick<RunningRequest, 'appended' | 'rejected' | 'through'>>(
+    `update outrider.request set through = 0, appended = 0, rejected = case when arguments ? 'ids' then 0 else rejected end where id = $1
+     returning through::text, appended::float8 as appended, rejected::float8 as rejected`,
     [request.id],
   )
-  return rows.map(({ key, from, through }) => ({ key, from, through: BigInt(through) }))
+  Object.assign(request, rows[0])
 }
 
 /** The streams of the events that a request names. */
@@ -255,7 +267,7 @@ export async function saveRequestProgress(
          updated_at = clock_timestamp()
        from own where r.id = own.id
      ), moved as (
-       update outrider.request_stream as s set from_entry = entry, through = $6, session = $7
+       update outrider.request_stream as s set from_entry = entry, through = greatest(s.through, $6::bigint), session = $7
        from own, unnest($8::text[], $9::text[]) as moved (key, entry) where request = own.id and stream_key = key
      )
      select ${holdsLock('$3')} as held, exists (select from own) as running`,
@@ -294,13 +306,13 @@ export async function endRequest(
   client: pg.ClientBase,
   { session, walsender }: Executor,
   request: string,
-  end: { state: 'done' | 'refused'; message: string | null; gone: number },
+  end: { state: 'done' | 'refused'; message: string | null; gone: number; appended: number; rejected: number },
 ): Promise<void> {
   await inTransaction(client, async () => {
     const { rowCount } = await client.query(
-      `update outrider.request set state = $4, message = $5, gone = $6, ended_at = clock_timestamp(), updated_at = clock_timestamp()
+      `update outrider.request set state = $4, message = $5, gone = $6, appended = $7, rejected = $8, ended_at = clock_timestamp(), updated_at = clock_timestamp()
        where id = $1 and session = $2 and state = 'running' and ${holdsLock('$3')}`,
-      [request, session, walsender, end.state, end.message, end.gone],
+      [request, session, walsender, end.state, end.message, end.gone, end.appended, end.rejected],
     )
     if (rowCount !== 0) await forgetParts(client, request)
   })

@@ -38,3 +38,18 @@ test('what comes behind a page that is not durable waits for it', () => {
   expect(pages.takeDurable()).toMatchObject({ through: 20n, rows: 20 })
   expect(pages.size).toBe(1)
 })
+
+test('a request that waits for room saves what becomes durable meanwhile, also while it saves', async () => {
+  const pages = new AppendedPages()
+  const { signal } = new AbortController()
+  for (const n of [1, 2, 3]) pages.add(page(BigInt(n)), heads({ a: String(n) }))
+  const taken: bigint[] = []
+  const save = async ({ through }: { through: bigint }) => {
+    taken.push(through)
+    if (through === 1n) pages.saved(heads({ a: '2' }))
+    return true
+  }
+  const drained = pages.drain(1, save, signal)
+  pages.saved(heads({ a: '1' }))
+  expect([await drained, taken, pages.size]).toEqual([true, [1n, 2n], 1])
+})

@@ -46,6 +46,20 @@ export class AppendedPages {
     this.#emitter.emit('saved')
   }
 
+  /**
+   * Calls `save` with what is durable, and waits for more until no more than `max` pages are left. False: `save` said so. Rejects when
+   * the signal aborts.
+   */
+  async drain(max: number, save: (durable: DurablePages) => Promise<boolean>, signal: AbortSignal): Promise<boolean> {
+    for (;;) {
+      const durable = this.takeDurable()
+      if (durable) {
+        if (!(await save(durable))) return false
+      } else if (this.size <= max) return true
+      else await once(this.#emitter, 'saved', { signal })
+    }
+  }
+
   /** Undefined: nothing is, that was not taken before. */
   takeDurable(): DurablePages | undefined {
     const first = this.#pages.findIndex(({ unsaved }) => unsaved.size > 0)
@@ -58,10 +72,5 @@ export class AppendedPages {
       rejected: pages.reduce((sum, { rejected }) => sum + rejected, 0),
       entries: new Map(pages.flatMap(({ entries }) => [...entries])),
     }
-  }
-
-  /** Until heads are saved. Rejects when the signal aborts. */
-  async changed(signal: AbortSignal): Promise<void> {
-    await once(this.#emitter, 'saved', { signal })
   }
 }

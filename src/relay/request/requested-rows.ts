@@ -36,6 +36,17 @@ export class RequestedRows {
     return this.#references.declare(await this.#select(), 'seq')
   }
 
+  /** Those that are in their streams, as `outrider.present` says: how many, and the highest `seq` of all that may be. */
+  async findPresent(): Promise<{ rows: number; highest: bigint }> {
+    const { ids } = this.#request.arguments
+    const { rows } = await this.#client.query<{ rows: string; highest: string }>(
+      `with ${withRejected(this.#executor.lineage)}
+       select count(*) filter (where ${ids === undefined ? NOT_REJECTED : 'true'}) as rows, coalesce(max(o.seq), 0) as highest
+         from outrider.outbox as o where ${await this.#condition(true)}`,
+    )
+    return { rows: Number(rows[0]?.rows), highest: BigInt(rows[0]?.highest ?? 0) }
+  }
+
   /** In pages. Rows that were deleted since they were found are left out. */
   async *read(columns: readonly string[]): AsyncGenerator<RequestedRow[]> {
     const { to } = this.#request.arguments
@@ -47,19 +58,23 @@ export class RequestedRows {
   }
 
   async #select(): Promise<string> {
+    const published = this.#request.arguments.ids === undefined ? `and ${NOT_REJECTED}` : ''
+    return `
+      with ${withRejected(this.#executor.lineage)}
+      select o.bucket, o.id, ${ROW_SIZE} as size, o.seq
+        from outrider.outbox as o where ${await this.#condition(false)} ${published}`
+  }
+
+  /** For a `where`: the row `o` is one of the request, and is, or is not, known to be in its stream. */
+  async #condition(isPresent: boolean): Promise<string> {
     const { id, arguments: what, snapshot, through } = this.#request
     const { lineage, session } = this.#executor
-    const condition = await rowCondition(this.#client, lineage, what)
     const target = what.to === undefined ? 'o.stream' : pg.escapeLiteral(what.to)
-    return `
-      with ${withRejected(lineage)}
-      select o.bucket, o.id, ${ROW_SIZE} as size, o.seq
-        from outrider.outbox as o
-       where ${condition} and o.seq > ${BigInt(through)}
+    return `${await rowCondition(this.#client, lineage, what)} and o.seq > ${BigInt(through)}
          and pg_visible_in_snapshot(o.txid, ${pg.escapeLiteral(snapshot)}::pg_snapshot)
-         and not exists (select from outrider.present as p where p.lineage = ${pg.escapeLiteral(lineage)}
+         and ${isPresent ? '' : 'not'} exists (select from outrider.present as p where p.lineage = ${pg.escapeLiteral(lineage)}
            and p.session = ${pg.escapeLiteral(session)} and p.stream = ${target} and p.id = o.id)
-         and ${what.ids === undefined ? NOT_REJECTED : named(id, what.ids)}`
+         ${what.ids === undefined ? '' : `and ${named(id, what.ids)}`}`
   }
 }
 
