@@ -31,6 +31,8 @@ export interface Trimmed {
  *
  * An entry does not say in which database its LSN is one: several may have one source, also those that were restored one after the
  * other. So the first event must be a row of this table, and one that the checkpoint does not see.
+ * While it is one that `outrider republish` has appended, the horizon stays: a loss then puts back rows that were finished, and the row
+ * itself.
  */
 export async function saveHorizon(client: pg.ClientBase, own: Own, key: string, trimmed: Trimmed): Promise<void> {
   await client.query(

@@ -2,7 +2,7 @@ import type pg from 'pg'
 import { batchesOf } from '../../base/in-batches.js'
 import { inTransaction } from '../client/transaction.js'
 import type { RowFilter } from '../outbox/row-filter.js'
-import { holdsLock, lockLost } from './sessions.js'
+import { holdsLock, lockLost, SERVER_COMMIT } from './sessions.js'
 
 export type RequestKind = 'republish' | 'audit'
 export type RequestState = 'collecting' | 'waiting' | 'running' | 'done' | 'refused' | 'cancelled'
@@ -150,14 +150,16 @@ export interface RunningRequest extends Request {
   session: number
 }
 
-/** Takes up a request: for the first time, or where another session has left it. Undefined: it has ended. */
+/** Takes up a request: for the first time, or where another session has left it. Undefined: it has ended. A standby that is promoted knows it. */
 export async function beginRequest(
   client: pg.ClientBase,
   { lineage, session, walsender }: Executor,
   request: string,
 ): Promise<RunningRequest | undefined> {
-  const { rows } = await client.query<RunningRequest & { held: boolean }>(
-    `with taken as (
+  const { rows } = await inTransaction(client, async () => {
+    await client.query(SERVER_COMMIT)
+    return client.query<RunningRequest>(
+      `with taken as (
        update outrider.request set state = 'running', session = $3, snapshot = coalesce(snapshot, pg_current_snapshot()),
          began_at = coalesce(began_at, clock_timestamp()), updated_at = clock_timestamp()
        where id = $1 and lineage = $2 and ended_at is null and state in ('waiting', 'running') and ${holdsLock('$4')}
@@ -165,8 +167,9 @@ export async function beginRequest(
      )
      select ${COLUMNS}, snapshot::text, through::text, (select number::float8 from outrider.session as s where s.session = $3) as session
      from taken`,
-    [request, lineage, session, walsender],
-  )
+      [request, lineage, session, walsender],
+    )
+  })
   return rows[0]
 }
 
@@ -208,9 +211,9 @@ async function forgetRepaired(
     [request.id, lineage, request.session, walsender],
   )
   if (!rowCount) return
-  // Rows that are named are tried again although they were rejected.
+  // Rows that were rejected are tried again.
   const { rows } = await client.query<Pick<RunningRequest, 'appended' | 'rejected' | 'through'>>(
-    `update outrider.request set through = 0, appended = 0, rejected = case when arguments ? 'ids' then 0 else rejected end where id = $1
+    `update outrider.request set through = 0, appended = 0, rejected = 0 where id = $1
      returning through::text, appended::float8 as appended, rejected::float8 as rejected`,
     [request.id],
   )
@@ -226,19 +229,22 @@ export async function requestedStreams(client: pg.ClientBase, request: string): 
   return rows.map(({ stream }) => stream)
 }
 
-/** Before the first event is appended to these streams. */
+/** Before the first event is appended to these streams. A standby that is promoted knows them: it must find what was appended. */
 export async function addRequestStreams(
   client: pg.ClientBase,
   { walsender }: Executor,
   request: RunningRequest,
   streams: ReadonlyMap<string, string>,
 ): Promise<void> {
-  const { rowCount } = await client.query(
-    `insert into outrider.request_stream (request, stream_key, first_entry, from_entry, session)
+  const { rowCount } = await inTransaction(client, async () => {
+    await client.query(SERVER_COMMIT)
+    return client.query(
+      `insert into outrider.request_stream (request, stream_key, first_entry, from_entry, session)
      select $1, key, entry, entry, $2 from unnest($3::text[], $4::text[]) as stream (key, entry)
      where ${holdsLock('$5')} and exists (select from outrider.request where id = $1 and state = 'running')`,
-    [request.id, request.session, [...streams.keys()], [...streams.values()], walsender],
-  )
+      [request.id, request.session, [...streams.keys()], [...streams.values()], walsender],
+    )
+  })
   if (rowCount !== streams.size)
     throw new Error(`Request ${request.id} was cancelled, or the lock of the slot is not held any longer.`)
 }

@@ -20,6 +20,10 @@ export interface SessionRow {
   timeline: number
 }
 
+/** For a transaction: it commits with the `synchronous_commit` of the server, with `local` where that is `off`. */
+export const SERVER_COMMIT = `select set_config(name, case reset_val when 'off' then 'local' else reset_val end, true)
+  from pg_settings where name = 'synchronous_commit'`
+
 /**
  * Records a session with the `synchronous_commit` of the server, so that a standby that is promoted knows whose the heads
  * are; where that is `off`, with `local`: a crash of this server must not lose the row either. Nothing else bounds that wait: `statement_timeout` does not apply to it. So `cancel` is called with the process id
@@ -44,10 +48,7 @@ export async function recordSession(
   }, patienceMs)
   try {
     await inTransaction(client, async () => {
-      await client.query(
-        `select set_config(name, case reset_val when 'off' then 'local' else reset_val end, true)
-         from pg_settings where name = 'synchronous_commit'`,
-      )
+      await client.query(SERVER_COMMIT)
       await client.query(
         `with recorded as (
            insert into outrider.session (session, lineage, hostname, pid, version, timeline) values ($1, $2, $3, $4, $5, $6)
