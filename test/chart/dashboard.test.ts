@@ -123,6 +123,7 @@ describe('the dashboard', () => {
     expect(panels.filter(({ type }) => type === 'row').map(({ title }) => title)).toEqual([
       'Health',
       'WAL and the slot',
+      'Outbox',
       'Throughput and events in flight',
       'Blocked and rejected',
       'Redis and durability',
