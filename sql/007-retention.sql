@@ -135,7 +135,7 @@ begin
        select from outrider.incident as i
        where kind = ''rejected'' and closed_at is null and detail ? ''omitted'' and exists (
          select from only %s
-         where bucket = $1 and id = (case when i.event_id ~ ''^[0-9a-f-]{36}$'' then i.event_id end)::uuid
+         where bucket = $1 and id = (case when i.event_id ~ ''^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'' then i.event_id end)::uuid
        )
      )', partition
   ) into is_only_copy using bucket_refusal.bucket;

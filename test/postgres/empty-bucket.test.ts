@@ -180,6 +180,7 @@ describe('nothing is emptied, and nothing waits,', () => {
       )
     const [id] = (await env.ids(OLD)) as [string]
     await reject('of another table', { omitted: { data: 9_000_000 } })
+    await reject('-'.repeat(36), { omitted: { data: 9_000_000 } })
     await reject(await env.insert(CURRENT), { omitted: { data: 9_000_000 } })
     await reject(id, {})
     expect(await refusal(OLD)).toBeNull()
