@@ -73,7 +73,7 @@ test('a planned move to an empty Redis: every event is there, in order, and has 
   expect((await effects()).sort()).toEqual([...ids].sort())
 })
 
-test('a Redis that nobody has permitted: the relay halts before it writes, and goes on once it is permitted', async ({
+test('an empty Redis at a new address: the relay halts before it writes, and continues once it is permitted', async ({
   env,
 }) => {
   const relay = await env.streamingRelay(REPAIR)

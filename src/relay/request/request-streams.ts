@@ -62,7 +62,7 @@ export class RequestStreams {
     const { client, executor, request, source, useRedis } = this.#options
     let known = await loadRequestStreams(client, executor, request)
     if (request.kind === 'audit' && known.length === 0) {
-      // What is there by now is not missing, wherever it is.
+      // What the stream already has is not missing, wherever it lies.
       const keys = await this.#keysOfEvents()
       await addRequestStreams(client, executor, request, new Map(keys.map((key) => [key, '0-0'])))
       known = keys.map((key) => ({ key, from: '0-0', through: 0n }))

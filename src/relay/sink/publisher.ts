@@ -192,7 +192,7 @@ export class Publisher {
     this.#pump(queue)
   }
 
-  /** Nobody waits for it any longer: an epoch that begins need not open it. */
+  /** The wait for it has ended: an epoch that begins need not open it. */
   #forgetAwaiting(queue: StreamQueue, known: () => void): void {
     const others = this.#awaited.get(queue)?.filter((each) => each !== known) ?? []
     if (others.length > 0) this.#awaited.set(queue, others)

@@ -38,7 +38,7 @@ test('work waits until so much was read', async () => {
   expect(done).toEqual([104n])
 })
 
-test('work that fails rejects, and what is read goes on; an abort ends the wait', async () => {
+test('work that fails rejects, and reading continues; an abort ends the wait', async () => {
   const position = new ReadPosition()
   const failing = position.between(
     80n,

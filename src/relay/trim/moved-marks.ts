@@ -10,7 +10,7 @@ import type { StateStore } from '../confirm/state-store.js'
 import type { KnownGroups } from './known-groups.js'
 import { recordMoved } from './moved-events.js'
 
-/** How often it is looked which events are finished by now, in milliseconds; more often where less is kept. */
+/** Milliseconds between two looks at which moved events are finished; fewer where less is kept. */
 const LOOK_EVERY_MS = 600_000
 const MIN_LOOK_MS = 1_000
 /** With more dead letters and waiting events nothing is forgotten: their ids are held in memory while one looks. */
