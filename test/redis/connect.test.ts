@@ -269,6 +269,19 @@ it('checks certificates, always', async (context) => {
   await refused(config(url('localhost').replace('rediss', 'redis')), 3, 'whether it requires TLS')
 })
 
+it('once a cluster is connected, each of its nodes takes commands', async (context) => {
+  needsProcess(context, ['redis'])
+  const cluster = await startRedisCluster()
+  onTestFinished(() => cluster.remove())
+  // Which node answers first differs from one time to the next.
+  for (let time = 0; time < 30; time++) {
+    const client = await connectRedis(config(cluster.url), 'test')
+    const answers = await Promise.allSettled(['orders', 'users', 'payments:2', 'a', 'b'].map((key) => client.get(key)))
+    closeRedis(client)
+    expect(answers).toEqual(answers.map(() => ({ status: 'fulfilled', value: null })))
+  }
+})
+
 it('a cluster that is closed while it asks another node rejects what was in flight, and nothing else', async (context) => {
   needsProcess(context, ['redis'])
   const cluster = await startRedisCluster({ masters: 2 })

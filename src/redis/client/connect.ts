@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import type { ConnectionOptions } from 'node:tls'
 import { type RedisOptions as AnyRedisOptions, Cluster, Redis } from 'ioredis'
 import { ExitCode, OutriderError } from '../../base/failure.js'
@@ -85,6 +86,7 @@ async function connect(client: RedisClient, url: RedisUrl, timeout: number): Pro
     await Promise.race([client.connect().then(() => probe(client)), deadline])
     // A SELECT that was refused ends nothing by itself; the commands would go to database 0.
     if (broken) throw reason ?? new Error('the connection broke')
+    await connectsToAll(client)
   } catch (error) {
     closeRedis(client)
     throw connectFailure(reason ?? (await hiddenReason(client, url)) ?? error, url, timeout)
@@ -130,6 +132,17 @@ async function probe(client: RedisClient): Promise<void> {
   await Promise.any(pings).catch(({ errors }: AggregateError) => {
     throw errors[0] ?? new Error('None of startup nodes is available')
   })
+}
+
+/**
+ * ioredis refuses a command to a node that is still connecting. One that cannot be reached is not waited for long: the command that
+ * needs it says so.
+ */
+async function connectsToAll(client: RedisClient): Promise<void> {
+  if (!(client instanceof Cluster)) return
+  const signal = AbortSignal.timeout(OTHER_NODES_TIMEOUT)
+  const connecting = client.nodes('master').filter(({ status }) => status !== 'ready')
+  await Promise.allSettled(connecting.map((node) => once(node, 'ready', { signal })))
 }
 
 async function createClient(
@@ -180,6 +193,9 @@ const CLUSTER = {
 
 /** No command waits for ever, in milliseconds: a server that hangs, or a network that swallows replies, is found out. */
 const COMMAND_TIMEOUT = 10_000
+
+/** For the nodes of a cluster that connect when the first has answered, in milliseconds. */
+const OTHER_NODES_TIMEOUT = 1_000
 
 const COMMON = {
   lazyConnect: true,
