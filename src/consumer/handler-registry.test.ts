@@ -53,6 +53,17 @@ describe('which handler takes an event', () => {
     routes.add(Placed, one, {})
     expect(routes.find(event('orders', 'order.lost', 9))).toEqual({ skip: true })
   })
+
+  it('is no handler, on purpose, for types with a beginning to be skipped, but for those that are handled', () => {
+    const routes = routesOf('order.*')
+    routes.add(Placed, one, {})
+    expect(routes.find(event('orders', 'order.lost'))).toEqual({ skip: true })
+    expect(routes.find(event('guests', 'order.placed'))).toEqual({ skip: true })
+    expect(routes.find(event('guests', 'guest.left'))).toMatchObject({ unknown: 'unknown_type' })
+    expect(routes.find(event('orders', 'order.placed'))).toMatchObject({ definition: Placed })
+    expect(routes.find(event('orders', 'order.placed', 2))).toMatchObject({ unknown: 'unknown_version' })
+    expect(routesOf('*').find(event('guests', 'guest.left'))).toEqual({ skip: true })
+  })
 })
 
 describe('a handler', () => {

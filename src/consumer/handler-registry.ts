@@ -56,7 +56,9 @@ export const NO_HANDLER: RegisteredHandler = {
 /** Which handler takes which event: by stream, type and version. */
 export class HandlerRegistry {
   readonly #defaults: RouteDefaults
+  /** Types, and beginnings of types that end with `*`. */
   readonly #skip: ReadonlySet<string>
+  readonly #skipPrefixes: readonly string[]
   /** By stream and type: the versions. */
   readonly #kinds = new Map<string, Map<number, { route: RegisteredHandler; definition: EventDefinition }>>()
   readonly all: RegisteredHandler[] = []
@@ -69,6 +71,7 @@ export class HandlerRegistry {
   constructor(defaults: RouteDefaults, skip: ReadonlySet<string>) {
     this.#defaults = defaults
     this.#skip = skip
+    this.#skipPrefixes = [...skip].filter((type) => type.endsWith('*')).map((type) => type.slice(0, -1))
   }
 
   /** The streams of all events that are handled. */
@@ -140,8 +143,8 @@ export class HandlerRegistry {
     const versions = this.#kinds.get(`${streamOf(event.stream)} ${event.type}`)
     const found = versions?.get(event.version)
     if (found) return found
-    if (this.#skip.has(event.type)) return { skip: true }
     if (!versions) {
+      if (this.#skips(event.type)) return { skip: true }
       const error = `No handler of this group takes the type ${event.type}. Add one, or name it in skip.`
       return { unknown: 'unknown_type', newer: false, error }
     }
@@ -151,6 +154,10 @@ export class HandlerRegistry {
       newer: event.version > (known.at(-1) as number),
       error: `Expected version ${known.join(' or ')} of ${event.type}, found version ${event.version}.`,
     }
+  }
+
+  #skips(type: string): boolean {
+    return this.#skip.has(type) || this.#skipPrefixes.some((prefix) => type.startsWith(prefix))
   }
 
   #settings(

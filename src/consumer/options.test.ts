@@ -88,6 +88,7 @@ describe('the options of a consumer', () => {
     [{ ordered: 'yes' }, 'Expected ordered as true or false, found "yes"'],
     [{ skip: 'guest.left' }, 'Expected skip as an array of types or definitions, found "guest.left"'],
     [{ skip: ['guest.left', null] }, 'Expected skip as an array of types or definitions, found something else'],
+    [{ skip: ['*.left'] }, 'Expected skip as types with a \\* at their end only, found something else'],
     [{ wrap: {} }, 'Expected wrap as a function, found something else'],
     [{ logger: {} }, 'Expected logger as an object with the methods debug, info, warn, error, found something else'],
     [{ logger: null }, 'Expected logger as an object'],

@@ -81,7 +81,10 @@ export interface ConsumerOptions<Db extends DatabaseOption = DatabaseOption> {
    * `beginning`.
    */
   startFrom?: 'beginning' | 'now' | Date | undefined
-  /** Types, or definitions, whose events are acknowledged without a handler. All versions of a type are skipped. */
+  /**
+   * Types, or definitions, whose events are acknowledged without a handler. All versions of a type are skipped. A `*` at the end
+   * stands for any end: `order.*`, or `*` for all types without a handler.
+   */
   skip?: readonly (string | EventDefinition)[] | undefined
   /**
    * If the version of an event is higher than every handled version: how long it waits for a newer worker before it is
@@ -221,11 +224,13 @@ function checkKinds(options: ConsumerOptions): void {
     throw new TypeError(`Expected ${key} as ${expected}, found ${found}.`)
   }
   const isType = (type: unknown) => typeof ((type as EventDefinition | null)?.type ?? type) === 'string'
+  const isPattern = (type: unknown) => typeof type !== 'string' || !type.slice(0, -1).includes('*')
   const isDate = (value: unknown) => value instanceof Date && value.getTime() > 0
   const isLogger = (log: unknown) => LEVELS.every((level) => typeof (log as ConsumerLogger)?.[level] === 'function')
   expect('startFrom', "'beginning', 'now' or a valid Date", (at) => at === 'beginning' || at === 'now' || isDate(at))
   expect('ordered', 'true or false', (ordered) => typeof ordered === 'boolean')
   expect('skip', 'an array of types or definitions', (skip) => Array.isArray(skip) && skip.every(isType))
+  expect('skip', 'types with a * at their end only', (skip) => (skip as unknown[]).every(isPattern))
   expect('wrap', 'a function', (wrap) => typeof wrap === 'function')
   expect('logger', `an object with the methods ${LEVELS.join(', ')}`, isLogger)
 }
