@@ -72,6 +72,7 @@ describe('the options of a consumer', () => {
     [{ concurrency: 1.5 }, 'Expected concurrency as .*, found 1.5'],
     [{ concurrency: '4' }, 'Expected concurrency as .*, found "4"'],
     [{ prefetch: 0 }, 'Expected prefetch as a whole number from 1 to 10000, found 0'],
+    [{ prefetch: 3, concurrency: 4 }, 'Expected prefetch at or above concurrency \\(4\\), found 3'],
     [{ maxAttempts: 0 }, 'Expected maxAttempts as a whole number from 1 to 1000, found 0'],
     [{ maxPending: -1 }, 'Expected maxPending as a whole number from 1 to 1000000, found -1'],
     [
@@ -105,9 +106,10 @@ describe('the options of a consumer', () => {
     expect(() => settings(options)).toThrow(new RegExp(message.replace(/[{}]/g, '\\$&')))
   })
 
-  it('keep concurrency within the pool', () => {
+  it('keep concurrency within the pool and prefetch', () => {
     expect(settings({}, 4).concurrency).toBe(4)
     expect(settings({}, 20).concurrency).toBe(10)
+    expect(settings({ prefetch: 3 }, 20).concurrency).toBe(3)
     expect(settings({ concurrency: 4 }, 4).concurrency).toBe(4)
     expect(settings({ concurrency: 500 }).concurrency).toBe(500)
     expect(() => settings({ concurrency: 5 }, 4)).toThrow(

@@ -43,8 +43,8 @@ export interface ConsumerOptions<Db extends DatabaseOption = DatabaseOption> {
   /** Workers of one group share its events; each group processes each event once. Letters, digits, `. _ - :`, at most 100. */
   group: string
   /**
-   * The most handler calls at once. Default: 10, or the size of the pool if that is smaller. A value above the size of
-   * the pool is refused; an ordered consumer needs one connection more.
+   * The most handler calls at once. Default: 10, or the size of the pool, or `prefetch`, if that is smaller. A value above the
+   * size of the pool, or above `prefetch`, is refused; an ordered consumer needs one connection more.
    */
   concurrency?: number | undefined
   /**
@@ -179,11 +179,12 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
   ) => (options[key] === undefined ? missing : durationOf(key, options[key], least, most))
   const count = (key: 'prefetch' | 'maxAttempts' | 'maxPending', most: number) =>
     options[key] === undefined ? undefined : countOf(key, options[key], 1, most)
+  const prefetch = count('prefetch', 10_000)
   return {
     group,
     name: name ?? `${hostname().replace(/[^!-~]+/g, '-')}-${process.pid}-${Math.random().toString(36).slice(2, 8)}`,
-    concurrency: concurrencyOf(options.concurrency, maxTransactions, options.ordered === true),
-    prefetch: count('prefetch', 10_000),
+    concurrency: concurrencyOf(options.concurrency, maxTransactions, prefetch, options.ordered === true),
+    prefetch,
     maxAttempts: count('maxAttempts', 1_000) ?? Number.POSITIVE_INFINITY,
     retryFor: duration('retryFor', options.ordered === true ? 3_600_000 : 86_400_000, 0),
     backoff: backoffOf('backoff', options.backoff),
@@ -203,10 +204,20 @@ export function settingsOf(options: ConsumerOptions, maxTransactions: number | u
  * Each running handler has a transaction of its own: beyond the pool's size they would only wait for each other. An ordered
  * worker needs one connection more, or long handlers would keep it from renewing its leases.
  */
-function concurrencyOf(wanted: number | undefined, maxTransactions: number | undefined, ordered: boolean): number {
+function concurrencyOf(
+  wanted: number | undefined,
+  maxTransactions: number | undefined,
+  prefetch: number | undefined,
+  ordered: boolean,
+): number {
   const most = (maxTransactions ?? Number.POSITIVE_INFINITY) - (ordered ? 1 : 0)
-  const concurrency = wanted === undefined ? Math.max(1, Math.min(DEFAULT_CONCURRENCY, most)) : wanted
+  const concurrency = wanted === undefined ? Math.max(1, Math.min(DEFAULT_CONCURRENCY, most, prefetch ?? most)) : wanted
   countOf('concurrency', concurrency, 1, 10_000)
+  if (prefetch !== undefined && prefetch < concurrency) {
+    throw new TypeError(
+      `Expected prefetch at or above concurrency (${concurrency}), found ${prefetch}: a worker cannot run more than it holds.`,
+    )
+  }
   if (concurrency <= most) return concurrency
   throw new TypeError(
     `Expected concurrency ${ordered ? 'below' : 'at or below'} the ${maxTransactions} connections of the pool` +
