@@ -92,7 +92,8 @@ export interface ConsumerOptions<Db extends DatabaseOption = DatabaseOption> {
    */
   versionGrace?: Duration | undefined
   /**
-   * How long the inbox remembers an event. An older event is dead-lettered as `expired`, also if the group is new.
+   * How long the inbox remembers an event. An older event that it does not name is dead-lettered as `expired`,
+   * also if the group is new.
    * Default 7d.
    */
   inboxWindow?: Duration | undefined

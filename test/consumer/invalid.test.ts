@@ -2,6 +2,7 @@ import { expect } from 'vitest'
 import { z } from 'zod'
 import { deadKey } from '../../src/event/names.js'
 import { defineEvent } from '../../src/index.js'
+import { fieldsOf } from '../../testkit/entry.js'
 import { until } from '../../testkit/services/index.js'
 import { type ConsumerEnv, effect, consumerTest as test } from './consumer-env.js'
 import { GROUP, Happened } from './happened.js'
@@ -240,6 +241,34 @@ test('an event older than the inbox window is dead-lettered, never run on a gues
     expect([deadreason, deaderror]).toEqual(['expired', expect.stringContaining('found one of 1.5 hours')])
   }
   expect(calls).toBe(1)
+})
+
+test('an event older than the inbox window that the inbox still names is acknowledged as a duplicate', async ({
+  env,
+}) => {
+  let calls = 0
+  const Keyed = { ...Happened, type: 'thing.keyed' }
+  const call = () => {
+    calls += 1
+  }
+  const consumer = env.consumer({ inboxWindow: '1h' }).on(Happened, call)
+  consumer.on(Keyed, call, { key: ({ data }) => `key ${data.n}` })
+  const time = new Date(Date.now() - 90 * 60_000)
+  const [done, keyed, other] = [
+    ...(await env.append('things', [{ n: 0 }], { time })),
+    ...(await env.append('things', [{ n: 1 }], { time, type: Keyed.type })),
+    ...(await env.append('things', [{ n: 2 }], { time, type: Keyed.type })),
+  ]
+  const { source } = fieldsOf((await env.redis.xrange('things', '-', '+'))[0]![1])
+  await env.pool.query(
+    `insert into outrider.inbox (consumer_group, source, id)
+     values ($1, $2, $3), ($1, 'urn:outrider:key', $4), ('another', $2, $5)`,
+    [GROUP, source, done, `${Keyed.type} key 1`, other],
+  )
+  await consumer.start()
+  await deadAfterAll(env)
+  expect([keyed, await env.dead('things')]).toMatchObject([keyed, [{ id: other, deadreason: 'expired' }]])
+  expect([calls, await metricOf(consumer, 'duplicates_total')]).toEqual([0, 2])
 })
 
 test('a schema that throws fails an attempt, and is not asked without end', async ({ env }) => {

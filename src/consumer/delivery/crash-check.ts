@@ -7,7 +7,7 @@ import type { Delivery } from './delivery.js'
 import type { EntryMover } from './entry-mover.js'
 import type { FailureHandler } from './failure-handler.js'
 import type { HeldDeliveries } from './held-deliveries.js'
-import { parsePayload, validateData } from './payload-validation.js'
+import { recordedKeyOf } from './recorded-key.js'
 
 /** Deliveries without an outcome, after which an event is taken to kill its workers. */
 export const MAX_DELIVERIES = 5
@@ -71,11 +71,6 @@ export class CrashCheck {
       this.#asked.add(delivery)
     }
     if (!(await this.#parts.load(delivery))) return undefined
-    try {
-      const valid = await validateData(delivery, parsePayload(delivery))
-      return 'invalid' in valid ? undefined : inboxKeyOf(delivery.route, { ...delivery.event, data: valid.value })
-    } catch {
-      return undefined
-    }
+    return recordedKeyOf(delivery)
   }
 }

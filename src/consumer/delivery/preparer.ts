@@ -1,6 +1,6 @@
 import { bornAt, MalformedError } from '../event.js'
 import { TransactionFailedError } from '../inbox/database.js'
-import type { ExecutionContext } from '../inbox/execute.js'
+import { type ExecutionContext, wasDone } from '../inbox/execute.js'
 import type { ConsumerLogger, ConsumerSettings } from '../options.js'
 import type { Breakers } from './breakers.js'
 import { CrashCheck, MAX_DELIVERIES } from './crash-check.js'
@@ -10,6 +10,7 @@ import type { FailureHandler } from './failure-handler.js'
 import type { HeldDeliveries } from './held-deliveries.js'
 import { parsePayload, type Validated, validateData } from './payload-validation.js'
 import type { Missing, Payloads } from './payloads.js'
+import { recordedKeyOf } from './recorded-key.js'
 import { logFields, type Settler } from './settler.js'
 
 export interface PreparerParts {
@@ -135,8 +136,7 @@ export class Preparer {
     const age = Date.now() - bornAt(delivery.event, delivery.id)
     if (age > inboxWindow) {
       const error = `Expected an event of the last ${hours(inboxWindow)} hours (inboxWindow), found one of ${hours(age)} hours: whether this group has done it before is not known any more`
-      mover.deadLetter(delivery, 'expired', error)
-      return false
+      return this.#refuseExpired(delivery, error)
     }
     const failed = (error: unknown): boolean => {
       failures.handle(delivery, new TransactionFailedError(error, 'handler', 'open'))
@@ -155,6 +155,23 @@ export class Preparer {
       return failed(error)
     }
     return 'then' in valid ? valid.then(accepted, failed) : accepted(valid)
+  }
+
+  /** The inbox keeps a row for `inboxWindow` after the event was done, which may be long after it was made. What it names is a duplicate. */
+  async #refuseExpired(delivery: Delivery, error: string): Promise<false> {
+    const { execution, failures, held, mover } = this.#parts
+    let isDone: boolean
+    try {
+      const key = await recordedKeyOf(delivery)
+      isDone = key !== undefined && (await wasDone(execution, key))
+    } catch (cause) {
+      failures.handle(delivery, TransactionFailedError.of(cause))
+      return false
+    }
+    if (!isHeld(delivery)) return false
+    if (isDone) held.finish(delivery, 'duplicate')
+    else mover.deadLetter(delivery, 'expired', error)
+    return false
   }
 
   /** Counts this delivery of an entry that another worker had. Whether it may be run. */

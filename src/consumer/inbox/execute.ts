@@ -43,7 +43,7 @@ export async function execute(execution: ExecutionContext, call: HandlerCall): P
   let result: unknown
   if (work.kind === 'long') {
     const event = events[0] as ConsumerEvent
-    if (await opening(isDone(database, group, keys[0] as InboxKey))) return NONE
+    if (await wasDone(execution, keys[0] as InboxKey)) return NONE
     const context = { attempt: call.attempt, signal: call.stop.signal }
     const run = () => wrapped(execution, event, async () => work.steps.work(event, context), context)
     result = await inHandlerAsync(() => withHandlerTimeout(route.timeout, call.stop, run))
@@ -214,6 +214,10 @@ function explain(error: unknown): unknown {
       return error
   }
 }
+
+/** Whether the inbox says that the group has done it before. Rejects with a TransactionFailedError. */
+export const wasDone = ({ database, group }: ExecutionContext, key: InboxKey): Promise<boolean> =>
+  opening(isDone(database, group, key))
 
 /** What the library itself asks. */
 async function opening<T>(asked: Promise<T>): Promise<T> {
