@@ -130,6 +130,57 @@ export const panels: readonly Panel[] = [
     },
     { width: 16 },
   ),
+  row('Streams and dead letters'),
+  graph(
+    'Entries by stream',
+    'At the last look of trimming, at most a minute ago. Partitions are counted together.',
+    'short',
+    {
+      '{{stream}}': 'max by (stream) (outrider_stream_entries)',
+    },
+  ),
+  graph(
+    'Memory by stream',
+    'The stream and its groups, as Redis estimates from some of the entries. Without dead letters.',
+    'bytes',
+    { '{{stream}}': 'max by (stream) (outrider_stream_bytes)' },
+  ),
+  graph(
+    'Memory of Redis',
+    'In a cluster, of the fullest server that has streams. No limit is shown where there is none.',
+    'bytes',
+    {
+      used: 'max(outrider_redis_used_memory_bytes)',
+      limit: 'max(outrider_redis_max_memory_bytes)',
+    },
+  ),
+  graph('Oldest entry', 'Age of the first entry of each stream.', 's', {
+    '{{stream}}': 'max by (stream) (outrider_stream_oldest_entry_seconds)',
+  }),
+  graph(
+    'Trimming overdue',
+    'By how long the first entry has outlived its retention, and the group that has not finished it. See OutriderTrimHeld.',
+    's',
+    { '{{stream}} {{group}}': 'max by (stream, group) (outrider_trim_overdue_seconds)' },
+  ),
+  graph('Entries trimmed', 'cut: by maxLength, before the group had finished them. See OutriderEntriesCut.', 'short', {
+    '{{stream}}': 'sum by (stream) (increase(outrider_entries_trimmed_total[rate]))',
+    'cut {{stream}} {{group}}': 'sum by (stream, group) (increase(outrider_entries_cut_total[rate]))',
+  }),
+  graph(
+    'Dead letters',
+    'They stay until a person replays or discards them, or for deadLetterRetention.',
+    'short',
+    { '{{stream}} {{group}}': 'max by (stream, group) (outrider_dead_letters)' },
+    { width: 12 },
+  ),
+  graph(
+    'Oldest dead letter',
+    'See OutriderDeadLettersOld.',
+    's',
+    { '{{stream}} {{group}}': 'max by (stream, group) (outrider_dead_letters_oldest_seconds)' },
+    { width: 12 },
+  ),
   row('Throughput and events in flight'),
   graph(
     'Events',

@@ -79,6 +79,8 @@ function* trials(client: RedisClient, streams: string[], durability: Config['dur
     yield { command: 'xrange', pattern, run: () => client.xrange(stream, '0-0', '0-0') }
     yield { command: 'xadd', pattern, run: () => client.call('XADD', stream, '0-0', 'a', 'b') }
     yield* trimming(client, stream, known ? patternOf(stream) : undefined)
+    // No number of samples.
+    yield { command: SIZE, pattern, run: () => client.call('MEMORY', 'USAGE', stream, 'SAMPLES', 'x') }
   }
   yield { command: 'time', run: () => client.time() }
   yield settingOf(client, partitionsKey('check'))
@@ -153,6 +155,8 @@ async function whoAmI(client: RedisClient, configured: string): Promise<string> 
   }
 }
 
+/** For a metric alone. */
+const SIZE = 'memory|usage'
 const FOR_DURABILITY = new Set(['info', 'wait', 'waitaof'])
 const FOR_TRIMMING = new Set(['xtrim', 'xpending', 'xinfo|groups', 'hgetall', 'hdel', 'time'])
 /** Of what consumers have moved out of a stream: the relay only reads it. */
@@ -179,11 +183,13 @@ export function assessDenials(
     const ordered = keys.toSorted((one, other) => Number(isForTrimming(one)) - Number(isForTrimming(other)))
     // `auto` continues with a weaker level.
     const isForDurability = (name: string) => durability === 'auto' && FOR_DURABILITY.has(name)
-    const isBearable = (name: string) => name === 'xrange' || isForDurability(name) || isForTrimming(name)
+    const isBearable = (name: string) =>
+      name === 'xrange' || name === SIZE || isForDurability(name) || isForTrimming(name)
     const bearable = keys.every(isForTrimming) && commands.every(isBearable)
     const lost = [
       commands.some(isForDurability) && 'wait until events are safe',
       commands.includes('xrange') && 'repair a gap: it would halt',
+      commands.includes(SIZE) && 'tell how large streams are',
       [...commands, ...keys].some(isForTrimming) && 'trim streams: they grow',
     ].filter((text) => typeof text === 'string')
     findings.push(

@@ -130,6 +130,43 @@ describe('metrics', () => {
     })
   })
 
+  it('add up the partitions of a stream, and tell of the fullest server of Redis', async () => {
+    const metrics = createRelayMetrics()
+    const of = async (names: RegExp) =>
+      Object.fromEntries(Object.entries(await scrape(metrics)).filter(([name]) => names.test(name)))
+    const stream = { entries: 1, bytes: 10, oldestSeconds: 5, overdueSeconds: 0, heldBy: undefined }
+    const dead = (group: string, count: number, oldestSeconds: number) => ({ group, count, oldestSeconds })
+    metrics.setStream('orders:0', {
+      ...{ ...stream, memory: { used: 800, max: 1_000 } },
+      deadLetters: [dead('billing', 2, 60), dead('mail', 0, 0)],
+    })
+    metrics.setStream('orders:1', {
+      ...{ ...stream, memory: { used: 900, max: 9_000 }, deadLetters: [dead('billing', 3, 50)] },
+    })
+    metrics.setStream('users', { ...stream, bytes: undefined, memory: undefined, deadLetters: [] })
+    expect(await of(/stream_|dead_letters|redis_/)).toEqual({
+      'outrider_stream_entries{stream="orders"}': 2,
+      'outrider_stream_entries{stream="users"}': 1,
+      'outrider_stream_bytes{stream="orders"}': 20,
+      'outrider_stream_oldest_entry_seconds{stream="orders"}': 5,
+      'outrider_stream_oldest_entry_seconds{stream="users"}': 5,
+      'outrider_dead_letters{stream="orders",group="billing"}': 5,
+      'outrider_dead_letters{stream="orders",group="mail"}': 0,
+      'outrider_dead_letters_oldest_seconds{stream="orders",group="billing"}': 60,
+      'outrider_dead_letters_oldest_seconds{stream="orders",group="mail"}': 0,
+      outrider_redis_used_memory_bytes: 800,
+      outrider_redis_max_memory_bytes: 1_000,
+    })
+    metrics.removeStream('orders:0')
+    metrics.setStream('orders:1', { ...stream, memory: { used: 7, max: undefined }, deadLetters: [] })
+    expect(await of(/stream_bytes|dead_letters|redis_/)).toEqual({
+      'outrider_stream_bytes{stream="orders"}': 10,
+      outrider_redis_used_memory_bytes: 7,
+    })
+    metrics.forget()
+    expect(await of(/stream_|dead_letters|redis_/)).toEqual({})
+  })
+
   it('say nothing of what is not known: a 0 would be an alarm, or hide one', async () => {
     const metrics = createRelayMetrics()
     const known = async () =>

@@ -151,6 +151,8 @@ export function createRelayMetrics() {
     deadLettersTrimmed: streams.deadLettersTrimmed,
     /** How a stream is, as it was seen last. */
     setStream: streams.set,
+    /** It is gone. */
+    removeStream: streams.remove,
     repairFound: (events: number): void => repairFound.set(events),
     outbox,
     repairPutBack: (events: number): void => repairPutBack.set(events),

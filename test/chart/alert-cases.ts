@@ -134,6 +134,18 @@ export const CASES: AlertCase[] = [
     },
   },
   {
+    alert: 'OutriderRedisMemoryHigh',
+    what: 'Redis has used nine tenths of its memory',
+    wrong: { [active('outrider_redis_used_memory_bytes')]: turning(5 * GIB, 9 * GIB) },
+  },
+  {
+    alert: 'OutriderDeadLettersOld',
+    what: 'a dead letter is a week old',
+    wrong: {
+      [active('outrider_dead_letters_oldest_seconds', 'stream="orders",group="billing"')]: turning(0, 7 * 86_400 + 1),
+    },
+  },
+  {
     alert: 'OutriderRetentionHeld',
     what: 'rows stay for a day longer than they should',
     wrong: { [active('outrider_outbox_retention_lag_seconds')]: turning(0, 86_400) },

@@ -77,6 +77,13 @@ export const QUIET: { what: string; wrong: AlertCase['wrong'] }[] = [
     },
   },
   {
+    what: 'nothing bounds the memory of Redis, and much is used',
+    wrong: {
+      [active('outrider_redis_used_memory_bytes')]: always(100 * GIB),
+      [active('outrider_redis_max_memory_bytes')]: undefined,
+    },
+  },
+  {
     what: 'auto found a stronger level',
     wrong: {
       [active('outrider_durability_level', 'level="fsync"')]: turning(1, 0),

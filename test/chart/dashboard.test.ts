@@ -124,6 +124,7 @@ describe('the dashboard', () => {
       'Health',
       'WAL and the slot',
       'Outbox',
+      'Streams and dead letters',
       'Throughput and events in flight',
       'Blocked and rejected',
       'Redis and durability',

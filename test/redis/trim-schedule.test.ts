@@ -69,7 +69,12 @@ async function violationsOf(client: Client, seed: number, trimNow: Trim): Promis
       pending.delete(group)
     },
     async trim() {
-      const survey = await surveyForTrim(client, KEY, { lineage: LINEAGE, policy: '{}', retired: [] })
+      const survey = await surveyForTrim(client, KEY, {
+        lineage: LINEAGE,
+        policy: '{}',
+        retired: [],
+        measures: { bytes: false, memory: false },
+      })
       for (const { name, floor } of survey?.groups ?? []) known.set(name, floor)
       // Between the look and the trim.
       if (random() < 0.5)

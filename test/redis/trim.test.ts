@@ -3,7 +3,15 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { deadKey, headKey, policyKey } from '../../src/event/names.js'
 import { ZERO_POSITION } from '../../src/event/position.js'
 import { loadAppend } from '../../src/redis/streams/append.js'
-import { cut, type GroupFloor, surveyForTrim, type TrimStep, trim, trimDead } from '../../src/redis/streams/trim.js'
+import {
+  countDead,
+  cut,
+  type GroupFloor,
+  surveyForTrim,
+  type TrimStep,
+  trim,
+  trimDead,
+} from '../../src/redis/streams/trim.js'
 import { type RedisVersion, redisVersion, startRedis } from '../../testkit/services/index.js'
 import { at, call, events, LINEAGE } from '../support/events.js'
 
@@ -47,6 +55,36 @@ describe.each(VERSIONS)('trimming in Redis %s', (version) => {
       ['billing', 0],
       ['mail', 6],
     ])
+  })
+
+  test('measures the stream and the memory of its server, and counts the dead letters of each group', async ({
+    skip,
+  }) => {
+    const client = await start(skip, 10)
+    const few = (await survey(client))?.bytes ?? 0
+    await publish(client, 11, 400)
+    const { bytes = 0, memory } = (await survey(client)) ?? {}
+    expect(few).toBeGreaterThan(100)
+    expect(bytes).toBeGreaterThan(few * 2)
+    expect(memory).toEqual({ used: expect.any(Number), max: undefined })
+    expect(memory?.used).toBeGreaterThan(bytes)
+    await client.config('SET', 'maxmemory', '1gb')
+    expect((await survey(client))?.memory?.max).toBe(2 ** 30)
+
+    await client.xadd(deadKey(KEY, 'mail'), '5-1', 'a', 'b')
+    await client.xadd(deadKey(KEY, 'mail'), '*', 'a', 'b')
+    expect(await countDead(client, KEY, ['billing', 'mail'])).toEqual([
+      { count: 0, first: '0-0' },
+      { count: 2, first: '5-1' },
+    ])
+  })
+
+  test('goes on where the user may not measure, and does not measure where it is not asked to', async ({ skip }) => {
+    const client = await start(skip, 1)
+    const unasked = { lineage: LINEAGE, policy: POLICY, retired: [], measures: { bytes: false, memory: false } }
+    expect(await surveyForTrim(client, KEY, unasked)).toMatchObject({ length: 1, bytes: undefined, memory: undefined })
+    await client.call('ACL', 'SETUSER', 'default', '-memory', '-info')
+    expect(await survey(client)).toMatchObject({ length: 1, bytes: undefined, memory: undefined })
   })
 
   test('waits for a group that is known and missing, and for one that was made since the look', async ({ skip }) => {
@@ -163,7 +201,10 @@ const publish = (client: Client, from: number, to: number) =>
     events: events(from, to),
   })
 
-const survey = (client: Client) => surveyForTrim(client, KEY, { lineage: LINEAGE, policy: POLICY, retired: [] })
+const MEASURES = { bytes: true, memory: true }
+
+const survey = (client: Client) =>
+  surveyForTrim(client, KEY, { lineage: LINEAGE, policy: POLICY, retired: [], measures: MEASURES })
 
 const step = (
   client: Client,

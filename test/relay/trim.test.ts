@@ -27,6 +27,15 @@ test('entries go when they are older than the retention and every group has fini
   const overdue = () => relay.metric('outrider_trim_overdue_seconds{stream="orders",group="mail"}')
   await until(async () => ((await overdue()) ?? 0) > 1, { message: 'the group to be named that holds it up' })
   expect(await env.ids('orders')).toEqual(events.slice(1))
+  // The relay says what takes room.
+  await env.redis.xadd(deadKey('orders', 'mail'), `${Date.now() - 3_600_000}-0`, 'source', '/another')
+  await until(async () => (await relay.metric('outrider_dead_letters{stream="orders",group="mail"}')) === 1)
+  expect(await relay.metric('outrider_dead_letters{stream="orders",group="billing"}')).toBe(0)
+  expect(await relay.metric('outrider_dead_letters_oldest_seconds{stream="orders",group="mail"}')).toBeGreaterThan(
+    3_600,
+  )
+  expect(await relay.metric('outrider_stream_bytes{stream="orders"}')).toBeGreaterThan(500)
+  expect(await relay.metric('outrider_redis_used_memory_bytes')).toBeGreaterThan(100_000)
   await env.redis.xack('orders', 'mail', second)
   await until(async () => (await env.ids('orders'))[0] === events[3], { message: 'what is finished to go' })
   await env.redis.xack('orders', 'mail', ...(await read(env, 'mail', 2)))

@@ -1,5 +1,5 @@
 import type { EntryId } from '../../event/entry-id.js'
-import { headKey, policyKey } from '../../event/names.js'
+import { deadKey, headKey, policyKey } from '../../event/names.js'
 import { POSITION, type Position } from '../../event/position.js'
 import type { RedisClient } from '../client/connect.js'
 import { Script } from '../scripts/script.js'
@@ -10,6 +10,7 @@ const TRIMMABLE = include('position', 'entry-id', 'stream-info', 'soundness', 't
 const surveyScript = new Script('survey-trim.lua', ...IDS, ...include('unfinished'))
 const trimScript = new Script('trim.lua', ...TRIMMABLE, ...include('unfinished'))
 const cutScript = new Script('cut.lua', ...TRIMMABLE)
+const countDeadScript = new Script('count-dead.lua', ...include('stream-info'))
 const deadScript = new Script('trim-dead.lua', ...include('entry-id', 'trim-step'))
 const positionScript = new Script('find-position.lua', ...TRIMMABLE)
 
@@ -29,6 +30,20 @@ export interface TrimSurvey {
   /** What each lineage that publishes to the stream keeps, as it has said it. */
   policies: ReadonlyMap<string, string>
   groups: readonly UnfinishedGroup[]
+  /** Of memory, about; undefined where it was not measured, or the user may not. */
+  bytes: number | undefined
+  /** Of the server that has the stream; undefined as `bytes`. */
+  memory: MemoryUse | undefined
+}
+
+/** What a survey asks for of `bytes` and `memory`. */
+export type Measures = Record<'bytes' | 'memory', boolean>
+
+/** Memory of a Redis server, in bytes. */
+export interface MemoryUse {
+  used: number
+  /** `maxmemory`; undefined: without limit. */
+  max: number | undefined
 }
 
 export interface UnfinishedGroup extends GroupFloor {
@@ -36,23 +51,24 @@ export interface UnfinishedGroup extends GroupFloor {
   unfinished: number | undefined
 }
 
-type SurveyReply = [] | [number, number, string, string[], [string, string, number][]]
+type SurveyReply = [] | [number, number, string, string[], [string, string, number][], [number, number, number]]
 
 const isMissing = (reply: SurveyReply): reply is [] => reply.length === 0
 
 /**
  * Looks at a stream, and says in Redis what this lineage keeps of it. Undefined where there is no such stream. Rejects with the
- * error of Redis. `retired`: lineages that publish no more.
+ * error of Redis. `retired`: lineages that publish no more; `measures`: what is asked for beside.
  */
 export async function surveyForTrim(
   client: RedisClient,
   key: string,
-  own: { lineage: string; policy: string; retired: readonly string[] },
+  own: { lineage: string; policy: string; retired: readonly string[]; measures: Measures },
 ): Promise<TrimSurvey | undefined> {
-  const keys = [key, policyKey(key)]
-  const reply = (await surveyScript.call(client, keys, [own.lineage, own.policy, ...own.retired])) as SurveyReply
+  const flags = [own.measures.bytes, own.measures.memory].map((flag) => (flag ? '1' : ''))
+  const args = [own.lineage, own.policy, ...flags, ...own.retired]
+  const reply = (await surveyScript.call(client, [key, policyKey(key)], args)) as SurveyReply
   if (isMissing(reply)) return undefined
-  const [now, length, first, flat, groups] = reply
+  const [now, length, first, flat, groups, [bytes, used, max]] = reply
   const policies = new Map<string, string>()
   for (let n = 0; n + 1 < flat.length; n += 2) policies.set(flat[n] as string, flat[n + 1] as string)
   return {
@@ -60,6 +76,8 @@ export async function surveyForTrim(
     groups: groups.map(([name, floor, unfinished]) => ({
       ...{ name, floor, unfinished: unfinished < 0 ? undefined : unfinished },
     })),
+    bytes: bytes < 0 ? undefined : bytes,
+    memory: used < 0 ? undefined : { used, max: max > 0 ? max : undefined },
   }
 }
 
@@ -133,6 +151,21 @@ const whoseOf = ({ lineage, session, position }: TrimmingHead): string[] => [lin
 /** Removes dead letters that are before an entry, some of them; resolves with how many. */
 export async function trimDead(client: RedisClient, key: string, upTo: EntryId): Promise<number> {
   return (await deadScript.call(client, [key], [upTo])) as number
+}
+
+/** Dead letters of a group. */
+export interface DeadLetters {
+  count: number
+  /** The oldest one; 0-0 without any. */
+  first: EntryId
+}
+
+/** How many dead letters these groups of a stream have, in the order of the groups. */
+export async function countDead(client: RedisClient, key: string, groups: readonly string[]): Promise<DeadLetters[]> {
+  if (groups.length === 0) return []
+  const keys = groups.map((name) => deadKey(key, name))
+  const reply = (await countDeadScript.call(client, keys, [])) as [number, EntryId][]
+  return reply.map(([count, first]) => ({ count, first }))
 }
 
 /** The first event of a source in a stream. */

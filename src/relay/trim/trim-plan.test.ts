@@ -10,7 +10,7 @@ const DAY = 86_400_000
 const NONE = { retention: undefined, maxFinished: undefined, maxLength: undefined }
 
 const facts = (more: Partial<TrimFacts>): TrimFacts => ({
-  ...{ now: NOW, length: 100, first: ago(9 * DAY), groups: [], missing: [] },
+  ...{ now: NOW, length: 100, first: ago(9 * DAY), groups: [], missing: [], memory: undefined },
   policy: { retention: 7 * DAY, maxFinished: undefined, maxLength: undefined },
   ...more,
 })

@@ -6,7 +6,7 @@ import type { GroupFloor, TrimStep, TrimSurvey } from '../../redis/streams/trim.
 export const MIN_AGE_MS = 600_000
 
 /** What is known of a stream. */
-export interface TrimFacts extends Omit<TrimSurvey, 'policies'> {
+export interface TrimFacts extends Omit<TrimSurvey, 'policies' | 'bytes'> {
   policy: Pick<TrimPolicy, 'retention' | 'maxFinished' | 'maxLength'>
   /** Groups that are waited for and that Redis does not have. */
   missing: readonly GroupFloor[]

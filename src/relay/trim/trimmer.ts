@@ -3,7 +3,6 @@ import { inBatches } from '../../base/in-batches.js'
 import { every } from '../../base/interval.js'
 import type { Config } from '../../config/schema.js'
 import { isLeftToDefault, type TrimPolicy, trimPolicyOf } from '../../config/trimming.js'
-import { timeOf } from '../../event/entry-id.js'
 import { deadKey, streamOf } from '../../event/names.js'
 import type { Position } from '../../event/position.js'
 import { mayTrim, saveHorizon } from '../../postgres/state/horizons.js'
@@ -17,7 +16,6 @@ import {
   surveyForTrim,
   type TrimmingHead,
   type TrimStep,
-  type TrimSurvey,
   trim,
   trimDead,
 } from '../../redis/streams/trim.js'
@@ -31,6 +29,7 @@ import { KnownGroups } from './known-groups.js'
 import { LookSchedule, type ReachedStream } from './look-schedule.js'
 import { MovedMarks } from './moved-marks.js'
 import { policyText, sharedPolicy } from './shared-policy.js'
+import { REFUSED_PAUSE_MS, StreamReport } from './stream-report.js'
 import { planTrim, type TrimFacts, type TrimPlan } from './trim-plan.js'
 
 /** How often each stream is looked at, in milliseconds; more often where less is kept. */
@@ -44,13 +43,11 @@ const STREAMS_AT_ONCE = 8
 const MAX_STEPS = 200
 /** Between two of them, so that others have their turn, in milliseconds. */
 const STEP_PAUSE_MS = 5
-/** After a refusal that a person has to correct, in milliseconds: each look would be another entry of ACL LOG. */
-const REFUSED_PAUSE_MS = 600_000
 
 export interface TrimmerOptions {
   config: Pick<Config, 'streams'>
   log: Logger
-  metrics: Pick<Metrics, 'trimmed' | 'cut' | 'deadLettersTrimmed' | 'setStream' | 'errors'>
+  metrics: Pick<Metrics, 'trimmed' | 'cut' | 'deadLettersTrimmed' | 'setStream' | 'removeStream' | 'errors'>
   stateStore: StateStore
   timeline: number
   connectRedis(commandTimeout: number): Promise<RedisClient>
@@ -81,6 +78,7 @@ export class Trimmer {
   readonly #connection: SideConnection
   readonly #groups: KnownGroups
   readonly #moved: MovedMarks
+  readonly #report: StreamReport
   readonly #schedule = new LookSchedule()
   #trimming: Trimming | undefined
   #isRunning = false
@@ -95,6 +93,7 @@ export class Trimmer {
     this.#options = options
     this.#groups = new KnownGroups(options.stateStore)
     this.#moved = new MovedMarks({ ...options, groups: this.#groups })
+    this.#report = new StreamReport(options.metrics)
     this.#connection = new SideConnection({
       connect: () => options.connectRedis(COMMAND_TIMEOUT_MS),
       isHarmless: isOfStream,
@@ -158,17 +157,16 @@ export class Trimmer {
     const own = this.#policyOf(key)
     // Once: a lineage that has ended here may publish from another copy of this database, and says again what it keeps.
     const retired = this.#looked.has(key) ? [] : (this.#trimming?.retired ?? [])
-    const survey = await surveyForTrim(client, key, { lineage, policy: policyText(own), retired })
-    if (survey === undefined) return
+    const asked = this.#report.measures(performance.now())
+    const survey = await surveyForTrim(client, key, { lineage, policy: policyText(own), retired, measures: asked })
+    if (survey === undefined) return metrics.removeStream(key)
     this.#looked.add(key)
     const others = new Map([...survey.policies].filter(([other]) => other !== lineage))
     const policy = sharedPolicy(own, others.values())
     const facts: TrimFacts = { ...survey, policy, missing: await this.#groups.seen(key, survey.groups, policy.groups) }
     const plan = planTrim(facts)
-    metrics.setStream(key, {
-      ...{ entries: survey.length, oldestSeconds: ageOf(survey), overdueSeconds: plan.overdueMs / 1000 },
-      heldBy: plan.heldBy?.name,
-    })
+    const groups = [...this.#groups.of(key)].map(({ name }) => name)
+    await this.#report.report(client, key, { survey, asked, plan, groups }, performance.now())
     const work = { client, head: { key, ...stateStore.own, position }, others: [...others.keys()] }
     if (plan.step || plan.cut) {
       await this.#requireLeave()
@@ -292,6 +290,3 @@ const isSound = async ({ client, head, others }: Work): Promise<boolean> =>
   (await trim(client, head, { upTo: '0-1', most: undefined }, [], others)) !== undefined
 
 const NOT_BY_DEFAULT = 'streams without a retention are not trimmed: an earlier version set up this installation'
-
-const ageOf = ({ now, length, first }: TrimSurvey): number =>
-  length === 0 ? 0 : Math.max(0, now - timeOf(first)) / 1000
