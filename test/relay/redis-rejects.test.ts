@@ -8,7 +8,6 @@ test('a stream whose key holds another type: its rows become incidents, everythi
 }) => {
   await env.redis.set('taken', 'a string')
   const relay = await env.streamingRelay()
-  const before = await env.confirmed()
   const rejected: string[] = []
   const flowing: string[] = []
   for (let n = 0; n < 5; n++) {
@@ -32,7 +31,7 @@ test('a stream whose key holds another type: its rows become incidents, everythi
   )
   expect(await env.redis.get('taken')).toBe('a string')
   await relay.streaming()
-  await until(async () => (await env.confirmed()) > before, { message: 'the slot to move on' })
+  await until(() => env.isConfirmed('orders'), { message: 'the slot to move on' })
 
   await env.redis.del('taken')
   const probed = async () => (await env.redis.exists('taken')) === 1
@@ -60,7 +59,6 @@ test('a row larger than Redis takes in one piece becomes an incident, and its ne
     OUTRIDER_LIMITS_BATCH_BYTES: '16MiB',
     OUTRIDER_LIMITS_INFLIGHT_BYTES: '32MiB',
   })
-  const before = await env.confirmed()
   const large = JSON.stringify({ text: 'x'.repeat(2_000_000) })
   const { rows } = await env.postgres.query(
     `with inserted as (
@@ -86,6 +84,6 @@ test('a row larger than Redis takes in one piece becomes an incident, and its ne
   expect(incidents.map(({ row }) => row)).toEqual(
     [2, 5].map((at) => expect.objectContaining({ id: ids[at], data: large })),
   )
-  await until(async () => (await env.confirmed()) > before, { message: 'the slot to move on' })
+  await until(() => env.isConfirmed('orders'), { message: 'the slot to move on' })
   expect(await relay.metric('outrider_sessions_total')).toBe(1)
 })

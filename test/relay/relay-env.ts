@@ -23,8 +23,13 @@ export interface RelayEnv extends TestEnv {
   insert(stream: string, data?: unknown, subject?: string): Promise<string>
   /** The event ids in a stream, in order. */
   ids(stream: string): Promise<string[]>
-  /** The slot's `confirmed_flush_lsn`. */
+  /** The slot's `confirmed_flush_lsn`. As text it has no order: '0/FFFFFF8' > '0/10000000'. */
   confirmed(): Promise<string>
+  /**
+   * Whether the slot has passed the last event in a stream. That the slot has moved does not tell: an idle relay confirms what others
+   * write to the same server.
+   */
+  isConfirmed(stream: string): Promise<boolean>
   /** The process id of the walsender that serves the slot, once there is one. */
   walsender(): Promise<number>
 }
@@ -107,6 +112,12 @@ export async function createRelayEnv(options: RelayEnvOptions = {}): Promise<Rel
         [slot],
       )
       return rows[0]?.lsn
+    },
+    async isConfirmed(stream) {
+      const [[, fields]] = (await redis.xrevrange(stream, '+', '-', 'COUNT', 1)) as [[string, string[]]]
+      const [, high, low] = /^[0-9a-f]{8}-([0-9a-f]{8})([0-9a-f]{8})-/.exec(fields[fields.indexOf('sequence') + 1]!)!
+      const past = 'select from pg_replication_slots where slot_name = $1 and confirmed_flush_lsn > $2'
+      return (await postgres.query(past, [slot, `${high}/${low}`])).rowCount === 1
     },
     async walsender() {
       const active = 'select active_pid from pg_replication_slots where slot_name = $1'
