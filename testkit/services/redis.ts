@@ -36,7 +36,9 @@ export async function startRedis(options: RedisOptions = {}): Promise<Redis> {
     )
   }
   const version = options.version ?? options.replicaOf?.version ?? chosenRedis()
-  const redis = new Redis(await redisHost(version), options.port ?? (await freePort()), { ...options, version })
+  const port = options.port ?? (await freePort())
+  const settings = await withBusPort(options.settings)
+  const redis = new Redis(await redisHost(version), port, { ...options, settings, version })
   try {
     await redis.initialize()
     await redis.start()
@@ -45,6 +47,12 @@ export async function startRedis(options: RedisOptions = {}): Promise<Redis> {
     throw error
   }
   return redis
+}
+
+/** By default the bus of a cluster is at the port and 10,000, which another server or an outgoing connection may have. */
+async function withBusPort(settings: RedisOptions['settings'] = {}): Promise<NonNullable<RedisOptions['settings']>> {
+  if (settings['cluster-enabled'] !== 'yes') return settings
+  return { 'cluster-port': String(await freePort()), ...settings }
 }
 
 export class Redis extends Service {
