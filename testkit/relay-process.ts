@@ -13,6 +13,9 @@ export interface LogLine {
   [key: string]: unknown
 }
 
+/** For a relay that is frozen. */
+const STATUS_TIMEOUT_MS = 15_000
+
 /** A relay as users run it: the built command, as a process of its own. */
 export class RelayProcess {
   readonly logs: LogLine[] = []
@@ -58,12 +61,18 @@ export class RelayProcess {
     return this.#child.exitCode === null && this.#child.signalCode === null
   }
 
-  /** The body of /readyz, with the status code; undefined while nothing answers. */
+  /**
+   * The body of /readyz, with the status code; undefined while nothing answers. A connection of its own, as for `metric`; and a machine
+   * that stands still for seconds is no relay that does not answer.
+   */
   async status(): Promise<
     { code: number; role: string; state: string; reason?: string; message?: string } | undefined
   > {
     try {
-      const response = await fetch(`http://127.0.0.1:${this.httpPort}/readyz`, { signal: AbortSignal.timeout(2_000) })
+      const response = await fetch(`http://127.0.0.1:${this.httpPort}/readyz`, {
+        headers: { connection: 'close' },
+        signal: AbortSignal.timeout(STATUS_TIMEOUT_MS),
+      })
       return { code: response.status, ...((await response.json()) as { role: string; state: string }) }
     } catch {
       return undefined
