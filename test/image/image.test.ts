@@ -92,13 +92,13 @@ it('tells nothing of how it was built, and everything of what it is', async () =
   expect(await shell('id -u; id -g; touch /app/x 2>/dev/null || echo refused')).toBe('65532\n65532\nrefused')
 })
 
-it('relays in a locked container, is healthy, and drains on docker stop', { timeout: 120_000 }, async ({ env }) => {
+it('relays in a locked container, is healthy, and drains on docker stop', async ({ env }) => {
   await env.insert('first')
   const started = performance.now()
   const relay = await RelayContainer.run(engine, env.variables)
-  await until(async () => (await env.redis.xlen('first')) === 1, { timeout: 30_000 })
+  await until(async () => (await env.redis.xlen('first')) === 1)
   const first = performance.now() - started
-  await until(async () => (await relay.inspect('{{.State.Health.Status}}')) === 'healthy', { timeout: 30_000 })
+  await until(async () => (await relay.inspect('{{.State.Health.Status}}')) === 'healthy')
   const idle = await relay.memory()
   const size = await sizeOf(image)
   console.log(
@@ -118,12 +118,12 @@ it('relays in a locked container, is healthy, and drains on docker stop', { time
   await expectComplete(env, 'orders')
 })
 
-it('comes back after docker kill, and loses and doubles nothing', { timeout: 120_000 }, async ({ env }) => {
+it('comes back after docker kill, and loses and doubles nothing', async ({ env }) => {
   const relay = await RelayContainer.run(engine, env.variables)
   const load = new Load(env.database, 'orders')
   for (let kills = 0; kills < 3; kills++) {
     const before = await env.redis.xlen('orders')
-    await until(async () => (await env.redis.xlen('orders')) > before, { timeout: 30_000 })
+    await until(async () => (await env.redis.xlen('orders')) > before)
     await relay.kill()
     expect(await relay.inspect('{{.State.ExitCode}}')).toBe('137')
     await relay.start()
@@ -132,7 +132,7 @@ it('comes back after docker kill, and loses and doubles nothing', { timeout: 120
   await expectComplete(env, 'orders')
 })
 
-it('ends a command on docker stop, though it waits and listens to no signal', { timeout: 60_000 }, async () => {
+it('ends a command on docker stop, though it waits and listens to no signal', async () => {
   let met = false
   const deaf = createServer(() => {
     met = true
@@ -155,7 +155,7 @@ it('ends a command on docker stop, though it waits and listens to no signal', { 
     ...command,
   )
   try {
-    await until(() => met, { timeout: 20_000, message: 'the command to connect' })
+    await until(() => met, { message: 'the command to connect' })
     await engine.docker('stop', '-t', '30', name)
     expect(await engine.docker('inspect', '--format={{.State.ExitCode}}', name)).toBe('143')
   } finally {

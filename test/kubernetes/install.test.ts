@@ -89,7 +89,7 @@ test('an uninstall leaves the slot, which its notes have said before', async (co
   expectDone(installed)
   expect(installed.out).toContain('the slot stays in Postgres, and without a relay it holds back WAL')
   expectDone(await one.run('uninstall', '--wait'))
-  await until(async () => (await objectsOf(one)).length === 0, { timeout: 40_000 })
+  await until(async () => (await objectsOf(one)).length === 0)
   expect(await one.slots()).toBe(1)
 })
 
@@ -101,7 +101,7 @@ test('an uninstall right after teardown.enabled was set drops the slot', async (
   expect(upgraded.out).toContain('`helm uninstall` drops the slot and the publication')
   expectDone(await one.run('uninstall', '--wait', '--timeout', '120s'))
   expect(await one.slots()).toBe(0)
-  await until(async () => (await objectsOf(one)).length === 0, { timeout: 40_000 })
+  await until(async () => (await objectsOf(one)).length === 0)
 })
 
 test('an install that fails and is uninstalled, as --atomic does, leaves the slot that was there before, whatever teardown.enabled says', async (context) => {

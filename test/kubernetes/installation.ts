@@ -48,7 +48,7 @@ export class Installation {
     await one.#create('Secret', 'shop-owner', { url: database.url })
     await one.#create('Secret', 'shop-redis', { password: 'redis-hunter2' })
     // The controllers make it in their own time; no pod is admitted before.
-    await until(() => one.get('/api/v1', 'serviceaccounts/default'), { timeout: 30_000 })
+    await until(() => one.get('/api/v1', 'serviceaccounts/default'))
     return one
   }
 
@@ -106,7 +106,7 @@ export class Installation {
     const path = `/apis/apps/v1/namespaces/${this.namespace}/deployments/outrider`
     await this.env.cluster.client.patch(path, { spec: { replicas } })
     const pods = () => this.list('/api/v1', 'pods?labelSelector=app.kubernetes.io/component=relay')
-    await until(async () => (await pods()).length === replicas, { timeout: 40_000 })
+    await until(async () => (await pods()).length === replicas)
   }
 
   logs(pod: string): string {
@@ -124,9 +124,7 @@ export class Installation {
     const [row] = await this.database.query<{ id: string }>(insert)
     const client = this.redis.client()
     const arrived = async () => (await idsIn(client, 'orders')).includes(row!.id)
-    await until(arrived, { timeout: 40_000, message: `event ${row!.id} in its stream` }).finally(() =>
-      client.disconnect(),
-    )
+    await until(arrived, { message: `event ${row!.id} in its stream` }).finally(() => client.disconnect())
   }
 
   async #change(command: string, sets: string[]): Promise<Ended> {

@@ -117,7 +117,7 @@ async function startOwn(network: EngineNetwork, unpacked: string): Promise<Engin
   const env = { ...process.env, PATH, DOCKER_HOST: `unix://${socket}`, DOCKER_BUILDKIT: '1', DOCKER_CONFIG: folder }
   const docker = client(env)
   const answers = () => ended || docker('version').then(() => true)
-  await until(answers, { timeout: 30_000, message: () => `a Docker engine\n${tail(log)}` })
+  await until(answers, { message: () => `a Docker engine\n${tail(log)}` })
   if (ended) throw new NoEngine(`a Docker engine does not start here:\n${tail(log)}`)
   return {
     env,

@@ -63,7 +63,7 @@ export abstract class Service {
       this.#frozen = false
     })
     const serves = async () => end !== undefined || (await this.answers())
-    await until(serves, { timeout: 30_000, message: () => `a server on port ${this.port}\n${tail(this.log)}` })
+    await until(serves, { message: () => `a server on port ${this.port}\n${tail(this.log)}` })
     if (end !== undefined)
       throw new Error(`Expected a server on port ${this.port}, it ended: ${end}\n${tail(this.log)}`)
   }
