@@ -135,14 +135,16 @@ async function probe(client: RedisClient): Promise<void> {
 }
 
 /**
- * ioredis refuses a command to a node that is still connecting. One that cannot be reached is not waited for long: the command that
- * needs it says so.
+ * ioredis refuses a command to a node that is still connecting. One that is away is not waited for, and one that is silent not for long:
+ * the command that needs it says so.
  */
 async function connectsToAll(client: RedisClient): Promise<void> {
   if (!(client instanceof Cluster)) return
   const signal = AbortSignal.timeout(OTHER_NODES_TIMEOUT)
-  const connecting = client.nodes('master').filter(({ status }) => status !== 'ready')
-  await Promise.allSettled(connecting.map((node) => once(node, 'ready', { signal })))
+  const connecting = client.nodes('master').filter(({ status }) => status !== 'ready' && status !== 'end')
+  await Promise.allSettled(
+    connecting.map((node) => Promise.race([once(node, 'ready', { signal }), once(node, 'end', { signal })])),
+  )
 }
 
 async function createClient(
@@ -194,8 +196,8 @@ const CLUSTER = {
 /** No command waits for ever, in milliseconds: a server that hangs, or a network that swallows replies, is found out. */
 const COMMAND_TIMEOUT = 10_000
 
-/** For the nodes of a cluster that connect when the first has answered, in milliseconds. */
-const OTHER_NODES_TIMEOUT = 1_000
+/** For the nodes of a cluster that connect when the first has answered, in milliseconds: a busy machine may take seconds. */
+const OTHER_NODES_TIMEOUT = 5_000
 
 const COMMON = {
   lazyConnect: true,
