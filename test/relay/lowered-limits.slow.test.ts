@@ -1,6 +1,7 @@
-import { expect } from 'vitest'
+import { expect, onTestFinished } from 'vitest'
 import { headKey } from '../../src/event/names.js'
 import { listIncidents } from '../../src/postgres/state/incidents.js'
+import type { RelayProcess } from '../../testkit/relay-process.js'
 import { needsProcess, startRedis, until } from '../../testkit/services/index.js'
 import { type RelayEnv, relayTest as test } from './relay-env.js'
 
@@ -38,13 +39,41 @@ const headOf = async (env: RelayEnv, stream: string) => {
   return headKey(stream, rows[0].lineage)
 }
 
-/** Saves the head of a stream as it is in Redis: the next session knows it, and the slot stays where it is. */
-async function saveHead(env: RelayEnv, stream: string): Promise<void> {
-  const { position, event, entry, session } = await env.redis.hgetall(await headOf(env, stream))
-  await env.postgres.query(
-    `insert into outrider.head (lineage, session, stream_key, position, event_id, entry_id)
-     select lineage, $1, $2, $3, $4, $5 from outrider.lineage`,
-    [session, stream, position, event, entry],
+interface Unconfirmed {
+  /** Saves the head of a stream as it is in Redis: the next session knows it, and the slot stays where it is. */
+  saveHead(stream: string): Promise<void>
+  /** The relay is killed: all that it has published comes again. */
+  kill(): Promise<void>
+}
+
+/** A relay that publishes and confirms nothing, however long it takes: a head is saved before that, and its table is locked. */
+async function unconfirmed(env: RelayEnv, variables: Record<string, string>): Promise<Unconfirmed> {
+  const relay = await env.streamingRelay({ ...variables, OUTRIDER_DURABILITY: 'memory' })
+  const locker = await env.database.connect()
+  onTestFinished(() => locker.end())
+  await locker.query('begin; lock table outrider.head in share mode')
+  return {
+    async saveHead(stream) {
+      const { position, event, entry, session } = await env.redis.hgetall(await headOf(env, stream))
+      await locker.query(
+        `insert into outrider.head (lineage, session, stream_key, position, event_id, entry_id)
+         select lineage, $1, $2, $3, $4, $5 from outrider.lineage`,
+        [session, stream, position, event, entry],
+      )
+    },
+    async kill() {
+      await killWithStatements(env, relay)
+      await locker.query('commit')
+    },
+  }
+}
+
+/** A statement of the relay that waits for a lock would be carried out once the lock is free. */
+async function killWithStatements(env: RelayEnv, relay: RelayProcess): Promise<void> {
+  await relay.kill()
+  await env.database.query(
+    `select pg_terminate_backend(pid, 5000) from pg_stat_activity
+     where application_name like 'outrider %' and datname = current_database()`,
   )
 }
 
@@ -53,11 +82,7 @@ test('events published and not confirmed, of which limits and mapping would now 
   configFile,
 }) => {
   const env = await createEnv({ outbox: OUTBOX })
-  // At level memory nothing is confirmed for 5 s: all of it comes again.
-  const first = await env.relay({
-    OUTRIDER_CONFIG: await configFile(mapping('{stream}')),
-    OUTRIDER_DURABILITY: 'memory',
-  })
+  const first = await unconfirmed(env, { OUTRIDER_CONFIG: await configFile(mapping('{stream}')) })
   const heads = {
     large: { bytes: 20_000 },
     'large-saved': { bytes: 20_000 },
@@ -67,7 +92,7 @@ test('events published and not confirmed, of which limits and mapping would now 
   for (const stream of Object.keys(heads)) await insert(env, `${stream}-1`, { stream })
   for (const stream of Object.keys(heads)) {
     await arrived(env, stream, [`${stream}-1`])
-    if (stream.endsWith('-saved')) await saveHead(env, stream)
+    if (stream.endsWith('-saved')) await first.saveHead(stream)
   }
   for (const [stream, row] of Object.entries(heads)) await insert(env, `${stream}-2`, { stream, ...row })
   for (const stream of Object.keys(heads)) await arrived(env, stream, [`${stream}-1`, `${stream}-2`])
@@ -105,11 +130,11 @@ test('events published and not confirmed, of which a lowered proto-max-bulk-len 
     OUTRIDER_LIMITS_BATCH_BYTES: '16MiB',
     OUTRIDER_LIMITS_INFLIGHT_BYTES: '32MiB',
   }
-  const first = await env.relay(variables)
+  const first = await unconfirmed(env, variables)
   const streams = ['unsaved', 'saved']
   for (const stream of streams) await insert(env, `${stream}-1`, { stream })
   for (const stream of streams) await arrived(env, stream, [`${stream}-1`])
-  await saveHead(env, 'saved')
+  await first.saveHead('saved')
   for (const stream of streams) await insert(env, `${stream}-2`, { stream, bytes: 2_000_000 })
   for (const stream of streams) await arrived(env, stream, [`${stream}-1`, `${stream}-2`])
   await first.kill()
@@ -140,10 +165,10 @@ test('the mapping sends the row at the head of a stream elsewhere: the stream co
   configFile,
 }) => {
   const env = await createEnv({ outbox: OUTBOX })
-  const first = await env.relay({ OUTRIDER_CONFIG: await configFile(mapping('events')), OUTRIDER_DURABILITY: 'memory' })
+  const first = await unconfirmed(env, { OUTRIDER_CONFIG: await configFile(mapping('events')) })
   await insert(env, 'e1')
   await arrived(env, 'events', ['e1'])
-  await saveHead(env, 'events')
+  await first.saveHead('events')
   await insert(env, 'e2', { stream: 'no good name' })
   await arrived(env, 'events', ['e1', 'e2'])
   await first.kill()
@@ -159,10 +184,7 @@ test('a head that nothing has saved, of a stream that is used only later: recogn
   configFile,
 }) => {
   const env = await createEnv({ outbox: OUTBOX })
-  const first = await env.relay({
-    OUTRIDER_CONFIG: await configFile(mapping('{stream}')),
-    OUTRIDER_DURABILITY: 'memory',
-  })
+  const first = await unconfirmed(env, { OUTRIDER_CONFIG: await configFile(mapping('{stream}')) })
   await insert(env, 'e1', { stream: 'a' })
   await arrived(env, 'a', ['e1'])
   await first.kill()
@@ -185,10 +207,10 @@ test('a row at the head that is read before Redis answers: recognised as its own
   needsProcess({ skip }, ['redis'])
   const redis = await startRedis({ settings: { appendonly: 'yes' } })
   const env = await createEnv({ outbox: OUTBOX, redis })
-  const first = await env.relay({ OUTRIDER_CONFIG: await configFile(mapping('events')), OUTRIDER_DURABILITY: 'memory' })
+  const first = await unconfirmed(env, { OUTRIDER_CONFIG: await configFile(mapping('events')) })
   await insert(env, 'e1')
   await arrived(env, 'events', ['e1'])
-  await saveHead(env, 'events')
+  await first.saveHead('events')
   await insert(env, 'e2', { stream: 'no good name' })
   await arrived(env, 'events', ['e1', 'e2'])
   await first.kill()
@@ -219,11 +241,7 @@ test('killed before the incident of a rejected row is kept: nothing overtook the
   await insert(env, 'e3')
   await insert(env, 'e4', { stream: 'others' })
   await arrived(env, 'others', ['e4'])
-  await first.kill()
-  // Its statement would be carried out once the lock is free.
-  const gone = `select pg_terminate_backend(pid, 5000) from pg_stat_activity
-     where application_name like 'outrider %' and datname = current_database()`
-  await env.database.query(gone)
+  await killWithStatements(env, first)
   expect(await env.ids('events')).toEqual(['e1'])
   await locker.query('rollback')
 
