@@ -22,7 +22,7 @@ export async function endOf(env: RelayEnv, id: string) {
   const row = await until(
     async () =>
       (await env.postgres.query('select * from outrider.request where id = $1 and ended_at is not null', [id])).rows[0],
-    { timeout: 60_000, message: 'the request to end' },
+    { message: 'the request to end' },
   )
   return row as {
     state: string
