@@ -4,6 +4,7 @@ import { closeIncident } from '../../src/postgres/state/incidents.js'
 import { needsProcess, startPostgres, startRedis, until } from '../../testkit/services/index.js'
 import { dropSlot, expectAdopted, expectGap, expectStillness, isBefore18, running } from './gap-slot-env.js'
 import { relayTest as test } from './relay-env.js'
+import { advanceSlot } from './repair-env.js'
 
 test.concurrent('the slot dropped while the relay runs: a gap that cannot be closed, and adopting continues', async ({
   env,
@@ -20,7 +21,7 @@ test.concurrent('the slot advanced by hand: a gap', async ({ env }) => {
   const { relay } = await running(env)
   await relay.stop()
   await env.insert('orders')
-  await env.postgres.query('select pg_replication_slot_advance($1, pg_current_wal_lsn())', [env.slot])
+  await advanceSlot(env)
   const next = await env.relay()
   await expectGap(env, next, 'slot_ahead', 'outrider incidents close')
   await expectStillness(env, next)
