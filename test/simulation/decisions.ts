@@ -24,7 +24,8 @@ import { chainStart } from '../../src/relay/sink/server-wal.js'
 import { endOfLost, isSoundAlone, mayHaveSoundEnd } from '../../src/relay/sink/sound-end.js'
 import { classifyOpening } from '../../src/relay/sink/stream-opener.js'
 import type { Row } from './postgres.js'
-import type { GapStream } from './state.js'
+import type { KnownEnd } from './redis.js'
+import type { GapStream, Repair } from './state.js'
 
 /** A snapshot with what orders two of them. */
 export interface TakenSnapshot {
@@ -34,6 +35,8 @@ export interface TakenSnapshot {
   running: number
   snapshot: Snapshot
 }
+
+export type BegunRepair = Pick<Repair, 'snapshot' | 'until' | 'unsettled'>
 
 /**
  * What decides in a repair. First the functions of the product. Then counterparts of decisions that the product leaves to a statement
@@ -94,6 +97,12 @@ export const PRODUCT = {
     for (let xid = xmin; xid < next; xid++) if (!snapshot.sees(xid)) open.push(xid)
     return open
   },
+
+  /** postgres/state/repairs.ts, beginRepair: what the repair goes by. `known`: of the last repair whose gaps are not closed. */
+  begins: (begun: BegunRepair, _known: BegunRepair | undefined): BegunRepair => begun,
+
+  /** prepare-repair.lua: entry and count that a head names which a repair has moved. */
+  preparedEnd: (stream: KnownEnd): KnownEnd => stream,
 
   /** postgres/state/gaps.ts, insertStreams: the bound of a stream that was lost once more. */
   boundAfterLoss: (known: GapStream, lost: GapStream): string | null =>

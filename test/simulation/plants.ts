@@ -17,9 +17,9 @@ const lsnOf = (position: Position) => (position === ZERO_POSITION ? null : parse
 
 /**
  * Faults of the design that were found in attacks on it, or by this simulation. Not among them:
- * the main slot is never advanced by a repair, and there is no trimming, so nothing decides about them;
- * the entry that prepare-repair.lua writes into a head is the script's alone;
- * a lower bound from a head that a repair has written: too many things must meet, so it is not found in 60,000 runs;
+ * there is no trimming, so nothing decides about it;
+ * a lower bound from a head that a repair has written: too many things must meet, so it is not found in 60,000 runs; head-ownership.test.ts
+ * has that decision;
  * a repair that was cut off counts as whole: what each attempt records of the bounds keeps that from losing anything here.
  */
 export const PLANTS: readonly Plant[] = [
@@ -73,6 +73,13 @@ export const PLANTS: readonly Plant[] = [
     decisions: { isAbsent: ({ isInStream }) => !isInStream },
   },
   { name: 'late-save-ignored', shows: LOST, from: 21_235_058, decisions: { isUnsaved: () => true } },
+  { name: 'snapshot-kept-at-second-loss', shows: LOST, decisions: { begins: (begun, known) => known ?? begun } },
+  {
+    name: 'prepared-head-without-entry',
+    shows: LOST,
+    from: 881,
+    decisions: { preparedEnd: () => ({ last: 0, added: 0 }) },
+  },
   { name: 'not-settled', shows: LOST, decisions: { unsettledOf: () => [] } },
   {
     name: 'checkpoint-in-hole',
@@ -81,7 +88,7 @@ export const PLANTS: readonly Plant[] = [
     decisions: { keepsCheckpoint: (found) => PRODUCT.keepsCheckpoint({ ...found, isKnownPublication: true }) },
   },
   {
-    name: 'continues-past-unread-commits',
+    name: 'slot-advanced-past-unread-commits',
     shows: LOST,
     decisions: { continuesFrom: (...from) => PRODUCT.continuesFrom(...from) + 64n },
   },

@@ -23,6 +23,12 @@ interface Stream {
   added: number
 }
 
+/** The last entry of a stream, as a number, and how many were ever added. */
+export interface KnownEnd {
+  last: number
+  added: number
+}
+
 interface StoredHead extends Head {
   session: string
   added: number
@@ -57,9 +63,11 @@ export class Redis {
   /** Changes when connections break. */
   connection = 0
   readonly #now: () => number
+  readonly #preparedEnd: (stream: KnownEnd) => KnownEnd
 
-  constructor(now: () => number) {
+  constructor(now: () => number, preparedEnd: (stream: KnownEnd) => KnownEnd) {
     this.#now = now
+    this.#preparedEnd = preparedEnd
   }
 
   copy(): Data {
@@ -136,9 +144,9 @@ export class Redis {
     const stream = this.data.streams.get(key)
     if ((stream?.last ?? 0) < numberOf(found.end.last)) return { status: 'MOVED' }
     if ((stream?.added ?? 0) < Number(found.end.added)) return { status: 'MOVED' }
-    const last = entryOf(stream?.last ?? 0)
-    this.data.heads.set(key, { position: place, event: '', entry: last, session, added: stream?.added ?? 0 })
-    return { status: 'OK', entry: last }
+    const { last, added } = this.#preparedEnd({ last: stream?.last ?? 0, added: stream?.added ?? 0 })
+    this.data.heads.set(key, { position: place, event: '', entry: entryOf(last), session, added })
+    return { status: 'OK', entry: entryOf(last) }
   }
 
   /** barrier.lua */

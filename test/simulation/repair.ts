@@ -155,13 +155,8 @@ export class GapRepair {
     const unsettled = decisions.unsettledOf(postgres.snapshotOf(snapshot), next)
     const session = this.#session.id
     const awaited = new Set(unsettled.map(String))
-    const repair = state.beginRepair(this.#session.holdsLock, this.#gaps, {
-      session,
-      everyStream,
-      snapshot,
-      until,
-      unsettled: awaited,
-    })
+    const begun = decisions.begins({ snapshot, until, unsettled: awaited }, state.repair)
+    const repair = state.beginRepair(this.#session.holdsLock, this.#gaps, { session, everyStream, ...begun })
     if (!repair) throw new SessionEnd('a gap was repaired meanwhile')
     return repair
   }

@@ -58,7 +58,7 @@ export class World {
     this.#faults = Array.from({ length: KINDS }, () => FAULTS[random.int(FAULTS.length)]!)
     const offset = random.int(2 * CLOCK_SKEW) - CLOCK_SKEW
     this.postgres = new Postgres(random)
-    this.redis = new Redis(() => this.time + offset)
+    this.redis = new Redis(() => this.time + offset, decisions.preparedEnd)
     this.state = new State(
       this.postgres,
       decisions,
