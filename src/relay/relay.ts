@@ -2,6 +2,7 @@ import { backoff, pause } from '../base/backoff.js'
 import { OutriderError } from '../base/failure.js'
 import type { Config } from '../config/schema.js'
 import { classifyPostgres } from '../postgres/client/errors.js'
+import { isOwnOutbox } from '../postgres/state/repair-state.js'
 import { BulkLimitLoweredError } from '../redis/client/bulk-limit.js'
 import { classifyRedis } from '../redis/client/errors.js'
 import type { HealthStatus } from '../telemetry/http.js'
@@ -36,6 +37,8 @@ const LOOK_AGAIN = 3_000
 /** A session that streamed so long, in milliseconds, was a good one: the next fault begins with a short pause again. */
 const GOOD_SESSION = 10_000
 
+const NOT_REPAIRED = 'gaps of a mapped table are not repaired: the relay halts at each of them'
+
 /** Session after session, until it is stopped. Nothing that a server does ends it. */
 export class Relay {
   readonly #config: Config
@@ -66,6 +69,8 @@ export class Relay {
   /** Resolves after `stop`. */
   async run(): Promise<void> {
     const { signal } = this.#stop
+    const { onGap, outbox } = this.#config
+    if (onGap === 'repair' && !isOwnOutbox(outbox)) this.#log.info({ table: outbox.table }, NOT_REPAIRED)
     for (let attempt = 1; !signal.aborted; attempt++) {
       const began = performance.now()
       try {

@@ -36,8 +36,8 @@ export const close = (env: RelayEnv, id: string) =>
   runCommand(incidents, env.database.url, { args: ['close', id], answer: true })
 
 /** A relay that has published the event `first` of a mapped table. */
-export async function running(env: RelayEnv, file: string): Promise<RelayProcess> {
-  const relay = await env.relay({ OUTRIDER_CONFIG: file })
+export async function running(env: RelayEnv, file: string, more: Record<string, string> = {}): Promise<RelayProcess> {
+  const relay = await env.relay({ OUTRIDER_CONFIG: file, ...more })
   await relay.streaming()
   await add(env, TABLE, 'first')
   await published(env, 'first')

@@ -6,7 +6,9 @@ import { readMigrations } from '../../src/postgres/setup/migration.js'
 import { runCheck } from '../check/run.js'
 import { runCommand } from '../support/command.js'
 import { add, close, mapped, mapping, openIncidents, published, running, TABLE, yaml } from './outbox-table-env.js'
+import { saved } from './redis-loss-env.js'
 import { relayTest as test } from './relay-env.js'
+import { REPAIR } from './repair-env.js'
 
 test.for([
   [
@@ -41,6 +43,19 @@ test.for([
     await published(env, 'first', 'at once', 'halted', 'last')
   },
 )
+
+test('a relay of a mapped table says at its start that a gap is not repaired, and halts at one', async ({
+  createEnv,
+  configFile,
+}) => {
+  const env = await createEnv(mapped)
+  const relay = await running(env, await configFile(yaml()), REPAIR)
+  const [line] = await relay.logged(({ msg }) => /^gaps of a mapped table are not repaired/.test(msg))
+  expect(line).toMatchObject({ level: 'info', table: TABLE })
+  await saved(env, 1)
+  await env.redis.flushall()
+  await relay.is({ role: 'halted', reason: 'stream_behind' })
+})
 
 test('a table that was renamed continues under its new name once setup has run with it, and no row is lost', async ({
   createEnv,

@@ -6,6 +6,7 @@ import type { Logger } from '../../telemetry/log.js'
 import type { AffectedStreams } from './affected-streams.js'
 import type { MissingRows } from './missing-rows.js'
 import type { PutBack } from './put-back.js'
+import { type PutBackProgress, putBackProgress } from './put-back-progress.js'
 
 const SAVE_PROGRESS_EVERY_MS = 2_000
 const LOG_PROGRESS_EVERY_MS = 10_000
@@ -25,15 +26,16 @@ export interface PutBackRowsOptions {
 /** Hands the missing rows on to be appended, and records how far that is. */
 export class PutBackRows {
   readonly #options: PutBackRowsOptions
+  readonly #began = performance.now()
   #skipped = 0
 
   constructor(options: PutBackRowsOptions) {
     this.#options = options
   }
 
-  /** Rows of the streams that are repaired, as far as it is known. */
-  get left(): number {
-    return this.#options.found.rows - this.#skipped
+  get progress(): PutBackProgress {
+    const { found, putBack } = this.#options
+    return putBackProgress(putBack.appended, found.rows - this.#skipped, performance.now() - this.#began)
   }
 
   /** Until every row is appended or rejected. */
@@ -41,9 +43,8 @@ export class PutBackRows {
     const { client, log, own, putBack, report, signal } = this.#options
     const ended = new AbortController()
     const until = AbortSignal.any([signal, ended.signal])
-    const progress = () => ({ events: putBack.appended, of: this.left })
     every(SAVE_PROGRESS_EVERY_MS, () => report(), until)
-    every(LOG_PROGRESS_EVERY_MS, () => log.info(progress(), 'repair continues'), until)
+    every(LOG_PROGRESS_EVERY_MS, () => log.info(this.progress, 'repair continues'), until)
     try {
       let saved = 0
       for await (const page of this.#options.rows.read(putBack.columns)) {

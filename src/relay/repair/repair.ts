@@ -32,6 +32,7 @@ import { readFreeMemory, requireRoom } from './guards.js'
 import { HeadVerification } from './head-verification.js'
 import { MissingRows } from './missing-rows.js'
 import { PutBack } from './put-back.js'
+import { describePutBack } from './put-back-progress.js'
 import { PutBackRows, type PutBackRowsOptions } from './put-back-rows.js'
 import { explainEnd, FIRST_GUARDS, haltOf } from './repair-halt.js'
 import { recordSourceGaps } from './repair-plan.js'
@@ -255,10 +256,9 @@ export class GapRepair {
   }
 
   #report(): void {
-    const { appended } = this.#putBack
-    this.#options.metrics.repairPutBack(appended)
-    const left = this.#rows?.left ?? 0
-    const progress = left > 0 ? `${appended} of ${left} events are put back.` : 'Looking for the missing events.'
+    this.#options.metrics.repairPutBack(this.#putBack.appended)
+    const known = this.#rows?.progress
+    const progress = known && known.of > 0 ? describePutBack(known) : 'Looking for the missing events.'
     const reason = this.#gaps[0]?.reason ?? 'gap'
     this.#options.report('repairing', reason, `The relay repairs a gap from the outbox. ${progress}`)
   }
