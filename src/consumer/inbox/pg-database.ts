@@ -4,6 +4,7 @@ import { errorsOf } from '../delivery/thrown.js'
 import { type Database, type QueryRow, type Statement, type Transacted, TransactionFailedError } from './database.js'
 import type { PgClient, PgPool } from './database-adapter.js'
 import type { SessionState, Stage } from './error-class.js'
+import { listenToIdleLoss } from './idle-loss.js'
 import { rowQueryOf } from './row-query.js'
 import { RaisedErrors, sessionOf } from './session.js'
 
@@ -40,8 +41,7 @@ export class PgDatabase implements Database {
   }
 
   onIdleLoss(listener: (error: Error) => void): () => void {
-    this.#pool.on('error', listener)
-    return () => this.#pool.removeListener('error', listener)
+    return listenToIdleLoss(this.#pool, listener)
   }
 
   async transaction<Opened>({ first, read, work, readCommitted }: Transacted<Opened>): Promise<Opened | undefined> {
