@@ -17,11 +17,12 @@ test('a handler that blocks the event loop is warned of, with the length', async
   })
   await consumer.start()
   await env.append('things', [{ n: 1 }])
-  const said = () => env.logs.find(({ msg }) => msg.startsWith('the event loop was blocked'))
-  await until(() => said() !== undefined)
-  expect(said()).toMatchObject({ level: 'warn', claimAfterMs: 300, running: 1 })
-  // It is found at the next tick, of which there are ten in `claimAfter`.
-  expect(said()?.blockedMs).toBeGreaterThanOrEqual(570)
+  const said = () => env.logs.filter(({ msg }) => msg.startsWith('the event loop was blocked'))
+  // Not the first: a machine that is busy blocks the process, too. It is found at the next tick, of which there are ten in `claimAfter`.
+  const line = await until(() => said().find(({ running, blockedMs }) => running === 1 && Number(blockedMs) >= 570), {
+    message: () => `a line of 570 ms, found ${JSON.stringify(said())}`,
+  })
+  expect(line).toMatchObject({ level: 'warn', claimAfterMs: 300 })
   await env.drained('things', 1)
 })
 
