@@ -182,7 +182,7 @@ test('a stream that refuses does not let another worker take what runs of the ot
   const go = new Gate()
   const ran: number[] = []
   const worker = () =>
-    env.consumer({ redis: cluster.url, claimAfter: '900ms' }).on(Happened, async (event, { tx, signal }) => {
+    env.consumer({ redis: cluster.url, claimAfter: '3s' }).on(Happened, async (event, { tx, signal }) => {
       ran.push(event.data.n)
       if (event.data.n < 4) await go.passed(signal)
       await effect(event, { tx })
@@ -198,13 +198,11 @@ test('a stream that refuses does not let another worker take what runs of the ot
   // What runs goes on; what it does not keep alive the other one takes, and nobody else.
   first.pause()
   other.resume()
-  // What a dead worker has left is taken once nobody says for so long that it is not forgotten.
-  for (const n of [4, 8]) {
-    await leaveBehind(cluster.redis, 'things:0', [{ n }])
-    await until(() => ran.includes(n))
-  }
-  expect(ran.sort((a, b) => a - b)).toEqual([0, 2, 4, 8])
+  // What a dead worker has left later is taken once nobody says for so long that it is not forgotten.
+  await leaveBehind(cluster.redis, 'things:0', [{ n: 4 }])
+  await until(() => ran.includes(4))
+  expect(ran.sort((a, b) => a - b)).toEqual([0, 2, 4])
   expect(await pendingOf(cluster.redis, 'things:0')).toContainEqual(expect.objectContaining({ consumer: first.name }))
   go.open()
-  await drained(cluster, env, 4, ['things:0'])
+  await drained(cluster, env, 3, ['things:0'])
 })

@@ -72,7 +72,8 @@ async function handover(env: ConsumerEnv) {
   let outcome = () => {}
   let begun = 0
   const [first, second] = [1, 2].map(() =>
-    env.consumer({ ordered: true }).on(Happened, async (event, context) => {
+    // No lease of theirs runs out while the process gets no processor.
+    env.consumer({ ordered: true, claimAfter: '6s' }).on(Happened, async (event, context) => {
       if (event.subject === 'slow') {
         begun += 1
         await gate.wait(context.signal)

@@ -59,7 +59,7 @@ test('an ordered worker that stops gives back idle partitions at once, and renew
   const [began, go] = [new Gate(), new Gate()]
   const works: string[] = []
   const worker = () =>
-    env.consumer({ ordered: true, claimAfter: '1500ms' }).on(Happened, {
+    env.consumer({ ordered: true, claimAfter: '3s' }).on(Happened, {
       work: async (event, { signal }) => {
         works.push(`${event.stream} ${event.data.n}`)
         if (event.data.n > 0) return
@@ -76,7 +76,7 @@ test('an ordered worker that stops gives back idle partitions at once, and renew
   await worker().start()
   await env.append('things:1', [{ n: 1 }], { subject: 'b' })
   await env.drained('things:1', 1)
-  const lease = `select 1 from outrider.subscription where stream_key = 'things:0' and expires_at > $1::timestamptz + '3s'`
+  const lease = `select 1 from outrider.subscription where stream_key = 'things:0' and expires_at > $1::timestamptz + '6s'`
   const { rows } = await env.pool.query('select clock_timestamp() as now')
   // Only a renewal after the end of the first lease gives one that lasts so long.
   await until(async () => (await env.pool.query(lease, [rows[0].now])).rows.length > 0)
