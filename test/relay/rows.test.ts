@@ -77,7 +77,8 @@ test('a row over the size limit becomes an incident with its whole content, its 
     stream: 'orders',
     row: { id: large, stream: 'orders', type: 'test.happened', subject: 'order-1', data: JSON.stringify({ text }) },
   })
-  expect(await relay.metric('outrider_events_rejected_total')).toBe(1)
+  // Counted a moment after it is kept.
+  await until(async () => (await relay.metric('outrider_events_rejected_total')) === 1, { message: 'it to be counted' })
 
   const { rows } = await env.postgres.query('select pg_current_wal_lsn()::text as lsn')
   await env.insert('orders')
