@@ -11,14 +11,14 @@ import { type RelayEnv, relayTest as test } from './relay-env.js'
 import { putBack, REPAIR } from './repair-env.js'
 import { checkpoint, insertSome, read } from './trim-env.js'
 
-/** Each is looked at every second or two. What is finished goes at once, or is to stay until the test has ended. */
+/** What is finished goes within a second, or is to stay until the test has ended: such a stream is looked at every six seconds. */
 const YAML = `
 streams:
   dead: { retention: 1s }
   shared: { retention: 1s }
   replayed: { retention: 1s }
-  kept: { retention: 20s, maxLength: 3 }
-  cut: { retention: 20s, maxLength: 2 }
+  kept: { retention: 60s, maxLength: 3 }
+  cut: { retention: 60s, maxLength: 2 }
 `
 const STREAMS = ['dead', 'shared', 'replayed', 'kept', 'cut'] as const
 type Events = Record<(typeof STREAMS)[number], string[]>
