@@ -28,7 +28,8 @@ test('Postgres shuts down at once while Redis is frozen with events in flight, a
 
   const began = performance.now()
   await server.stop('fast')
-  expect(performance.now() - began).toBeLessThan(5_000)
+  // A walsender that waited for the client would hold it up for as long as wal_sender_timeout, 60 s.
+  expect(performance.now() - began).toBeLessThan(30_000)
 
   await redis.thaw()
   await server.start()
