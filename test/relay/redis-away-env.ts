@@ -29,9 +29,13 @@ export const keepalivesOften = (env: RelayEnv) =>
 /** Waits until the relay has told Postgres so many times more where it is. */
 export async function statusSent(env: RelayEnv, times: number): Promise<void> {
   const replies = new Set<string>()
-  const reply = 'select reply_time::text as time from pg_stat_replication where pid = $1'
-  const walsender = await env.walsender()
+  const reply = `select reply_time::text as time from pg_stat_replication
+    join pg_replication_slots on active_pid = pid where slot_name = $1 and reply_time is not null`
   await until(
-    async () => replies.add((await env.postgres.query(reply, [walsender])).rows[0]?.time) && replies.size > times,
+    async () => {
+      for (const { time } of (await env.postgres.query(reply, [env.slot])).rows) replies.add(time)
+      return replies.size > times
+    },
+    { message: () => `${times + 1} replies of the relay, found ${replies.size}` },
   )
 }
