@@ -58,10 +58,8 @@ export class Subjects {
   }
 
   /** Entries that have failed and are not done. */
-  async failed(): Promise<number> {
-    const hashes = await Promise.all(
-      this.keys.map((key) => this.#env.redis.hkeys(`outrider:{${key}}:retries:${GROUP}`)),
-    )
+  async failed(keys: readonly string[] = this.keys): Promise<number> {
+    const hashes = await Promise.all(keys.map((key) => this.#env.redis.hkeys(`outrider:{${key}}:retries:${GROUP}`)))
     // The other fields are no entries: see move.lua and find-unread.lua.
     return hashes.flat().filter((field) => /^\d+-\d+$/.test(field)).length
   }
