@@ -8,7 +8,6 @@ import { announce, put, upload } from './uploads.js'
 
 const WORKER = new URL('./worker.ts', import.meta.url)
 const GROUP = 'word-count-1'
-const PATIENCE = 30_000
 
 /**
  * Long work outside a transaction. A slow worker keeps its file, another worker repeats the file of a killed one, and
@@ -26,8 +25,7 @@ export async function analysis(env: ExampleEnv, account: Account): Promise<void>
   /** The workers that printed a line with this beginning, once for each such line. */
   const whoSaid = (line: string) =>
     workers.flatMap((worker) => worker.lines.filter((said) => said.startsWith(line)).map(() => worker))
-  const said = (line: string) =>
-    until(() => whoSaid(line).at(-1), { timeout: PATIENCE, message: `a worker to say: ${line}` })
+  const said = (line: string) => until(() => whoSaid(line).at(-1), { message: `a worker to say: ${line}` })
 
   account.heading('Three workers, and one is killed at work')
   await send('doomed.txt', 6_000)

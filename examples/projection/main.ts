@@ -13,7 +13,6 @@ const CHANGING = 100
 const HISTORY = 450
 /** Milliseconds between two changes of prices. */
 const CHANGE_EVERY = 4
-const PATIENCE = 30_000
 
 /** Rebuilds a read model from the beginning of its stream and swaps it in, while events continue. */
 export async function projection(env: ExampleEnv, account: Account): Promise<void> {
@@ -36,10 +35,10 @@ export async function projection(env: ExampleEnv, account: Account): Promise<voi
   const watching = watch(await env.connect('catalogue_reader'), over.signal)
   await prepare(env.owner)
   const second = await env.worker('worker of catalogue 2', WORKER, 'catalogue_worker', { CATALOGUE: '2' })
-  await until(() => swap(env.owner), { timeout: PATIENCE, message: 'the new catalogue to catch up with the old one' })
+  await until(() => swap(env.owner), { message: 'the new catalogue to catch up with the old one' })
   account.say('The new table has caught up with the old one; readers see it from now on.')
   const atSwap = changes
-  await until(() => changes > atSwap + 50, { timeout: PATIENCE, message: 'fifty changes after the swap' })
+  await until(() => changes > atSwap + 50, { message: 'fifty changes after the swap' })
   over.abort()
   const [{ looks, back }] = await Promise.all([watching, selling])
   await env.drained('products', 'catalogue-1', 'catalogue-2')

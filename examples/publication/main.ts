@@ -6,7 +6,6 @@ import { submit } from './editor.js'
 
 const VALIDATION = new URL('./validation.ts', import.meta.url)
 const PROJECTION = new URL('./projection.ts', import.meta.url)
-const PATIENCE = 30_000
 
 const DRAFTS = {
   comets: {
@@ -39,7 +38,7 @@ export async function publication(env: ExampleEnv, account: Account): Promise<vo
         const rows = await overview()
         return rows.some((row) => row.article_id === id && row.revision === revision && row.status === status)
       },
-      { timeout: PATIENCE, message: `revision ${revision} of ${id} to be ${status}` },
+      { message: `revision ${revision} of ${id} to be ${status}` },
     )
 
   const [validation] = await Promise.all([

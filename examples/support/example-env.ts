@@ -15,8 +15,6 @@ import {
 import type { Account } from './account.js'
 import { WorkerProcess } from './worker-process.js'
 
-const PATIENCE = 30_000
-
 /** A Postgres, a Redis, a database that is set up for Outrider, a relay between them, and workers. */
 export class ExampleEnv {
   readonly #account: Account
@@ -61,7 +59,7 @@ export class ExampleEnv {
       OUTRIDER_POSTGRES_URL: this.#urlAs('relay'),
       OUTRIDER_REDIS_URL: redis.url,
     })
-    await this.#relay.streaming(PATIENCE)
+    await this.#relay.streaming()
     this.#account.say('Postgres, Redis and a relay run; outrider setup has run.')
   }
 
@@ -109,7 +107,7 @@ export class ExampleEnv {
         // A handler may have published meanwhile.
         return (await published()).length === ids.length
       },
-      { timeout: PATIENCE, message: () => `${groups.join(' and ')} to have done all of ${stream}` },
+      { message: () => `${groups.join(' and ')} to have done all of ${stream}` },
     )
   }
 

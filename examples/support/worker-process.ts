@@ -6,7 +6,6 @@ import { fileURLToPath } from 'node:url'
 import { unwatch, watch } from '../../testkit/services/guard.js'
 import { until } from '../../testkit/services/until.js'
 
-const PATIENCE = 30_000
 const TAIL = 20
 
 /** A worker in a process of its own, as in a deployment. It gets its settings from environment variables. */
@@ -51,7 +50,6 @@ export class WorkerProcess {
     const worker = new WorkerProcess(name, child, onLine)
     const hasStarted = () => worker.#log.some((line) => line.includes('"the consumer has started"'))
     await until(() => hasStarted() || !worker.isRunning, {
-      timeout: PATIENCE,
       message: () => `${basename(file.pathname)} to start\n${worker.tail()}`,
     })
     if (!worker.isRunning) throw new Error(`Expected ${basename(file.pathname)} to run, it ended:\n${worker.tail()}`)
