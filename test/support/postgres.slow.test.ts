@@ -101,6 +101,30 @@ describe('Postgres', () => {
     expect(await show('fsync')).toBe('on')
   })
 
+  it('has set whom commits wait for only once the checkpointer has read it', async (context) => {
+    needsProcess(context, ['postgres'])
+    const postgres = own(await startPostgres())
+    if (!postgres.host.isLocal) return context.skip('its processes have other numbers in a container')
+    const [checkpointer] = await postgres.query<{ pid: number }>(
+      "select pid from pg_stat_activity where backend_type = 'checkpointer'",
+    )
+    process.kill(checkpointer!.pid, 'SIGSTOP')
+    let isSet = false
+    const setting = postgres.set({ synchronous_standby_names: 'nobody' }).then(() => {
+      isSet = true
+    })
+    await expect(until(() => isSet, { timeout: 500 })).rejects.toThrow('within 500 ms')
+    process.kill(checkpointer!.pid, 'SIGCONT')
+    await setting
+    const client = await postgres.connect()
+    const committed = client.query('create table waits (n int)')
+    const waits = "select from pg_stat_activity where wait_event = 'SyncRep'"
+    await until(async () => (await postgres.query(waits)).length === 1, { message: 'the commit to wait' })
+    await postgres.set({ synchronous_standby_names: null })
+    await committed
+    await client.end()
+  })
+
   it('asks for the password where told to', async (context) => {
     needsProcess(context, ['postgres'])
     const postgres = own(await startPostgres({ auth: 'scram-sha-256' }))

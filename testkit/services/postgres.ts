@@ -148,6 +148,8 @@ export class Postgres extends Service {
         },
         { message: 'Postgres to read its changed settings' },
       )
+      // Whether a commit waits for a standby is what the checkpointer has read, which may be later.
+      if ('synchronous_standby_names' in settings) await client.query('checkpoint')
     } finally {
       await client.end()
     }
