@@ -1,14 +1,19 @@
 import { expect } from 'vitest'
-import { needsProcess, until } from '../../testkit/services/index.js'
+import { needsProcess, startPostgres, until } from '../../testkit/services/index.js'
 import { through } from './proxied-relay.js'
 import { relayTest as test } from './relay-env.js'
 import { subtransactions } from './subtransactions.js'
 
 test.concurrent('a relay whose walsender decodes in silence for longer than the limit waits in one session, says since when, and publishes the event behind', async ({
-  env,
+  createEnv,
   skip,
+  onTestFinished,
 }) => {
   needsProcess({ skip }, ['postgres'])
+  // Its own: a process that is stopped may hold what other sessions of the server wait for.
+  const server = await startPostgres()
+  onTestFinished(() => server.remove())
+  const env = await createEnv({ database: await server.createDatabase() })
   // The relay takes 10 s of silence from it.
   await env.postgres.query(
     `alter role relay_${env.database.name} set wal_sender_timeout = '5s';
