@@ -88,7 +88,6 @@ test('a row that is longer than any string of Node.js becomes an incident, and t
 
 test.for(['debug_logical_replication_streaming = immediate', 'logical_decoding_work_mem = 64'])(
   'rows of 5 MB in one transaction that decoding writes to disk, change by change (%s), are published in order',
-  { timeout: 120_000 },
   async (setting, { createEnv, configFile, skip }) => {
     const env = await createEnv({ outbox: OUTBOX })
     const { rows } = await env.postgres.query('select from pg_settings where name = $1', [setting.split(' ')[0]])
@@ -103,7 +102,7 @@ test.for(['debug_logical_replication_streaming = immediate', 'logical_decoding_w
     await env.postgres.query('begin')
     for (let n = 0; n < 6; n++) await env.postgres.query(insert, [`e${n}`, 5_000_000])
     await env.postgres.query('commit')
-    await until(async () => (await env.ids('events')).length === 6, { timeout: 60_000, message: () => relay.tail(10) })
+    await until(async () => (await env.ids('events')).length === 6, { message: () => relay.tail(10) })
     expect(await env.ids('events')).toEqual(['e0', 'e1', 'e2', 'e3', 'e4', 'e5'])
     const spilled = await env.postgres.query(
       'select spill_bytes > 0 as spilled from pg_stat_replication_slots where slot_name = $1',

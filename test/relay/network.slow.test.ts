@@ -30,8 +30,8 @@ test.concurrent.for([['up'], ['down']] as const)(
   'Postgres half-open, what goes %s is swallowed: given up after a while, and everything arrives once',
   async ([direction], { createEnv, onTestFinished }) => {
     const { env, proxy, start } = await through('postgres', { createEnv, onTestFinished })
-    const relay = await start()
     await env.postgres.query(`alter role relay_${env.database.name} set wal_sender_timeout = '2s'`)
+    const relay = await start()
     await relay.streaming()
     const traffic = await Traffic.start(env)
     await traffic.more(200)

@@ -24,7 +24,7 @@ test.concurrent('synchronous_standby_names that match everybody, and read-only b
   const inserting = env.insert('orders')
   await until(async () => (await env.ids('orders')).length === 1)
   const waiting = "select from pg_stat_activity where wait_event = 'SyncRep'"
-  expect(await server.query(waiting)).toHaveLength(1)
+  await until(async () => (await server.query(waiting)).length === 1, { message: 'the commit to wait' })
   const id = await inserting
   expect(await env.ids('orders')).toEqual([id])
   expect(await server.query('select sync_state from pg_stat_replication')).toEqual([{ sync_state: 'sync' }])
