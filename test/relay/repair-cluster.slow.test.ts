@@ -84,6 +84,7 @@ test('in mid-repair a master dies, and its replica is promoted that has a part o
   const entries = await env.entries(TOGETHER)
   await repair.release('after the first rows')
   await until(async () => (await env.entries(TOGETHER)) > entries, { message: 'more events to be put back' })
+  await redis.noticesFailures()
   await dead.kill()
   await redis.promoted('orders')
   // It follows the new one.

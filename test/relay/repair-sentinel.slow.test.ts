@@ -14,7 +14,7 @@ test('a primary dies, and a sentinel promotes a replica without the last events:
   await cutOff(replica)
   await env.confirmed(100)
   await primary.kill()
-  await env.redis.promoted()
+  await env.redis.failOver()
   // It follows the new one.
   await primary.start()
   expect(await env.finish()).toMatchObject([{ reason: 'stream_behind' }])
@@ -53,7 +53,7 @@ test('in mid-repair a primary dies, and a sentinel promotes a replica that has a
   await repair.release('after the first rows')
   await until(async () => (await env.entries(KEYS)) > entries, { message: 'more events to be put back' })
   await redis.primary.kill()
-  await redis.promoted()
+  await redis.failOver()
   await redis.primary.start()
   await env.finish()
 })

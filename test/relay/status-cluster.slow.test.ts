@@ -37,6 +37,7 @@ test.for([
         json,
       })
     const dead = cluster.masterOf('orders')
+    await cluster.noticesFailures()
     await dead.kill()
     // Once the others have noticed.
     const other = cluster.masterOf('users')

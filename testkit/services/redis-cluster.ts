@@ -1,9 +1,13 @@
 import { Cluster, Command } from 'ioredis'
-import { freePort } from './port.js'
 import { type Redis, startRedis } from './redis.js'
 import { until } from './until.js'
 
 const SLOTS = 16_384
+
+/** After so long, in milliseconds, a silent node counts as failed: while the cluster forms, and after `noticesFailures`. */
+const QUICK_MS = '3000'
+/** The same for all others: on a busy machine a node that lives is silent for seconds, and its replica would take its place. */
+const PATIENT_MS = '60000'
 
 export interface RedisClusterOptions {
   masters?: number
@@ -28,9 +32,7 @@ export async function startRedisCluster(options: RedisClusterOptions = {}): Prom
         settings: {
           'cluster-enabled': 'yes',
           'cluster-announce-ip': '127.0.0.1',
-          // By default the port and 10,000, which somebody's outgoing connection may have.
-          'cluster-port': String(await freePort()),
-          'cluster-node-timeout': '3000',
+          'cluster-node-timeout': QUICK_MS,
           // Also one that was cut off for long may be promoted.
           'cluster-replica-validity-factor': '0',
           ...settings,
@@ -105,6 +107,12 @@ export class RedisCluster {
     for (const { master, replicas } of this.#shards) {
       for (const replica of replicas) await untilInStep(master, replica)
     }
+    for (const node of this.nodes) await node.config('cluster-node-timeout', PATIENT_MS)
+  }
+
+  /** From here on a node that is silent for three seconds counts as failed. Before that none does. */
+  async noticesFailures(): Promise<void> {
+    for (const node of this.nodes) await node.config('cluster-node-timeout', QUICK_MS)
   }
 
   /** The master of the slot that this key is in. */
