@@ -172,6 +172,9 @@ describe.concurrent('a repair', () => {
     await held.reached()
     // It waits for the row that the repair is writing.
     const closed = closeIncident(env.postgres, (await listIncidents(env.postgres))[0]!.id)
+    const waits = `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+      and wait_event <> 'advisory'`
+    await until(async () => (await env.database.query(waits)).length > 0, { message: 'the closing to wait' })
     await held.release()
     await closed
     await relay.streaming()
