@@ -92,12 +92,13 @@ function streamConflicts({ streams }: Settings, refuse: Refuse): void {
     } else if (!STREAM_NAME.test(name)) {
       refuse(path, `a stream name that matches ${STREAM_NAME.source}`, JSON.stringify(name))
     }
-    const { retention, maxFinished, maxLength, groups } = { ...streams[EVERY_STREAM], ...streams[name] }
+    const { retention, maxFinished, maxLength, trimAtMemory, groups } = { ...streams[EVERY_STREAM], ...streams[name] }
     if (maxFinished !== undefined && maxLength !== undefined && maxFinished >= maxLength) {
       refuse(`${path}.maxFinished`, `fewer entries than maxLength (${maxLength})`, String(maxFinished))
     }
-    if (retention === 0 && maxFinished === undefined && groups !== undefined) {
-      refuse(`${path}.groups`, 'groups only of a stream that is trimmed', 'a retention of 0, and no maxFinished')
+    if (retention === 0 && maxFinished === undefined && !trimAtMemory && groups !== undefined) {
+      const found = 'a retention of 0, and neither maxFinished nor trimAtMemory'
+      refuse(`${path}.groups`, 'groups only of a stream that is trimmed', found)
     }
   }
 }

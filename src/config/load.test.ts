@@ -125,6 +125,7 @@ describe('every setting is refused when it is wrong, with its name, what was exp
     ['streams: {a: {groups: billing}}', 'streams.a.groups', 'a list', '"billing"'],
     ['streams: {a: {groups: ["a b"]}}', 'streams.a.groups', 'a list', '["a b"]'],
     ['streams: {a: {maxFinished: 0}}', 'streams.a.maxFinished', 'a number of entries from 1', '0'],
+    ['streams: {a: {trimAtMemory: 100}}', 'streams.a.trimAtMemory', 'a percentage of maxmemory from 0 to 99', '100'],
     ['streams: {a: {maxFinished: 9, maxLength: 9}}', 'streams.a.maxFinished', 'fewer entries than maxLength (9)', '9'],
     ['streams: {a: {retention: 0, groups: [b]}}', 'streams.a.groups', 'groups only of a stream that is trimmed', 'a'],
     ['streams: {"*": {partitions: 2}}', 'streams.*.partitions', 'of one stream, by its name', 'one of every stream'],

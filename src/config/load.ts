@@ -95,6 +95,7 @@ const KEYS = new Set([
     'retention',
     'maxFinished',
     'maxLength',
+    'trimAtMemory',
     'deadLetterRetention',
     'groups',
     'outbox',

@@ -38,6 +38,8 @@ export interface StreamConfig {
   retention?: number
   maxFinished?: number
   maxLength?: number
+  /** 0: at no percentage. */
+  trimAtMemory?: number
   deadLetterRetention?: number
   groups?: string[]
 }
@@ -138,6 +140,7 @@ const stream = z.strictObject({
   retention: durationOrZero('3650d').optional(),
   maxFinished: integer(1, 1_000_000_000_000, 'a number of entries').optional(),
   maxLength: integer(1, 1_000_000_000_000, 'a number of entries').optional(),
+  trimAtMemory: integer(0, 99, 'a percentage of maxmemory').optional(),
   deadLetterRetention: duration('3650d').optional(),
   groups: setting(
     'a list of names of consumer groups',

@@ -2,7 +2,8 @@ import { expect, test } from 'vitest'
 import { DEFAULT_TRIM, trimPolicyOf } from './trimming.js'
 
 const NONE = {
-  ...{ retention: undefined, maxFinished: undefined, maxLength: undefined, deadLetterRetention: undefined, groups: [] },
+  ...{ retention: undefined, maxFinished: undefined, maxLength: undefined, trimAtMemory: undefined },
+  ...{ deadLetterRetention: undefined, groups: [] },
 }
 
 test('a stream without settings has the defaults where streams are trimmed by default, and keeps everything elsewhere', () => {
@@ -30,4 +31,15 @@ test('a number alone has the default retention beside it only where streams are 
   const streams = { orders: { maxFinished: 3 } }
   expect(trimPolicyOf(streams, 'orders', true)).toEqual({ ...NONE, ...DEFAULT_TRIM, maxFinished: 3 })
   expect(trimPolicyOf(streams, 'orders', false)).toEqual({ ...NONE, maxFinished: 3 })
+})
+
+test('a percentage of the memory of its own is over the default one, which a retention of its own ends; 0 is none', () => {
+  expect(trimPolicyOf({ orders: { trimAtMemory: 50 } }, 'orders', true)).toMatchObject({
+    ...{ ...DEFAULT_TRIM, trimAtMemory: 50 },
+  })
+  expect(trimPolicyOf({ orders: { trimAtMemory: 0 } }, 'orders', true)).toEqual({
+    ...{ ...NONE, ...DEFAULT_TRIM, trimAtMemory: undefined },
+  })
+  expect(trimPolicyOf({ orders: { retention: 5 } }, 'orders', true)).toEqual({ ...NONE, retention: 5 })
+  expect(trimPolicyOf({ orders: { trimAtMemory: 50 } }, 'orders', false)).toEqual({ ...NONE, trimAtMemory: 50 })
 })

@@ -8,6 +8,8 @@ export interface TrimPolicy {
   maxFinished: number | undefined
   /** Entries, whether groups have finished them or not; undefined: without end. */
   maxLength: number | undefined
+  /** Percent of `maxmemory` of Redis beyond which what every group has finished goes early; undefined: at no percentage. */
+  trimAtMemory: number | undefined
   /** Of dead letters; undefined: they stay. */
   deadLetterRetention: number | undefined
   /** Consumer groups that are waited for, also before they exist. */
@@ -18,22 +20,27 @@ export interface TrimPolicy {
 export const EVERY_STREAM = '*'
 
 /** Of a stream without settings of its own, where streams are trimmed by default. */
-export const DEFAULT_TRIM = { retention: 7 * 86_400_000, maxFinished: 1_000_000 } as const
+export const DEFAULT_TRIM = { retention: 7 * 86_400_000, maxFinished: 1_000_000, trimAtMemory: 70 } as const
 
 /**
- * The settings of the stream, over those of every stream, over the defaults. A retention of 0 keeps everything. A number without a
- * retention has the default one beside it, and a retention of its own has no number beside it. Pure.
+ * The settings of the stream, over those of every stream, over the defaults. A retention of 0 keeps everything, and a `trimAtMemory` of 0
+ * is none. A number or a percentage without a retention has the default one beside it; a retention of its own has neither. Pure.
  */
 export function trimPolicyOf(streams: Config['streams'], stream: string, byDefault: boolean): TrimPolicy {
   const settings = { ...streams[EVERY_STREAM], ...streams[stream] }
-  const { retention, maxFinished, maxLength, deadLetterRetention, groups = [] } = settings
-  const others = { maxLength, deadLetterRetention, groups }
-  if (retention !== undefined) return { retention: retention === 0 ? undefined : retention, maxFinished, ...others }
-  if (!byDefault) return { retention: undefined, maxFinished, ...others }
-  return { ...DEFAULT_TRIM, ...(maxFinished !== undefined && { maxFinished }), ...others }
+  const { retention, maxFinished, maxLength, trimAtMemory, deadLetterRetention, groups = [] } = settings
+  const defaults = byDefault && retention === undefined ? DEFAULT_TRIM : undefined
+  return {
+    retention: (retention ?? defaults?.retention) || undefined,
+    maxFinished: maxFinished ?? defaults?.maxFinished,
+    trimAtMemory: (trimAtMemory ?? defaults?.trimAtMemory) || undefined,
+    ...{ maxLength, deadLetterRetention, groups },
+  }
 }
 
 /** Does the configuration leave it to the installation whether streams without settings of their own are trimmed? Pure. */
 export function isLeftToDefault({ [EVERY_STREAM]: every }: Config['streams']): boolean {
-  return every?.retention === undefined && every?.maxFinished === undefined && every?.maxLength === undefined
+  return [every?.retention, every?.maxFinished, every?.maxLength, every?.trimAtMemory].every(
+    (setting) => setting === undefined,
+  )
 }

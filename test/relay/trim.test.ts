@@ -104,6 +104,35 @@ test('more finished entries than are kept go, at once and also while Redis is ou
   await env.redis.config('SET', 'maxmemory', '0')
 })
 
+test('while Redis lacks memory finished entries go early, none that a group has not finished, and that is said when it begins and ends', async ({
+  env,
+  configFile,
+}) => {
+  const add = `for n = 1, ARGV[2] do redis.call('XADD', KEYS[1], ARGV[1] .. '-' .. n, 'source', '/another') end`
+  await env.redis.eval(add, 1, 'orders', Date.now() - 3_600_000, 4_000)
+  await env.redis.xgroup('CREATE', 'orders', 'billing', '$', 'ENTRIESREAD', 4_000)
+  // All but one, which is before the end of the first quarter.
+  await env.redis.xgroup('CREATE', 'orders', 'mail', '0')
+  const entries = await read(env, 'mail', 4_000)
+  const [unfinished] = entries.splice(300, 1)
+  await env.redis.xack('orders', 'mail', ...entries)
+  const [, used] = /used_memory:(\d+)/.exec(await env.redis.info('memory')) ?? []
+  await env.redis.config('SET', 'maxmemory', Number(used) * 4)
+  const yaml = 'streams: { orders: { retention: 0, trimAtMemory: 10 } }'
+  const relay = await env.streamingRelay({ OUTRIDER_CONFIG: await configFile(yaml) })
+  await insertSome(env, 'orders', 1)
+  const trimmed = async () => (await relay.metric('outrider_entries_trimmed_total')) ?? 0
+  await until(async () => (await trimmed()) > 0, { message: 'finished entries to go' })
+  await relay.logged(({ msg, trimAtMemory }) => msg === 'trimming for memory begins' && trimAtMemory === 10)
+  expect((await env.redis.xrange('orders', '-', '+', 'COUNT', 1))[0]?.[0]).toBe(unfinished)
+  expect(await relay.metric('outrider_redis_max_memory_bytes')).toBeGreaterThan(Number(used))
+
+  await env.redis.config('SET', 'maxmemory', '0')
+  await env.redis.xack('orders', 'mail', unfinished as string)
+  await relay.logged(({ msg }) => msg === 'trimming for memory ends')
+  expect(await env.redis.xlen('orders')).toBe(3_701)
+})
+
 test('of two databases in one stream none trims what the other one keeps, or has lost', async ({
   createEnv,
   configFile,

@@ -6,16 +6,19 @@ const shared = z.object({
   retention: z.number().positive().optional(),
   maxFinished: z.number().positive().optional(),
   maxLength: z.number().positive().optional(),
+  trimAtMemory: z.number().positive().optional(),
   groups: z.array(z.string()),
 })
 
 /** The dead letters are a group's, whichever lineage published the event. */
 type SharedPolicy = Omit<TrimPolicy, 'deadLetterRetention'>
 
-const KEEPS_ALL: SharedPolicy = { retention: undefined, maxFinished: undefined, maxLength: undefined, groups: [] }
+const KEEPS_ALL: SharedPolicy = {
+  ...{ retention: undefined, maxFinished: undefined, maxLength: undefined, trimAtMemory: undefined, groups: [] },
+}
 
-export const policyText = ({ retention, maxFinished, maxLength, groups }: TrimPolicy): string =>
-  JSON.stringify({ retention, maxFinished, maxLength, groups })
+export const policyText = ({ retention, maxFinished, maxLength, trimAtMemory, groups }: TrimPolicy): string =>
+  JSON.stringify({ retention, maxFinished, maxLength, trimAtMemory, groups })
 
 /** What all lineages in a stream permit: none trims what another one keeps. A text of another version keeps everything. Pure. */
 export function sharedPolicy(own: SharedPolicy, others: Iterable<string>): SharedPolicy {
@@ -28,6 +31,7 @@ const both = (one: SharedPolicy, other: SharedPolicy): SharedPolicy => ({
   retention: more(one.retention, other.retention),
   maxFinished: more(one.maxFinished, other.maxFinished),
   maxLength: more(one.maxLength, other.maxLength),
+  trimAtMemory: more(one.trimAtMemory, other.trimAtMemory),
   groups: [...new Set([...one.groups, ...other.groups])],
 })
 
@@ -37,8 +41,8 @@ const more = (one: number | undefined, other: number | undefined): number | unde
 
 function policyOf(text: string): SharedPolicy {
   try {
-    const { retention, maxFinished, maxLength, groups } = shared.parse(JSON.parse(text))
-    return { retention, maxFinished, maxLength, groups }
+    const { retention, maxFinished, maxLength, trimAtMemory, groups } = shared.parse(JSON.parse(text))
+    return { retention, maxFinished, maxLength, trimAtMemory, groups }
   } catch {
     return KEEPS_ALL
   }

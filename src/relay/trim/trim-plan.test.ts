@@ -1,5 +1,5 @@
 import fc from 'fast-check'
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { compareIds } from '../../event/entry-id.js'
 import { MIN_AGE_MS, planTrim, type TrimFacts } from './trim-plan.js'
 
@@ -7,11 +7,11 @@ const NOW = 1_700_000_000_000
 const ago = (ms: number) => `${NOW - ms}-0`
 const DAY = 86_400_000
 
-const NONE = { retention: undefined, maxFinished: undefined, maxLength: undefined }
+const NONE = { retention: undefined, maxFinished: undefined, maxLength: undefined, trimAtMemory: undefined }
 
 const facts = (more: Partial<TrimFacts>): TrimFacts => ({
   ...{ now: NOW, length: 100, first: ago(9 * DAY), groups: [], missing: [], memory: undefined },
-  policy: { retention: 7 * DAY, maxFinished: undefined, maxLength: undefined },
+  policy: { ...NONE, retention: 7 * DAY },
   ...more,
 })
 
@@ -24,6 +24,7 @@ test('entries that are older than the retention go when every group has finished
     cut: undefined,
     overdueMs: 2 * DAY,
     heldBy: undefined,
+    isForMemory: false,
   })
 })
 
@@ -81,8 +82,53 @@ test('a stream with more entries than it may have is cut, whatever its groups ha
   expect(planTrim(facts({ policy: { ...NONE, maxLength: 100 } })).cut).toBeUndefined()
 })
 
+describe('while Redis has used more of its memory than the stream may have it use', () => {
+  const policy = { ...NONE, trimAtMemory: 70 }
+  const memory = { used: 71, max: 100 }
+  const groups = [group('billing', ago(DAY), 20), group('mail', ago(2 * DAY), 5)]
+
+  test('a quarter of what every group has finished goes, the oldest first', () => {
+    expect(planTrim(facts({ policy, memory, groups }))).toMatchObject({
+      ...{ step: { upTo: ago(2 * DAY), most: 20 }, isForMemory: true },
+    })
+  })
+
+  test('nothing goes at the limit, without a limit, without a percentage, or where the memory is not known', () => {
+    const steps = [
+      { memory: { used: 70, max: 100 }, policy },
+      { memory: { used: 71, max: undefined }, policy },
+      { memory: undefined, policy },
+      { memory, policy: NONE },
+    ].map((more) => planTrim(facts({ groups, ...more })))
+    for (const { step, isForMemory } of steps) expect([step, isForMemory]).toEqual([undefined, false])
+  })
+
+  test('what is younger than ten minutes stays, and all of a stream that no group reads', () => {
+    const done = [group('billing', ago(0), 0)]
+    expect(planTrim(facts({ policy, memory, groups: done })).step).toEqual({ upTo: ago(MIN_AGE_MS), most: 25 })
+    expect(planTrim(facts({ policy, memory, groups: done, first: ago(MIN_AGE_MS) })).step).toBeUndefined()
+    expect(planTrim(facts({ policy, memory })).step).toBeUndefined()
+  })
+
+  test('of a group whose unfinished entries cannot be counted, or that is missing, a quarter of the time before its floor goes', () => {
+    const quarter = { upTo: ago(7 * DAY), most: undefined }
+    expect(planTrim(facts({ policy, memory, groups: [group('billing', ago(DAY))] })).step).toEqual(quarter)
+    const missing = [{ name: 'mail', floor: ago(DAY) }]
+    expect(planTrim(facts({ policy, memory, groups: [group('billing', ago(0), 0)], missing })).step).toEqual(quarter)
+    const floor = `${NOW - 9 * DAY}-5`
+    expect(planTrim(facts({ policy, memory, groups: [group('billing', floor)] })).step?.upTo).toBe(floor)
+  })
+
+  test('what is too old goes first, and of two numbers the larger one', () => {
+    const both = (more: object) => planTrim(facts({ memory, groups, policy: { ...policy, ...more } })).step
+    expect(both({ retention: 7 * DAY })).toEqual({ upTo: ago(7 * DAY), most: undefined })
+    expect(both({ maxFinished: 10 })?.most).toBe(70)
+    expect(both({ maxFinished: 79 })?.most).toBe(20)
+  })
+})
+
 test('an empty stream, and one without limits, are left alone', () => {
-  const nothing = { step: undefined, cut: undefined, overdueMs: 0, heldBy: undefined }
+  const nothing = { step: undefined, cut: undefined, overdueMs: 0, heldBy: undefined, isForMemory: false }
   expect(planTrim(facts({ length: 0, first: '0-0' }))).toEqual(nothing)
   expect(planTrim(facts({ policy: NONE }))).toEqual(nothing)
 })
@@ -95,10 +141,12 @@ test('no plan ever passes what a group has not finished', () => {
   const policy = fc.record({
     retention: fc.option(fc.integer({ min: 1, max: 10 * DAY }), { nil: undefined }),
     maxFinished: fc.option(fc.integer({ min: 1, max: 100 }), { nil: undefined }),
+    trimAtMemory: fc.option(fc.integer({ min: 1, max: 99 }), { nil: undefined }),
   })
   fc.assert(
     fc.property(id, fc.nat(200), floors, floors, policy, (first, length, groups, missing, limits) => {
-      const { step } = planTrim(facts({ first, length, groups, missing, policy: { ...NONE, ...limits } }))
+      const memory = { used: 50, max: 100 }
+      const { step } = planTrim(facts({ first, length, groups, missing, memory, policy: { ...NONE, ...limits } }))
       if (step)
         for (const { floor } of [...groups, ...missing]) expect(compareIds(step.upTo, floor)).toBeLessThanOrEqual(0)
     }),

@@ -27,6 +27,7 @@ import { HeldError, isOfStream } from './held-error.js'
 import { trimmedOf } from './horizon.js'
 import { KnownGroups } from './known-groups.js'
 import { LookSchedule, type ReachedStream } from './look-schedule.js'
+import { MemoryPressure } from './memory-pressure.js'
 import { MovedMarks } from './moved-marks.js'
 import { policyText, sharedPolicy } from './shared-policy.js'
 import { REFUSED_PAUSE_MS, StreamReport } from './stream-report.js'
@@ -35,6 +36,8 @@ import { planTrim, type TrimFacts, type TrimPlan } from './trim-plan.js'
 /** How often each stream is looked at, in milliseconds; more often where less is kept. */
 const LOOK_EVERY_MS = 60_000
 const TICK_MS = 1_000
+/** Until the next look at a stream that is trimmed for memory, in milliseconds: each removes a part. */
+const MEMORY_LOOK_MS = 5_000
 /** What takes this long is lost on the way, in milliseconds. */
 const COMMAND_TIMEOUT_MS = 30_000
 /** Streams that are looked at side by side. */
@@ -79,6 +82,7 @@ export class Trimmer {
   readonly #groups: KnownGroups
   readonly #moved: MovedMarks
   readonly #report: StreamReport
+  readonly #pressure: MemoryPressure
   readonly #schedule = new LookSchedule()
   #trimming: Trimming | undefined
   #isRunning = false
@@ -94,6 +98,7 @@ export class Trimmer {
     this.#groups = new KnownGroups(options.stateStore)
     this.#moved = new MovedMarks({ ...options, groups: this.#groups })
     this.#report = new StreamReport(options.metrics)
+    this.#pressure = new MemoryPressure(options.log)
     this.#connection = new SideConnection({
       connect: () => options.connectRedis(COMMAND_TIMEOUT_MS),
       isHarmless: isOfStream,
@@ -152,14 +157,14 @@ export class Trimmer {
   }
 
   async #trim(client: RedisClient, key: string, position: Position): Promise<void> {
-    const { metrics, stateStore } = this.#options
+    const { stateStore } = this.#options
     const { lineage } = stateStore.own
     const own = this.#policyOf(key)
     // Once: a lineage that has ended here may publish from another copy of this database, and says again what it keeps.
     const retired = this.#looked.has(key) ? [] : (this.#trimming?.retired ?? [])
     const asked = this.#report.measures(performance.now())
     const survey = await surveyForTrim(client, key, { lineage, policy: policyText(own), retired, measures: asked })
-    if (survey === undefined) return metrics.removeStream(key)
+    if (survey === undefined) return this.#forget(key)
     this.#looked.add(key)
     const others = new Map([...survey.policies].filter(([other]) => other !== lineage))
     const policy = sharedPolicy(own, others.values())
@@ -167,6 +172,8 @@ export class Trimmer {
     const plan = planTrim(facts)
     const groups = [...this.#groups.of(key)].map(({ name }) => name)
     await this.#report.report(client, key, { survey, asked, plan, groups }, performance.now())
+    this.#pressure.see(key, facts, plan)
+    if (plan.isForMemory) this.#schedule.setDue(key, performance.now() + MEMORY_LOOK_MS)
     const work = { client, head: { key, ...stateStore.own, position }, others: [...others.keys()] }
     if (plan.step || plan.cut) {
       await this.#requireLeave()
@@ -178,6 +185,12 @@ export class Trimmer {
     if (this.#moved.isDue(key, performance.now(), policy.retention)) {
       await this.#moved.forget(client, key, [...facts.groups, ...facts.missing], () => isSound(work))
     }
+  }
+
+  /** The stream is gone. */
+  #forget(key: string): void {
+    this.#options.metrics.removeStream(key)
+    this.#pressure.remove(key)
   }
 
   async #shorten(work: Work, { step, cut }: TrimPlan, known: readonly GroupFloor[]): Promise<void> {
