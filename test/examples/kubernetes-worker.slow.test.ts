@@ -140,6 +140,8 @@ test('SIGTERM lets the handler that runs finish, and the worker ends with exit c
   const goOn = await env.holdUp()
   await env.append(1)
   await until(async () => (await env.heldUp()) === 1)
+  // The group is looked at now and then: it may have been in the moment when the event was appended.
+  await until(async () => (await gauge(worker.port, 'lag')) === 0)
   const ended = worker.stop()
   // The rollout sees it go; Prometheus still sees its metrics, and Kubernetes that it lives.
   await until(async () => (await get(worker.port, '/readyz')).status === 503)
