@@ -73,7 +73,7 @@ describe.runIf(process.platform === 'linux')(
       }
       const peak = await peakOf(env, async () => {
         for (let n = 0; n < 3; n++) {
-          await until(async () => (await env.redis.hlen(`outrider:{things}:retries:${GROUP}`)) > n, { timeout: 60_000 })
+          await until(async () => (await env.redis.hlen(`outrider:{things}:retries:${GROUP}`)) > n)
           await env.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
         }
         await env.pool.query('insert into downstream default values')

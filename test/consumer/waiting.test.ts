@@ -250,7 +250,7 @@ test('in an ordered group with two handlers, what was set aside before costs not
   for (let n = 0; n < 20; n++) await env.append('things', [{ n }, { n: n + 20 }], { subject: `s${n}` })
   await until(async () => (await ordered.stats()).queued === 39)
   await makeDue(env)
-  await until(async () => (await env.redis.zcard(DUE)) === 0, { timeout: 15_000 })
+  await until(async () => (await env.redis.zcard(DUE)) === 0)
   gate.open()
   await env.drained('things', 41)
   const done = await env.effects()
