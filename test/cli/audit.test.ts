@@ -42,7 +42,7 @@ test('servers that cannot be reached: exit code 3; a replica, or a database with
   const replica = await freshRedis()
   onTestFinished(() => replica.remove())
   await replica.client().call('REPLICAOF', '127.0.0.1', '1')
-  const config = { redis: { url: replica.url, connectTimeout: 1_000 } }
+  const config = { redis: { url: replica.url, connectTimeout: 10_000 } }
   await expect(env.audit({}, config)).rejects.toMatchObject({
     exitCode: 1,
     message: expect.stringContaining('Expected a primary of Redis'),

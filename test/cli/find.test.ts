@@ -14,7 +14,7 @@ const run = (env: RelayEnv, term: string, options: CommandRun = {}, url = env.da
   runCommand(find, url, {
     args: [term],
     ...options,
-    config: { slot: env.slot, redis: { url: env.server.url, connectTimeout: 2_000 }, ...options.config },
+    config: { slot: env.slot, redis: { url: env.server.url, connectTimeout: 10_000 }, ...options.config },
   })
 
 /** The code and the first event, as JSON. */
@@ -260,7 +260,7 @@ describe('a server that is down', () => {
     await groups(env, 'billing')
     const lines: string[] = []
     const url = `postgres://me@127.0.0.1:${await freePort()}/shop`
-    const config = { redis: { url: env.server.url, connectTimeout: 2_000 } }
+    const config = { redis: { url: env.server.url, connectTimeout: 10_000 } }
     const failure = await runCommand(find, url, { args: [id], config, out: (text) => lines.push(text) }).catch(
       (error) => error,
     )

@@ -8,7 +8,7 @@ import { runCommand } from '../support/command.js'
 
 const of = (env: RelayEnv) => ({
   slot: env.slot,
-  redis: { url: env.server.url, connectTimeout: 2_000 },
+  redis: { url: env.server.url, connectTimeout: 10_000 },
 })
 
 const show = async (env: RelayEnv) => {

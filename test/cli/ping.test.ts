@@ -22,7 +22,7 @@ function run(
   const redis = { url: env.variables.OUTRIDER_REDIS_URL as string, connectTimeout: 5_000 }
   return runCommand(ping, url ?? env.database.url, {
     ...more,
-    flags: { wait: '20s', ...flags },
+    flags: { wait: '1m', ...flags },
     config: { slot: env.slot, redis, ...config },
   })
 }
