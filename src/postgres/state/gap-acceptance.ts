@@ -177,10 +177,17 @@ async function acceptReplaced(client: pg.ClientBase, lineage: string, id: string
   throw new OutriderError(
     `Incident ${id} cannot be closed while publication ${publication} publishes ${found?.table ?? 'no table'} and another table ` +
       `is named ${outboxTable}. ${back ? `Rename both back: \`${back.replaceAll('\n', ' ')}\`. ` : ''}` +
-      `Or, to publish from the other table from now on: \`alter publication ${name} ` +
-      `set table ${quoteTableName(outboxTable)}\`. Rows that it already has are not published: insert them again.`,
+      `Or, to publish from the other table from now on: \`${publishOther(name, quoteTableName(outboxTable))}\`. ` +
+      'Rows that it has then are not published: insert them again.',
   )
 }
+
+/**
+ * The lock waits for writers. Postgres decides for each row by the publication as it was when the row was written: of a transaction that
+ * is open meanwhile it would publish the later rows alone, and the earlier ones would not be in the table yet.
+ */
+const publishOther = (publication: string, table: string) =>
+  `begin; lock table ${table} in share row exclusive mode; alter publication ${publication} set table ${table}; commit`
 
 async function acceptInheritance(client: pg.ClientBase, { id, lineage, detail }: Gap): Promise<void> {
   const { publication, outboxTable, found } = await publishedBy(client, lineage)
