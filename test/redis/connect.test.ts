@@ -2,7 +2,6 @@ import { chownSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as pause } from 'node:timers/promises'
 import type { Cluster } from 'ioredis'
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest'
 import type { ExitCode, OutriderError } from '../../src/base/failure.js'
@@ -281,22 +280,6 @@ it('once a cluster is connected, each of its nodes takes commands', async (conte
     closeRedis(client)
     expect(answers).toEqual(answers.map(() => ({ status: 'fulfilled', value: null })))
   }
-})
-
-it('a node that answers seconds after the others is waited for, and one that is away is not', async (context) => {
-  needsProcess(context, ['redis'])
-  const cluster = await startRedisCluster()
-  onTestFinished(() => cluster.remove())
-  const late = cluster.masterOf('users')
-  await late.freeze()
-  const connecting = connected(config(cluster.url))
-  await pause(1_500)
-  await late.thaw()
-  expect(await (await connecting).get('users')).toBe(null)
-
-  await late.kill()
-  const client = await connected(config(cluster.url))
-  await expect(client.get('users')).rejects.toThrow()
 })
 
 it('a cluster that is closed while it asks another node rejects what was in flight, and nothing else', async (context) => {
