@@ -6,7 +6,7 @@ import { LEVELS } from '../../src/redis/streams/durability.js'
 import { type RedisVersion, startRedis, until } from '../../testkit/services/index.js'
 import { runCheck } from '../check/run.js'
 import { createRelayEnv, type RelayEnv } from '../relay/relay-env.js'
-import { expectRefused, expectRefusedInScript, type Guarded, granted, hasWaitAof, startGuarded } from './acl.js'
+import { expectRefused, expectRefusedInScript, type Guarded, grant, granted, hasWaitAof, startGuarded } from './acl.js'
 
 async function relayEnvOf({ server, url }: Guarded, partitions: Record<string, number>): Promise<RelayEnv> {
   const redis = { url: url('relay'), client: server.client.bind(server), remove: async () => {} }
@@ -35,6 +35,15 @@ async function confirmed(env: RelayEnv): Promise<void> {
     message: `${SUBJECTS.length} events confirmed`,
   })
 }
+
+/** The line of a relay as it was in docs/redis-acl.md before relays repaired gaps and trimmed streams. */
+const EARLIER = `ACL SETUSER relay reset on >change-me resetchannels
+  +ping +client|setname +script|load +role +wait +waitaof +info
+  +evalsha +hmget +hset +xadd +xinfo|stream
+  ~orders ~orders:* ~outrider:{orders}:head:* ~outrider:{orders:*}:head:*
+  ~ping ~outrider:{ping}:head:* ~outrider:{check}:*
+  (+set ~outrider:{orders}:partitions ~outrider:{*}:alive ~outrider:{trial}:* ~outrider:{check}:*)
+  (+del ~outrider:{orders}:head:* ~outrider:{orders:*}:head:* ~outrider:{ping}:head:* ~outrider:{trial}:* ~outrider:{check}:*)`
 
 /** That a relay's line permits each command that it needs for a stream of so many partitions, and no other. */
 export function relayWork(version: RedisVersion, partitions: number): void {
@@ -89,6 +98,31 @@ export function relayWork(version: RedisVersion, partitions: number): void {
     expect(await guarded.called()).toEqual(known)
     const lengths = await Promise.all(keys.map((key) => admin.xlen(key)))
     expect(lengths.reduce((sum, length) => sum + length, 0)).toBe((levels.length + 1) * SUBJECTS.length)
+  })
+}
+
+/** What a relay does whose user has not got the permissions of this version yet. */
+export function earlierRelayRole(version: RedisVersion): void {
+  test('under the line of the version before trimming and repairs publishes as before, says what it lacks, and repairs once it may', async (context) => {
+    const guarded = await startGuarded(context, version, [])
+    const waitAof = await hasWaitAof(guarded.admin)
+    const [command = '', ...words] = EARLIER.split(/\s+/).filter((word) => waitAof || word !== '+waitaof')
+    await guarded.admin.call(command, ...words)
+    const env = await relayEnvOf(guarded, {})
+    const relay = await env.streamingRelay({ OUTRIDER_ON_GAP: 'repair' })
+    await confirmed(env)
+    const ids = await env.ids('orders')
+    const [line] = await relay.logged(({ msg }) => msg === 'trimming failed, retrying')
+    expect(line).toMatchObject({ level: 'warn', lacks: expect.stringContaining('docs/redis-acl.md') })
+    await relay.is({ role: 'active', state: 'streaming' })
+
+    await guarded.admin.unlink('orders')
+    await relay.is({ role: 'halted', reason: 'redis_noperm' })
+    expect((await relay.status())?.message).toContain('xrange')
+    await grant(guarded.admin, 'relay')
+    await until(async () => (await env.ids('orders')).length === ids.length, { message: 'the events to be put back' })
+    expect(await env.ids('orders')).toEqual(ids)
+    await relay.streaming()
   })
 }
 

@@ -283,9 +283,12 @@ export class Trimmer {
     const isRefusal = error.name === 'ReplyError'
     const code = isRefusal ? classifyRedis(error.message).reason : 'trimming'
     metrics.errors.inc({ target: isRefusal ? 'redis' : 'outrider', code })
-    if (code === 'redis_noperm') this.#schedule.setDue(stream, performance.now() + REFUSED_PAUSE_MS)
+    const isForbidden = code === 'redis_noperm'
+    if (isForbidden) this.#schedule.setDue(stream, performance.now() + REFUSED_PAUSE_MS)
     const isKnown = isOfStream(error) ? this.#failing.has(stream) : this.#failing.size > 0
-    if (!isKnown) log.warn({ err: error, stream }, 'trimming failed, retrying')
+    // Redis does not always name what it has refused.
+    const lacks = isForbidden ? { lacks: PERMISSIONS } : {}
+    if (!isKnown) log.warn({ err: error, stream, ...lacks }, 'trimming failed, retrying')
     this.#failing.add(stream)
   }
 }
@@ -302,4 +305,5 @@ function asItMust<T>(found: T | undefined): T {
 const isSound = async ({ client, head, others }: Work): Promise<boolean> =>
   (await trim(client, head, { upTo: '0-1', most: undefined }, [], others)) !== undefined
 
+const PERMISSIONS = "permissions of the relay's Redis user for trimming: docs/redis-acl.md"
 const NOT_BY_DEFAULT = 'streams without a retention are not trimmed: an earlier version set up this installation'
