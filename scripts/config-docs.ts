@@ -66,7 +66,7 @@ const NOTES: Record<string, string> = {
   'streams.*.maxLength':
     'the oldest entries beyond so many go, **also those that groups have not finished**. Not set by default',
   'streams.*.trimAtMemory':
-    'while Redis has used more than so much, what every group has finished goes early, but for the last 10 minutes; `0`: never. No effect where `maxmemory` is 0. Default of a new installation without `retention`: `70`',
+    'while Redis has used more than so much, what every group has finished goes early, but for the last 10 minutes; `0`: never. No effect where `maxmemory` is 0. Not set by default',
   'streams.*.deadLetterRetention': 'dead letters that are older go. Not set by default',
   'streams.*.groups': 'groups that trimming waits for, also before they exist',
   'outbox.table': 'without `outbox` the table is `outrider.outbox`; see [below](#an-outbox-table-that-exists-already)',

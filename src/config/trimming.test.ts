@@ -33,13 +33,13 @@ test('a number alone has the default retention beside it only where streams are 
   expect(trimPolicyOf(streams, 'orders', false)).toEqual({ ...NONE, maxFinished: 3 })
 })
 
-test('a percentage of the memory of its own is over the default one, which a retention of its own ends; 0 is none', () => {
+test('a percentage of the memory is set where it is given, beside the defaults; 0 is none', () => {
   expect(trimPolicyOf({ orders: { trimAtMemory: 50 } }, 'orders', true)).toMatchObject({
     ...{ ...DEFAULT_TRIM, trimAtMemory: 50 },
   })
   expect(trimPolicyOf({ orders: { trimAtMemory: 0 } }, 'orders', true)).toEqual({
-    ...{ ...NONE, ...DEFAULT_TRIM, trimAtMemory: undefined },
+    ...{ ...NONE, ...DEFAULT_TRIM },
   })
-  expect(trimPolicyOf({ orders: { retention: 5 } }, 'orders', true)).toEqual({ ...NONE, retention: 5 })
+  expect(trimPolicyOf({ '*': { trimAtMemory: 70 }, orders: { trimAtMemory: 0 } }, 'orders', false)).toEqual(NONE)
   expect(trimPolicyOf({ orders: { trimAtMemory: 50 } }, 'orders', false)).toEqual({ ...NONE, trimAtMemory: 50 })
 })

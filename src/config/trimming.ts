@@ -20,11 +20,11 @@ export interface TrimPolicy {
 export const EVERY_STREAM = '*'
 
 /** Of a stream without settings of its own, where streams are trimmed by default. */
-export const DEFAULT_TRIM = { retention: 7 * 86_400_000, maxFinished: 1_000_000, trimAtMemory: 70 } as const
+export const DEFAULT_TRIM = { retention: 7 * 86_400_000, maxFinished: 1_000_000 } as const
 
 /**
  * The settings of the stream, over those of every stream, over the defaults. A retention of 0 keeps everything, and a `trimAtMemory` of 0
- * is none. A number or a percentage without a retention has the default one beside it; a retention of its own has neither. Pure.
+ * is none. A number or a percentage without a retention has the default one beside it; a retention of its own has no number. Pure.
  */
 export function trimPolicyOf(streams: Config['streams'], stream: string, byDefault: boolean): TrimPolicy {
   const settings = { ...streams[EVERY_STREAM], ...streams[stream] }
@@ -33,7 +33,7 @@ export function trimPolicyOf(streams: Config['streams'], stream: string, byDefau
   return {
     retention: (retention ?? defaults?.retention) || undefined,
     maxFinished: maxFinished ?? defaults?.maxFinished,
-    trimAtMemory: (trimAtMemory ?? defaults?.trimAtMemory) || undefined,
+    trimAtMemory: trimAtMemory || undefined,
     ...{ maxLength, deadLetterRetention, groups },
   }
 }

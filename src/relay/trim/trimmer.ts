@@ -173,12 +173,13 @@ export class Trimmer {
     const groups = [...this.#groups.of(key)].map(({ name }) => name)
     await this.#report.report(client, key, { survey, asked, plan, groups }, performance.now())
     this.#pressure.see(key, facts, plan)
-    if (plan.isForMemory) this.#schedule.setDue(key, performance.now() + MEMORY_LOOK_MS)
     const work = { client, head: { key, ...stateStore.own, position }, others: [...others.keys()] }
     if (plan.step || plan.cut) {
       await this.#requireLeave()
       this.#unsaved.add(key)
-      await this.#shorten(work, plan, [...facts.groups, ...facts.missing])
+      const removed = await this.#shorten(work, plan, [...facts.groups, ...facts.missing])
+      // Where none could go, or Redis is full of something else, the next look is soon enough.
+      if (plan.isForMemory && removed > 0) this.#schedule.setDue(key, performance.now() + MEMORY_LOOK_MS)
     }
     if (this.#unsaved.has(key)) await this.#saveHorizon(work)
     await this.#trimDead(client, key, own, survey.now)
@@ -193,12 +194,14 @@ export class Trimmer {
     this.#pressure.remove(key)
   }
 
-  async #shorten(work: Work, { step, cut }: TrimPlan, known: readonly GroupFloor[]): Promise<void> {
+  /** Resolves with how many finished entries the step has removed. */
+  async #shorten(work: Work, { step, cut }: TrimPlan, known: readonly GroupFloor[]): Promise<number> {
     const removed = step ? await this.#trimFinished(work, step, known) : 0
-    if (!cut) return
+    if (!cut) return removed
     const most = cut.finished ? cut.finished.most - removed : 0
     if (cut.finished && most > 0) await this.#trimFinished(work, { ...cut.finished, most }, known)
     await this.#cut(work, cut.maxLength)
+    return removed
   }
 
   /** Resolves with how many entries were removed. */
