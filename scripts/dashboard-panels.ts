@@ -181,19 +181,6 @@ export const panels: readonly Panel[] = [
     { '{{stream}} {{group}}': 'max by (stream, group) (outrider_dead_letters_oldest_seconds)' },
     { width: 12 },
   ),
-  row('Self-audit'),
-  graph(
-    'Differences between the outbox and the streams',
-    'Found by the last round. rounds: with findings, one after the other. docs/audit.md explains the kinds.',
-    'short',
-    {
-      '{{kind}}': 'max by (kind) (outrider_self_audit_findings)',
-      rounds: 'max(outrider_self_audit_finding_rounds)',
-    },
-  ),
-  graph('Rows compared', 'By the self-audit: up to 1,000 in five minutes.', 'short', {
-    rows: 'sum(increase(outrider_self_audit_rows_total[rate]))',
-  }),
   row('Throughput and events in flight'),
   graph(
     'Events',

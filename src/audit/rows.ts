@@ -4,10 +4,8 @@ import { Column, Envelope } from '../event/envelope.js'
 import { ZERO_POSITION } from '../event/position.js'
 import { fieldsOf } from '../event/shape.js'
 import type { EventSink } from '../event/sink.js'
-import { BUCKETS } from '../postgres/outbox/buckets.js'
 import { parseTable, quoteTable } from '../postgres/outbox/table-name.js'
-import { fromTxid, TXID } from '../postgres/outbox/txid-index.js'
-import { fullXid, Snapshot } from '../postgres/state/snapshot.js'
+import { fullXid } from '../postgres/state/snapshot.js'
 import { RowRouter } from '../relay/source/row-router.js'
 import { HASHED, MAX_COMPARED_CHARACTERS } from './digest.js'
 
@@ -111,43 +109,18 @@ export class OutboxRows {
     if (filter.stream !== undefined && this.#streamColumn !== undefined) {
       conditions.push(`${pg.escapeIdentifier(this.#streamColumn)} = $${values.push(filter.stream)}`)
     }
-    const count = await this.#give(conditions.join(' and '), values, take)
-    const perBlock = count / (end - part.next)
-    part.next = end
-    part.step = Math.min(MAX_STEP, Math.max(1, Math.floor(PAGE_ROWS / Math.max(perBlock, 0.1))))
-  }
-
-  /** Gives rows of Outrider's own table between two snapshots, of transactions from one on, found by the index of transactions. */
-  async sample(
-    { after, before, from }: { after: string; before: string; from: string },
-    most: number,
-    take: (row: AuditedRow) => void,
-  ): Promise<void> {
-    const condition = await fromTxid(this.#client, from)
-    await this.#give(
-      `${condition} and ${TXID} < ${new Snapshot(before).xmax} and pg_visible_in_snapshot(txid, $1::pg_snapshot)
-         and not pg_visible_in_snapshot(txid, $2::pg_snapshot) limit ${most}`,
-      [before, after],
-      take,
-    )
-  }
-
-  /** Gives the rows of Outrider's own table with these ids. */
-  async named(ids: readonly string[], take: (row: AuditedRow) => void): Promise<void> {
-    await this.#give(`bucket = any ($1) and id = any ($2::uuid[])`, [BUCKETS, ids], take)
-  }
-
-  async #give(condition: string, values: unknown[], take: (row: AuditedRow) => void): Promise<number> {
     const { rows } = await this.#client.query<(string | null)[]>({
-      text: `select ${this.#select} from ${this.#table} where ${condition}`,
+      text: `select ${this.#select} from ${this.#table} where ${conditions.join(' and ')}`,
       values,
       rowMode: 'array',
       types: AS_TEXT,
     })
+    const perBlock = rows.length / (end - part.next)
+    part.next = end
+    part.step = Math.min(MAX_STEP, Math.max(1, Math.floor(PAGE_ROWS / Math.max(perBlock, 0.1))))
     for (const [xid = null, next = null, ...columns] of rows) {
       take(this.#row(BigInt(xid ?? 0), BigInt(next ?? 0), columns))
     }
-    return rows.length
   }
 
   #row(xid: bigint, next: bigint, columns: (string | null)[]): AuditedRow {

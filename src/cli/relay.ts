@@ -1,5 +1,4 @@
 import { once } from 'node:events'
-import { auditSample } from '../audit/sample.js'
 import { ExitCode } from '../base/failure.js'
 import { Relay } from '../relay/relay.js'
 import { startHttp } from '../telemetry/http.js'
@@ -15,7 +14,7 @@ export const relay: Command = {
   service: true,
   async run({ config, log }) {
     const metrics = createRelayMetrics()
-    const running = new Relay(config, log, metrics, auditSample)
+    const running = new Relay(config, log, metrics)
     const http = await startHttp({ ...config.http, metrics, status: () => running.status, log })
     const signals = new AbortController()
     const stop = Promise.race(['SIGTERM', 'SIGINT'].map((name) => once(process, name, { signal: signals.signal })))

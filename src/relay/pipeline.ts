@@ -22,8 +22,6 @@ import { RequestedEvents } from './request/requested-events.js'
 import { Requests } from './request/requests.js'
 import { startRetention } from './retention/retention.js'
 import type { ServerClock } from './retention/server-clock.js'
-import type { AuditSample } from './self-audit/audit-sample.js'
-import { SelfAudit } from './self-audit/self-audit.js'
 import { Backpressure } from './source/backpressure.js'
 import { ReadPosition } from './source/read-position.js'
 import { Receiver } from './source/receiver.js'
@@ -45,7 +43,6 @@ export interface PipelineOptions {
   metrics: Metrics
   redisLimit: { bytes: number }
   serverClock: ServerClock
-  auditSample: AuditSample
   leadership: Leadership
   stream: Replication
   /** When the session began, by `performance.now()`. */
@@ -146,7 +143,6 @@ export class Pipeline {
     if (!this.#publishing.ownsHeads) return
     this.#startTrimming()
     this.#startRequests()
-    this.#startSelfAudit()
     startRetention({ ...this.#options, stateStore }, signal)
     startPruning({ ...this.#options, stateStore }, signal)
   }
@@ -177,18 +173,6 @@ export class Pipeline {
       awaitHeads: () => this.#confirmLoop.awaitHeads(),
     })
     this.#requests.start()
-  }
-
-  /** Rows of a mapped table do not say which checkpoint sees them. */
-  #startSelfAudit(): void {
-    const { auditSample, config, leadership, log, metrics, signal } = this.#options
-    if (config.outbox.table !== OWN_OUTBOX.table) return
-    const { stateStore, connectRedis } = leadership
-    new SelfAudit({
-      ...{ auditSample, log, metrics, stateStore, signal },
-      connectRedis: () => connectRedis(),
-      connectPostgres: () => connectRepair(config.postgres, `outrider ${config.slot} audit`),
-    }).start()
   }
 
   #startSettling(): void {

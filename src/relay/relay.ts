@@ -13,7 +13,6 @@ import { repairsByItself } from './repair/repair-plan.js'
 import { RepairPause } from './repair-pause.js'
 import { ServerClock } from './retention/server-clock.js'
 import { SetupMissingError } from './schema-check.js'
-import type { AuditSample } from './self-audit/audit-sample.js'
 import { Session } from './session.js'
 import { LossError } from './sink/loss.js'
 import { ColumnMissingError } from './source/row-router.js'
@@ -45,7 +44,6 @@ export class Relay {
   readonly #config: Config
   readonly #log: Logger
   readonly #metrics: Metrics
-  readonly #auditSample: AuditSample
   readonly #stop = new AbortController()
   readonly #steadiness = new Steadiness(GOOD_SESSION)
   readonly #repairPause = new RepairPause()
@@ -57,8 +55,7 @@ export class Relay {
   #held: NodeJS.Timeout | undefined
   #status: HealthStatus = { role: 'starting', state: 'starting', ready: false }
 
-  constructor(config: Config, log: Logger, metrics: Metrics, auditSample: AuditSample) {
-    this.#auditSample = auditSample
+  constructor(config: Config, log: Logger, metrics: Metrics) {
     this.#config = config
     this.#log = log
     this.#metrics = metrics
@@ -83,7 +80,6 @@ export class Relay {
           metrics: this.#metrics,
           redisLimit: this.#redisLimit,
           serverClock: this.#serverClock,
-          auditSample: this.#auditSample,
           report: (role, state, reason, message) => this.#sessionReports(role, state, reason, message),
         })
         await this.#session.run()

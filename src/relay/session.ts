@@ -14,7 +14,6 @@ import { undecodable } from './identity.js'
 import { Pipeline } from './pipeline.js'
 import { repairsByItself } from './repair/repair-plan.js'
 import type { ServerClock } from './retention/server-clock.js'
-import type { AuditSample } from './self-audit/audit-sample.js'
 import { newSession } from './sink/alive-key.js'
 import { ForeignRowError } from './source/foreign-row.js'
 import type { ReplicationQuery } from './source/leader-lock.js'
@@ -30,8 +29,6 @@ export interface SessionOptions {
   redisLimit: { bytes: number }
   /** Kept for the sessions that follow. */
   serverClock: ServerClock
-  /** A round of the self-audit. */
-  auditSample: AuditSample
   /** What the relay is doing, for /readyz and the log. */
   report(role: 'standby' | 'active', state: string, reason?: string, message?: string): void
 }

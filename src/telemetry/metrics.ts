@@ -2,7 +2,6 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import { VERSION } from '../base/version.js'
 import { streamOf } from '../event/names.js'
 import { createOutboxMetrics } from './outbox-metrics.js'
-import { createSelfAuditMetrics } from './self-audit-metrics.js'
 import { createStreamMetrics } from './stream-metrics.js'
 
 export type Role = 'starting' | 'standby' | 'active' | 'halted' | 'stopping'
@@ -79,7 +78,6 @@ export function createRelayMetrics() {
   const repairFound = gauge('repair_events_found', 'Events that the last repair of a gap has found missing')
   const repairPutBack = gauge('repair_events_put_back', 'Events that it has put back')
   const outbox = createOutboxMetrics(registry)
-  const selfAudit = createSelfAuditMetrics(registry)
   const streamLabel = bounded(MOST_STREAMS)
   const streams = createStreamMetrics(registry, (key) => streamLabel(streamOf(key)))
   const setDurability = oneHot(
@@ -102,7 +100,6 @@ export function createRelayMetrics() {
     outbox.forget()
     openIncidents.reset()
     streams.forget()
-    selfAudit.forget()
   }
   lastConfirmed.remove()
   forgetSlot()
@@ -127,8 +124,6 @@ export function createRelayMetrics() {
     rejected: (reason: string): void => rejectedTotal.inc({ reason }),
     /** `timestamp`: seconds since 1970. */
     confirmed: (timestamp: number): void => lastConfirmed.set(timestamp),
-    /** A round has compared some rows with the streams. */
-    selfAudited: selfAudit.set,
     setDurability,
     durabilityWait: histogram('durability_wait_seconds', 'Time that the durability barrier took', LATENCY),
     /** Nothing is known any more of slot, durability and incidents. */

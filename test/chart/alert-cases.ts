@@ -146,11 +146,6 @@ export const CASES: AlertCase[] = [
     },
   },
   {
-    alert: 'OutriderSelfAuditFindings',
-    what: 'two rounds of the self-audit have found something',
-    wrong: { [active('outrider_self_audit_finding_rounds')]: turning(0, 2) },
-  },
-  {
     alert: 'OutriderRetentionHeld',
     what: 'rows stay for a day longer than they should',
     wrong: { [active('outrider_outbox_retention_lag_seconds')]: turning(0, 86_400) },

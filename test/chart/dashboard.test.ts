@@ -125,7 +125,6 @@ describe('the dashboard', () => {
       'WAL and the slot',
       'Outbox',
       'Streams and dead letters',
-      'Self-audit',
       'Throughput and events in flight',
       'Blocked and rejected',
       'Redis and durability',
