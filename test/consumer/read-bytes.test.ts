@@ -66,9 +66,11 @@ test('a backlog of small events is read without scripts after the first, and a b
     'things',
     Array.from({ length: 4_000 }, (_, n) => ({ n })),
   )
+  const began = performance.now()
   await consumer.start()
   await env.drained('things', 4_000)
-  expect(sizes.filter((size) => size < 200).length).toBeLessThanOrEqual(2)
-  // The first, and one after each second in which a slow machine has read nothing.
-  expect(reads.mock.calls.length).toBeLessThan(5)
+  // After each second in which a slow machine has read nothing.
+  const pauses = Math.floor((performance.now() - began) / 1_000)
+  expect(sizes.filter((size) => size < 200).length).toBeLessThanOrEqual(2 + pauses)
+  expect(reads.mock.calls.length).toBeLessThanOrEqual(1 + pauses)
 })
