@@ -163,7 +163,7 @@ it('does what it is told, with the settings of a URL and a file', async () => {
   onTestFinished(() => redis.remove())
   onTestFinished(() => database.drop())
   const env = { DATABASE_URL: database.url, REDIS_URL: redis.url }
-  const setup = await outrider(['setup', '--json'], env)
+  const setup = await outrider(['setup', '--json', '--lock-timeout', '60s'], env)
   expect([setup.code, setup.err]).toEqual([0, ''])
   expect(JSON.parse(setup.out)).toBeTypeOf('object')
   const incidents = await outrider(['incidents'], env)

@@ -113,6 +113,7 @@ test.concurrent('the publication dropped while the relay runs: a gap within seco
     source: undefined,
     outboxTable: 'outrider.outbox',
     partitions: new Map(),
+    lockTimeout: 60_000,
   })
   await closeIncident(env.postgres, incident)
   await relay.streaming()

@@ -43,6 +43,7 @@ test.concurrent.for([
       source: undefined,
       outboxTable: 'outrider.outbox',
       partitions: new Map(),
+      lockTimeout: 60_000,
     })
     expect(findings).toEqual([expect.stringContaining('was missing and has been created again')])
     const next = await env.relay()

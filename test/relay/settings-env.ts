@@ -5,8 +5,10 @@ import type { RelayProcess } from '../../testkit/relay-process.js'
 import { until } from '../../testkit/services/index.js'
 import type { RelayEnv } from './relay-env.js'
 
-export const setUpAgain = (env: RelayEnv, more: Pick<SetupOptions, 'grants' | 'lockTimeout'> = {}) =>
+export const setUpAgain = (env: RelayEnv, more: Pick<SetupOptions, 'grants'> = {}) =>
   setUp(env.postgres, {
+    // A new slot waits for the open write transactions of other tests, too.
+    lockTimeout: 60_000,
     ...more,
     slot: env.slot,
     publication: 'outrider',

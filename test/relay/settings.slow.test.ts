@@ -53,7 +53,7 @@ test.concurrent('started before a setup that waits long for the slot, the relay 
   const writer = await database.connect()
   onTestFinished(() => writer.end())
   await writer.query('begin; select pg_current_xact_id()')
-  const made = setUpAgain(env, { grants: { outrider_relay: [`relay_${database.name}`] }, lockTimeout: 60_000 })
+  const made = setUpAgain(env, { grants: { outrider_relay: [`relay_${database.name}`] } })
   await relay.is({ role: 'starting', state: 'waiting', reason: 'setup_interrupted' })
   await writer.query('rollback')
   expect((await made).grants).toEqual([{ role: 'outrider_relay', to: `relay_${database.name}`, state: 'granted' }])

@@ -24,6 +24,7 @@ beforeAll(async () => {
     source: undefined,
     outboxTable: 'outrider.outbox',
     partitions: new Map(),
+    lockTimeout: 60_000,
   })
   await owner.query('create table invoice (n int)')
   for (const role of ROLES) {

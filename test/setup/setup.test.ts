@@ -225,7 +225,7 @@ describe('an interrupted setup is finished', () => {
 
   test('between slot and its LSN in the lineage', async () => {
     const started = await insertLineage(client, options())
-    await createSlot(client, slot)
+    await createSlot(client, slot, 60_000)
     expect((await run()).code).toBe(0)
     expect(await lineage()).toEqual({ ...started, confirmedLsn: (await slotRow()).lsn })
   })

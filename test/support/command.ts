@@ -24,7 +24,7 @@ export async function runCommand(
   const code = await command.run({
     config: { ...configFor(url), ...run.config },
     args: run.args ?? [],
-    flags: run.flags ?? {},
+    flags: { ...patienceOf(command), ...run.flags },
     json: run.json ?? false,
     yes: run.answer === true,
     timeout: 10_000,
@@ -40,6 +40,10 @@ export async function runCommand(
   })
   return { code, text: lines.join('\n') }
 }
+
+/** A new slot waits for the open write transactions of the whole cluster: those of other tests, too. */
+const patienceOf = ({ options }: Command): CommandRun['flags'] =>
+  'lock-timeout' in options ? { 'lock-timeout': '60s' } : {}
 
 /** The defaults, with a slot name that is free as long as the database's name is. */
 export function configFor(url: string): Config {
