@@ -150,7 +150,7 @@ async function freezeInTransactions(
       const held = (await leases(env)).filter((lease) => isHolder(worker, lease))
       if (open > 0 && held.length > 0) return { open, held }
       worker.signal('SIGCONT')
-      // All may be done by now.
+      // All may be done already.
       await subjects.append(PORTION / 5)
       return undefined
     },

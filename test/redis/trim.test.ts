@@ -79,7 +79,7 @@ describe.each(VERSIONS)('trimming in Redis %s', (version) => {
     ])
   })
 
-  test('goes on where the user may not measure, and does not measure where it is not asked to', async ({ skip }) => {
+  test('continues where the user may not measure, and does not measure where it is not asked to', async ({ skip }) => {
     const client = await start(skip, 1)
     const unasked = { lineage: LINEAGE, policy: POLICY, retired: [], measures: { bytes: false, memory: false } }
     expect(await surveyForTrim(client, KEY, unasked)).toMatchObject({ length: 1, bytes: undefined, memory: undefined })

@@ -1,6 +1,6 @@
 /** How far the rows of a repair are put back. */
 export interface PutBackProgress {
-  /** In their streams by now. */
+  /** Already in their streams. */
   events: number
   /** Rows of the streams that are repaired, as far as it is known. */
   of: number
