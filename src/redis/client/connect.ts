@@ -1,4 +1,4 @@
-import { once } from 'node:events'
+import { once, setMaxListeners } from 'node:events'
 import type { ConnectionOptions } from 'node:tls'
 import { type RedisOptions as AnyRedisOptions, Cluster, Redis } from 'ioredis'
 import { ExitCode, OutriderError } from '../../base/failure.js'
@@ -141,7 +141,9 @@ async function probe(client: RedisClient): Promise<void> {
 async function connectsToAll(client: RedisClient): Promise<void> {
   if (!(client instanceof Cluster)) return
   const signal = AbortSignal.timeout(OTHER_NODES_TIMEOUT)
-  const connecting = client.nodes('master').filter(({ status }) => status !== 'ready' && status !== 'end')
+  // Two for each node.
+  setMaxListeners(0, signal)
+  const connecting = client.nodes('master').filter(({ status }) => status === 'connecting' || status === 'connect')
   await Promise.allSettled(
     connecting.map((node) => Promise.race([once(node, 'ready', { signal }), once(node, 'end', { signal })])),
   )

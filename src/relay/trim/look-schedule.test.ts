@@ -10,6 +10,10 @@ test('a stream is due at once, then after its interval, or when it is told to be
   expect([taken(1), taken(60), taken(61)]).toEqual([['s0', 's1'], [], ['s0', 's1']])
   schedule.setDue('s0', 500)
   expect([taken(121), taken(181), taken(500)]).toEqual([['s1'], ['s1'], ['s0', 's1']])
+  schedule.setDueBy('s0', 510)
+  schedule.setDueBy('s0', 530)
+  schedule.setDueBy('s1', 900)
+  expect([taken(509), taken(510), taken(560)]).toEqual([[], ['s0'], ['s1']])
 })
 
 test('of more streams than one tick has room for, each has its turn', () => {

@@ -25,4 +25,9 @@ export class LookSchedule {
   setDue(key: string, at: number): void {
     this.#due.set(key, at)
   }
+
+  /** It is due then at the latest. */
+  setDueBy(key: string, at: number): void {
+    this.#due.set(key, Math.min(at, this.#due.get(key) ?? at))
+  }
 }

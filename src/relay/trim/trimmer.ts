@@ -179,7 +179,7 @@ export class Trimmer {
       this.#unsaved.add(key)
       const removed = await this.#shorten(work, plan, [...facts.groups, ...facts.missing])
       // Where none could go, or Redis is full of something else, the next look is soon enough.
-      if (plan.isForMemory && removed > 0) this.#schedule.setDue(key, performance.now() + MEMORY_LOOK_MS)
+      if (plan.isForMemory && removed > 0) this.#schedule.setDueBy(key, performance.now() + MEMORY_LOOK_MS)
     }
     if (this.#unsaved.has(key)) await this.#saveHorizon(work)
     await this.#trimDead(client, key, own, survey.now)
@@ -253,7 +253,7 @@ export class Trimmer {
       all += removed
       await pause(STEP_PAUSE_MS, signal)
     }
-    this.#schedule.setDue(key, performance.now())
+    this.#schedule.setDueBy(key, performance.now())
     return all
   }
 
