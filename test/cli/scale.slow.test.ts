@@ -27,7 +27,7 @@ async function fastest(env: RelayEnv, work: () => Promise<unknown>): Promise<num
 }
 
 relayTest(
-  'with 10,000 streams and 1,000,000 rows, status computes for less than 3 s and find for less than 1 s',
+  'with 10,000 streams and 1,000,000 rows, status computes for less than four times what it takes to ask Redis for each stream, and find for less than that',
   async ({ createEnv, skip, onTestFinished }) => {
     needsProcess({ skip }, ['postgres'])
     // Its own: a new slot of another test would wait for the long transaction of this one.
@@ -68,6 +68,14 @@ relayTest(
       long.xadd('s1', '*', ...entryOf({}, { id: rows[0].id.replace(/.{12}$/, String(n).padStart(12, '0')) }))
     await long.exec()
 
+    // What a processor takes to ask Redis for the same, with the client of the product.
+    const plainMs = await fastest(env, async () => {
+      for (let n = 0; n < STREAMS; n += 1_000) {
+        const pipeline = env.redis.pipeline()
+        for (let i = n; i < n + 1_000; i++) pipeline.xinfo('STREAM', `s${i}`).xinfo('GROUPS', `s${i}`)
+        await pipeline.exec()
+      }
+    })
     const config = { slot: env.slot, redis: { url: env.server.url, connectTimeout: 5_000 } }
     const statusMs = await fastest(env, async () => {
       const { text } = await runCommand(status, env.database.url, { config, json: true })
@@ -81,8 +89,9 @@ relayTest(
     // An event of its beginning, without a checkpoint to prove that it was published.
     const first = (await env.postgres.query('select id::text from outrider.outbox where seq = 1')).rows[0].id
     const missingMs = await fastest(env, () => runCommand(find, env.database.url, { config, args: [first] }))
-    expect({ statusMs, findMs, missingMs, oldMs }).toSatisfy(
-      () => statusMs < 3_000 && Math.max(findMs, missingMs, oldMs) < 1_000,
+    // 2.4 times, and a third; 1.4 s, 3.2 s and 0.4 s on a slow processor.
+    expect({ plainMs, statusMs, findMs, missingMs, oldMs }).toSatisfy(
+      () => statusMs < 4 * plainMs && Math.max(findMs, missingMs, oldMs) < plainMs,
     )
   },
   600_000,
