@@ -198,7 +198,7 @@ test('a stream that refuses does not let another worker take what runs of the ot
   // What runs goes on; what it does not keep alive the other one takes, and nobody else.
   first.pause()
   other.resume()
-  // What a dead worker has left later is taken once nobody says for so long that it is not forgotten.
+  // What a dead worker leaves later is claimed once no worker has kept it alive for claimAfter.
   await leaveBehind(cluster.redis, 'things:0', [{ n: 4 }])
   await until(() => ran.includes(4))
   expect(ran.sort((a, b) => a - b)).toEqual([0, 2, 4])
